@@ -1,0 +1,398 @@
+//! From a configuration to everything that it describes, binding nothing.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+
+use crate::base::Deps;
+use crate::config::{CallerProof, CallerSettings, Config, ConfigError, CredentialSettings};
+use crate::listen::framing::HeadLimits;
+use crate::listen::{ConnectionLimits, Door, Patience};
+use crate::proxy::{Limits, State};
+use crate::route::{Binding, CallerRule, Callers, CredentialEntry, HostPattern, PathPrefix, Readiness, RouteTable};
+use crate::scheme::Draft;
+use crate::source::{SecretRef, Secrets, Sources};
+use crate::upstream::{OwnAddresses, Roots, Upstream};
+
+/// What building needs beside the configuration.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// The outside.
+    pub deps: &'a Deps,
+    /// The system's root certificates.
+    pub roots: &'a Roots,
+    /// The addresses of our own listeners.
+    pub own: &'a OwnAddresses,
+    /// The upstream in use, whose connections are kept when its settings are the same.
+    pub previous: Option<&'a Arc<Upstream>>,
+    /// `run`: one private listener in place of the configured ones, as this caller, meaning this credential.
+    pub private: Option<(String, Option<String>)>,
+}
+
+/// Everything that a configuration describes.
+#[derive(Debug)]
+pub struct Built {
+    /// For the proxy.
+    pub state: State,
+    /// For the listeners.
+    pub doors: Vec<Door>,
+    /// Limits of connections.
+    pub limits: ConnectionLimits,
+    /// How long draining may take.
+    pub drain: Duration,
+    /// References that could not be resolved and the like: `serve` goes on without them, `check` fails.
+    pub unresolved: Vec<ConfigError>,
+    /// What looks like a mistake and is none for certain.
+    pub warnings: Vec<ConfigError>,
+    /// Credentials whose secrets expire, to be loaded again in time.
+    pub expiring: Vec<Expiring>,
+    /// Files whose change means a reload.
+    pub files: Vec<PathBuf>,
+}
+
+/// A credential whose secrets expire.
+#[derive(Debug)]
+pub struct Expiring {
+    /// Where the new content goes.
+    pub entry: Arc<CredentialEntry>,
+    /// How to make it.
+    pub draft: Box<dyn Draft>,
+    /// How long one load may be used.
+    pub lifetime: Duration,
+}
+
+/// Builds everything.
+///
+/// # Errors
+/// Every mistake that the whole shows and the parts do not.
+pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<ConfigError>> {
+    let mut builder = Builder {
+        files: files(&config),
+        secrets: load_secrets(&config, parts.deps).await,
+        config,
+        errors: Vec::new(),
+        unresolved: Vec::new(),
+        warnings: Vec::new(),
+        expiring: Vec::new(),
+    };
+    let callers = builder.callers(parts.private.as_ref());
+    let credentials = builder.credentials();
+    let doors = builder.doors(&callers, parts.private.as_ref());
+    let mut bindings = builder.bindings(&credentials, &callers);
+    bindings.extend(builder.route_bindings(&doors, &credentials, &callers));
+    let upstream = builder.upstream(&parts);
+    builder.check_private(parts.private.as_ref(), &credentials);
+    let unbound = builder.config.unbound;
+    let table = RouteTable::new(bindings, credentials.into_values().collect(), callers, unbound);
+    let table = table.map_err(|ties| {
+        for tie in ties {
+            let error = builder.config.document.error(&tie.second, tie.to_string());
+            builder.errors.push(error);
+        }
+    });
+    match (table, upstream, builder.errors.is_empty()) {
+        (Ok(routes), Some(upstream), true) => Ok(builder.finish(routes, upstream, doors)),
+        _ => Err(builder.errors),
+    }
+}
+
+/// Every reference of the configuration, each loaded once.
+async fn load_secrets(config: &Config, deps: &Deps) -> Secrets {
+    let tokens = config.callers.iter().filter_map(|caller| match &caller.proof {
+        CallerProof::Token(token) => Some(token.reference()),
+        CallerProof::Uid(_) | CallerProof::ClientCert(_) => None,
+    });
+    let credentials =
+        config.credentials.iter().filter(|credential| credential.enabled).flat_map(|c| c.draft.references());
+    let rest = config.upstream.references().into_iter().chain(config.listeners.references());
+    let references: Vec<&SecretRef> = tokens.chain(credentials).chain(rest).collect();
+    Sources::new(deps.clone()).load_all(references).await
+}
+
+/// The files that a configuration names.
+fn files(config: &Config) -> Vec<PathBuf> {
+    let file = |reference: &SecretRef| match reference {
+        SecretRef::File { file } => Some(file.clone()),
+        SecretRef::Env { .. } | SecretRef::Command { .. } => None,
+    };
+    let mut files: Vec<PathBuf> =
+        config.credentials.iter().flat_map(|c| c.draft.references()).filter_map(file).collect();
+    for caller in &config.callers {
+        if let CallerProof::Token(token) = &caller.proof {
+            files.extend(file(token.reference()));
+        }
+    }
+    files.extend(config.upstream.references().into_iter().filter_map(file));
+    files.extend(config.upstream.ca_file.clone());
+    let forward = config.listeners.forward.iter().filter_map(|listener| listener.tls.as_ref());
+    for tls in forward.chain(config.listeners.reverse.iter().filter_map(|listener| listener.tls.as_ref())) {
+        files.push(tls.certificate.clone());
+        files.extend(tls.client_ca.clone());
+        files.extend(file(tls.key.reference()));
+    }
+    files.sort();
+    files.dedup();
+    files
+}
+
+struct Builder {
+    config: Config,
+    secrets: Secrets,
+    errors: Vec<ConfigError>,
+    unresolved: Vec<ConfigError>,
+    warnings: Vec<ConfigError>,
+    expiring: Vec<Expiring>,
+    files: Vec<PathBuf>,
+}
+
+type Credentials = HashMap<String, Arc<CredentialEntry>>;
+
+impl Builder {
+    fn error(&mut self, path: &str, message: impl Into<String>) {
+        self.errors.push(self.config.document.error(path, message));
+    }
+
+    fn callers(&mut self, private: Option<&(String, Option<String>)>) -> Callers {
+        let mut rules = Vec::new();
+        for (index, CallerSettings { name, proof }) in self.config.callers.iter().enumerate() {
+            rules.push(match proof {
+                CallerProof::Uid(uid) => CallerRule::uid(name, *uid),
+                CallerProof::ClientCert(san) => CallerRule::client_cert(name, san),
+                CallerProof::Token(token) => match self.secrets.field(token) {
+                    Ok(token) => CallerRule::token(name, &token),
+                    // `run` proves its caller by the socket, so a token that only the service has is no matter.
+                    Err(_) if private.is_some() => CallerRule { name: name.clone(), proofs: Vec::new() },
+                    Err(error) => {
+                        let path = format!("callers[{index}].token");
+                        self.unresolved.push(self.config.document.error(&path, error.0));
+                        CallerRule { name: name.clone(), proofs: Vec::new() }
+                    }
+                },
+            });
+        }
+        let mut seen: HashMap<[u8; 32], String> = HashMap::new();
+        for (index, rule) in rules.iter().enumerate() {
+            for proof in &rule.proofs {
+                if let Some(other) = seen.insert(*proof, rule.name.clone()) {
+                    let error = self.config.document.error(
+                        &format!("callers[{index}]"),
+                        format!("{} and {other} are proven by the same thing", rule.name),
+                    );
+                    self.errors.push(error);
+                }
+            }
+        }
+        Callers::new(rules)
+    }
+
+    fn credentials(&mut self) -> Credentials {
+        let mut credentials = Credentials::new();
+        for (index, settings) in std::mem::take(&mut self.config.credentials).into_iter().enumerate() {
+            let path = format!("credentials[{index}]");
+            if settings.hosts.is_empty() {
+                let warning = format!("{} has no hosts, so it signs nothing; list them under `hosts`", settings.id);
+                self.warnings.push(self.config.document.error(&path, warning));
+            }
+            let CredentialSettings { id, kind, hosts, enabled, draft, .. } = settings;
+            let readiness = match enabled.then(|| draft.build(&self.secrets)) {
+                Some(Ok(scheme)) => Readiness::Ready(scheme),
+                Some(Err(error)) => {
+                    self.unresolved.push(self.config.document.error(&path, format!("{id} cannot be used: {error}")));
+                    Readiness::Unusable(error.0)
+                }
+                None => Readiness::Unusable("it is switched off".into()),
+            };
+            let entry = Arc::new(CredentialEntry::new(&id, kind.name, hosts, enabled, readiness));
+            let lifetime = draft.references().iter().filter_map(|reference| reference.expires()).min();
+            if let Some(lifetime) = lifetime.filter(|_| enabled) {
+                self.expiring.push(Expiring { entry: Arc::clone(&entry), draft, lifetime });
+            }
+            credentials.insert(id, entry);
+        }
+        credentials
+    }
+
+    fn bindings(&mut self, credentials: &Credentials, callers: &Callers) -> Vec<Binding> {
+        let mut bindings = Vec::new();
+        for (index, settings) in std::mem::take(&mut self.config.bindings).into_iter().enumerate() {
+            let path = format!("bindings[{index}]");
+            let Some(credential) = credentials.get(&settings.credential) else {
+                self.error(&format!("{path}.credential"), format!("there is no credential {}", settings.credential));
+                continue;
+            };
+            self.check_callers(&path, &settings.callers, callers);
+            for (at, host) in settings.hosts.iter().enumerate() {
+                self.check_host(&format!("{path}.hosts[{at}]"), host, credential);
+            }
+            let hosts = if settings.hosts.is_empty() { credential.hosts.clone() } else { settings.hosts };
+            bindings.push(Binding {
+                name: settings.name.into(),
+                credential: Arc::clone(credential),
+                callers: settings.callers,
+                hosts,
+                methods: settings.methods,
+                paths: settings.paths,
+                allow_cleartext: settings.allow_cleartext,
+                allow_addresses: settings.allow_addresses.into(),
+                only_named: settings.only_named,
+                route: None,
+            });
+        }
+        bindings
+    }
+
+    /// A route with a credential is a binding for its upstream.
+    fn route_bindings(&mut self, doors: &[Door], credentials: &Credentials, callers: &Callers) -> Vec<Binding> {
+        let mut bindings = Vec::new();
+        let listeners = self.config.listeners.reverse.clone();
+        for (index, listener) in listeners.iter().enumerate() {
+            for (at, settings) in listener.routes.iter().enumerate() {
+                let path = format!("listeners.reverse[{index}].routes[{at}]");
+                self.check_callers(&path, &settings.callers, callers);
+                let methods: Vec<Method> = self.each(&path, "methods", &settings.methods, crate::config::method);
+                let paths: Vec<PathPrefix> = self.each(&path, "paths", &settings.paths, PathPrefix::parse);
+                let Some(id) = &settings.credential else {
+                    let narrowed = !(settings.callers.is_empty() && methods.is_empty() && paths.is_empty());
+                    if narrowed || settings.allow_cleartext || !settings.allow_addresses.is_empty() {
+                        self.error(&path, "callers, methods, paths, allow_cleartext and allow_addresses go with `credential`; without one the bindings decide");
+                    }
+                    continue;
+                };
+                let Some(credential) = credentials.get(id) else {
+                    self.error(&format!("{path}.credential"), format!("there is no credential {id}"));
+                    continue;
+                };
+                let Some(route) = doors.iter().flat_map(Door::routes).find(|route| *route.name == *path) else {
+                    continue;
+                };
+                let authority = format!("{}:{}", route.destination.host(), route.destination.port());
+                let Ok(host) = HostPattern::parse(&authority) else { continue };
+                self.check_host(&format!("{path}.upstream"), &host, credential);
+                bindings.push(Binding {
+                    name: Arc::clone(&route.name),
+                    credential: Arc::clone(credential),
+                    callers: settings.callers.clone(),
+                    hosts: vec![host],
+                    methods,
+                    paths,
+                    allow_cleartext: settings.allow_cleartext,
+                    allow_addresses: settings.allow_addresses.clone().into(),
+                    only_named: false,
+                    route: Some(Arc::clone(&route.name)),
+                });
+            }
+        }
+        bindings
+    }
+
+    fn each<T>(
+        &mut self,
+        path: &str,
+        key: &str,
+        texts: &[String],
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        let mut parsed = Vec::new();
+        for (index, text) in texts.iter().enumerate() {
+            match parse(text) {
+                Ok(value) => parsed.push(value),
+                Err(why) => self.error(&format!("{path}.{key}[{index}]"), why),
+            }
+        }
+        parsed
+    }
+
+    fn check_callers(&mut self, path: &str, names: &[String], callers: &Callers) {
+        for (index, name) in names.iter().enumerate() {
+            if callers.named(name).is_none() {
+                self.error(&format!("{path}.callers[{index}]"), format!("there is no caller {name}"));
+            }
+        }
+    }
+
+    fn check_host(&mut self, path: &str, host: &HostPattern, credential: &CredentialEntry) {
+        if !credential.hosts.is_empty() && !credential.hosts.iter().any(|own| own.overlaps(host)) {
+            let own: Vec<_> = credential.hosts.iter().map(ToString::to_string).collect();
+            self.error(
+                path,
+                format!("{host} is not among the hosts of credential {} ({})", credential.id, own.join(", ")),
+            );
+        }
+    }
+
+    fn doors(&mut self, callers: &Callers, private: Option<&(String, Option<String>)>) -> Vec<Door> {
+        if let Some((caller, credential)) = private {
+            let loopback = crate::listen::Address::Tcp(([127, 0, 0, 1], 0).into());
+            return vec![Door::private(loopback, caller, credential.as_deref())];
+        }
+        let mut doors = Vec::new();
+        let has_callers = !callers.is_empty();
+        let listeners = self.config.listeners.clone();
+        let mut built = |builder: &mut Self, path: String, door: Result<Door, (String, String)>| match door {
+            Ok(door) => doors.push(door),
+            Err((key, why)) => builder.error(&format!("{path}.{key}"), why),
+        };
+        for (index, settings) in listeners.forward.iter().enumerate() {
+            let door = Door::forward(settings, &self.secrets, has_callers);
+            built(self, format!("listeners.forward[{index}]"), door);
+        }
+        for (index, settings) in listeners.reverse.iter().enumerate() {
+            let path = format!("listeners.reverse[{index}]");
+            let door = Door::reverse(settings, &self.secrets, has_callers, &path);
+            built(self, path, door);
+        }
+        doors
+    }
+
+    fn check_private(&mut self, private: Option<&(String, Option<String>)>, credentials: &Credentials) {
+        if let Some((_, Some(id))) = private
+            && !credentials.contains_key(id)
+        {
+            self.error("credentials", format!("there is no credential {id}"));
+        }
+    }
+
+    fn upstream(&mut self, parts: &Parts<'_>) -> Option<Arc<Upstream>> {
+        if let Some(previous) = parts.previous.filter(|previous| previous.is_same(&self.config.upstream, parts.roots)) {
+            return Some(Arc::clone(previous));
+        }
+        match Upstream::new(self.config.upstream.clone(), &self.secrets, parts.roots, Arc::clone(parts.own)) {
+            Ok(upstream) => Some(Arc::new(upstream)),
+            Err((key, why)) => {
+                let path = if key.is_empty() { "upstream".to_owned() } else { format!("upstream.{key}") };
+                self.error(&path, why);
+                None
+            }
+        }
+    }
+
+    fn finish(self, routes: RouteTable, upstream: Arc<Upstream>, doors: Vec<Door>) -> Built {
+        let limits = &self.config.limits;
+        Built {
+            state: State {
+                routes,
+                upstream,
+                limits: Limits {
+                    caller_requests: limits.caller_requests,
+                    hashed_body: limits.hashed_body,
+                    expect_continue: limits.expect_continue_timeout,
+                },
+                log_requests: self.config.log.requests,
+            },
+            doors,
+            limits: ConnectionLimits {
+                connections: limits.connections,
+                head: HeadLimits { bytes: limits.header_bytes, count: limits.header_count },
+                patience: Patience { header_read: limits.header_read_timeout, idle: limits.idle_timeout },
+            },
+            drain: limits.drain_timeout,
+            unresolved: self.unresolved,
+            warnings: self.warnings,
+            expiring: self.expiring,
+            files: self.files,
+        }
+    }
+}

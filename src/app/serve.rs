@@ -1,0 +1,382 @@
+//! The running application: start, reload, drain.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
+
+use super::build::{Built, Parts, build};
+use super::refresh::Keepers;
+use super::watch::{Watch, fingerprint};
+use crate::base::Deps;
+use crate::config::{Config, ConfigError};
+use crate::listen::ca::{self, Ca, CaError};
+use crate::listen::{Address, Bound, Door, Listener, Shared};
+use crate::observe::{Health, router};
+use crate::proxy::Proxy;
+use crate::route::Readiness;
+use crate::upstream::{OwnAddresses, Roots, system_roots};
+
+/// The system's roots are looked at this often, so that the bundle follows them.
+const ROOTS_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Why the application did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The configuration is wrong.
+    Config(Vec<ConfigError>),
+    /// Something else is in the way: an address in use, a file that cannot be written.
+    Other(String),
+}
+
+impl From<CaError> for StartError {
+    fn from(error: CaError) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+/// Where the certificate authority's key rests.
+#[derive(Debug, Clone)]
+enum Authority {
+    OnDisk(ca::Settings),
+    InMemory,
+}
+
+/// The running application.
+pub struct App {
+    deps: Deps,
+    path: Option<PathBuf>,
+    private: Option<(String, Option<String>)>,
+    authority: Authority,
+    roots: Roots,
+    own: OwnAddresses,
+    shared: Arc<Shared>,
+    listeners: Vec<(Address, Listener)>,
+    admin: Option<(Address, CancellationToken)>,
+    health: Arc<ArcSwap<Health>>,
+    keepers: Keepers,
+    files: Vec<PathBuf>,
+    seen: u64,
+    drain: Duration,
+}
+
+impl App {
+    /// Starts from a configuration that was read from `path` (which is watched), or from nowhere.
+    ///
+    /// # Errors
+    /// Every mistake of the configuration, or the address that cannot be bound.
+    pub async fn start(config: Config, path: Option<&Path>, deps: Deps) -> Result<Self, StartError> {
+        let authority = Authority::OnDisk(config.ca.clone());
+        Self::begin(config, path, deps, None, authority).await
+    }
+
+    /// Starts one private listener for our own uid, with an authority whose key stays in memory.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub async fn start_private(
+        config: Config,
+        deps: Deps,
+        caller: String,
+        credential: Option<String>,
+    ) -> Result<Self, StartError> {
+        Self::begin(config, None, deps, Some((caller, credential)), Authority::InMemory).await
+    }
+
+    /// Starts the configured listeners with an authority whose key stays in memory, for demonstrations.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub async fn start_in_memory(config: Config, deps: Deps) -> Result<Self, StartError> {
+        Self::begin(config, None, deps, None, Authority::InMemory).await
+    }
+
+    async fn begin(
+        config: Config,
+        path: Option<&Path>,
+        deps: Deps,
+        private: Option<(String, Option<String>)>,
+        authority: Authority,
+    ) -> Result<Self, StartError> {
+        let roots = system_roots();
+        let own: OwnAddresses = Arc::default();
+        let admin = config.admin.clone().filter(|_| private.is_none());
+        let parts = Parts { deps: &deps, roots: &roots, own: &own, previous: None, private: private.clone() };
+        let built = build(config, parts).await.map_err(StartError::Config)?;
+        report(&built);
+        let mut bound = Vec::new();
+        for door in &built.doors {
+            bound.push(Bound::new(&door.address, door.mode).await.map_err(StartError::Other)?);
+        }
+        let admin = match admin {
+            Some(settings) => {
+                Some((settings.address.clone(), Bound::new(&settings.address, 0o600).await.map_err(StartError::Other)?))
+            }
+            None => None,
+        };
+        let ca = Arc::new(match &authority {
+            Authority::OnDisk(settings) => Ca::load_or_create(settings, deps.clock.now())?,
+            Authority::InMemory => Ca::in_memory(deps.clock.now())?,
+        });
+        if let Authority::OnDisk(settings) = &authority {
+            ca::write_bundle(&settings.bundle_path(), &roots, &ca)?;
+        }
+        let Built { state, doors, limits, drain, expiring, mut files, .. } = built;
+        let proxy = Arc::new(Proxy::new(state, deps.clone()));
+        let shared = Arc::new(Shared::new(proxy, Arc::clone(&deps.clock), Some(ca), limits));
+        files.extend(path.map(Path::to_owned));
+        let mut app = Self {
+            seen: fingerprint(&files),
+            keepers: Keepers::start(expiring, &deps),
+            deps,
+            path: path.map(Path::to_owned),
+            private,
+            authority,
+            roots,
+            own,
+            shared,
+            listeners: Vec::new(),
+            admin: None,
+            health: Arc::default(),
+            files,
+            drain,
+        };
+        for (door, bound) in doors.into_iter().zip(bound) {
+            app.listen(door, bound);
+        }
+        if let Some((configured, bound)) = admin {
+            app.open_admin(configured, bound);
+        }
+        app.publish();
+        Ok(app)
+    }
+
+    fn listen(&mut self, door: Door, bound: Bound) {
+        let configured = door.address.clone();
+        self.listeners.push((configured, Listener::start(bound, door, &self.shared)));
+    }
+
+    fn open_admin(&mut self, configured: Address, bound: Bound) {
+        let stop = CancellationToken::new();
+        tracing::info!(listener = "admin", address = %bound.address, "listening");
+        bound.serve_axum(router(Arc::clone(&self.health)), stop.clone());
+        self.admin = Some((configured, stop));
+    }
+
+    /// Tells the guard and the admin listener what there is now.
+    fn publish(&self) {
+        let sockets = self.listeners.iter().filter_map(|(_, listener)| match listener.address {
+            Address::Tcp(address) => Some(address),
+            Address::Unix(_) => None,
+        });
+        self.own.store(Arc::new(sockets.collect()));
+        let state = self.shared.proxy.state();
+        let unusable = state.routes.credentials().iter().filter_map(|credential| match &*credential.readiness() {
+            Readiness::Unusable(reason) if credential.enabled => Some(format!("{}: {reason}", credential.id)),
+            _ => None,
+        });
+        self.health.store(Arc::new(Health {
+            ready: true,
+            reason: None,
+            listeners: self
+                .listeners
+                .iter()
+                .map(|(_, listener)| format!("{} {}", listener.door.load().kind(), listener.address))
+                .collect(),
+            unusable_credentials: unusable.collect(),
+        }));
+    }
+
+    /// The addresses that were bound, by kind.
+    pub fn addresses(&self) -> Vec<(&'static str, Address)> {
+        self.listeners.iter().map(|(_, listener)| (listener.door.load().kind(), listener.address.clone())).collect()
+    }
+
+    /// The certificate authority.
+    pub fn ca(&self) -> Option<Arc<Ca>> {
+        self.shared.ca()
+    }
+
+    /// The system's roots.
+    pub fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// The proxy, for asking what it would do.
+    pub fn proxy(&self) -> &Arc<Proxy> {
+        &self.shared.proxy
+    }
+
+    /// Runs until told to stop; `reload` is for SIGHUP. A change of a watched file reloads too.
+    pub async fn run(&mut self, mut reload: impl AsyncFnMut(), stop: impl Future<Output = ()>) {
+        let mut watch = Watch::new();
+        watch.set(&self.files);
+        let mut stop = std::pin::pin!(stop);
+        let mut roots = tokio::time::interval(ROOTS_INTERVAL);
+        roots.tick().await;
+        loop {
+            tokio::select! {
+                () = stop.as_mut() => return,
+                () = reload() => self.reload().await,
+                () = watch.changed() => {
+                    let now = fingerprint(&self.files);
+                    if now != self.seen {
+                        self.reload().await;
+                    }
+                }
+                _ = roots.tick() => self.renew_authority(),
+            }
+            watch.set(&self.files);
+        }
+    }
+
+    /// Reads the configuration again. A bad one changes nothing and says so.
+    pub async fn reload(&mut self) {
+        self.seen = fingerprint(&self.files);
+        let Some(path) = self.path.clone() else { return };
+        match self.try_reload(&path).await {
+            Ok(()) => tracing::info!(file = %path.display(), "configuration reloaded"),
+            Err(StartError::Config(errors)) => {
+                for error in &errors {
+                    tracing::error!(file = %path.display(), %error, "the new configuration is wrong; the old one stays");
+                }
+            }
+            Err(StartError::Other(error)) => {
+                tracing::error!(file = %path.display(), error, "the new configuration cannot be used; the old one stays");
+            }
+        }
+    }
+
+    async fn try_reload(&mut self, path: &Path) -> Result<(), StartError> {
+        let config = Config::load(path).map_err(StartError::Config)?;
+        let (ca_settings, admin) = (config.ca.clone(), config.admin.clone());
+        let roots = system_roots();
+        let upstream = Arc::clone(&self.shared.proxy.state().upstream);
+        let parts = Parts {
+            deps: &self.deps,
+            roots: &roots,
+            own: &self.own,
+            previous: Some(&upstream),
+            private: self.private.clone(),
+        };
+        let built = build(config, parts).await.map_err(StartError::Config)?;
+        let mut new = Vec::new();
+        for door in &built.doors {
+            let kept = self.listeners.iter().any(|(configured, listener)| {
+                *configured == door.address && listener.door.load().kind() == door.kind()
+            });
+            new.push(if kept {
+                None
+            } else {
+                Some(Bound::new(&door.address, door.mode).await.map_err(StartError::Other)?)
+            });
+        }
+        let configured = admin.as_ref().map(|admin| &admin.address);
+        let admin_stays = configured == self.admin.as_ref().map(|(address, _)| address);
+        let new_admin = match configured.filter(|_| !admin_stays) {
+            Some(address) => Some((address.clone(), Bound::new(address, 0o600).await.map_err(StartError::Other)?)),
+            None => None,
+        };
+        let ca = Arc::new(Ca::load_or_create(&ca_settings, self.deps.clock.now())?);
+        ca::write_bundle(&ca_settings.bundle_path(), &roots, &ca)?;
+        // From here on nothing fails.
+        report(&built);
+        let Built { state, doors, limits, drain, expiring, mut files, .. } = built;
+        self.authority = Authority::OnDisk(ca_settings);
+        if self.shared.ca().is_none_or(|old| old.pem() != ca.pem()) {
+            self.shared.set_ca(Some(ca));
+        }
+        self.roots = roots;
+        self.shared.set_limits(limits);
+        self.shared.proxy.replace(state);
+        self.keepers = Keepers::start(expiring, &self.deps);
+        self.drain = drain;
+        files.push(path.to_owned());
+        self.files = files;
+        self.seen = fingerprint(&self.files);
+        self.replace_listeners(doors, new);
+        if !admin_stays {
+            if let Some((_, stop)) = self.admin.take() {
+                stop.cancel();
+            }
+            if let Some((address, bound)) = new_admin {
+                self.open_admin(address, bound);
+            }
+        }
+        self.publish();
+        Ok(())
+    }
+
+    fn replace_listeners(&mut self, doors: Vec<Door>, new: Vec<Option<Bound>>) {
+        let mut old = std::mem::take(&mut self.listeners);
+        for (door, bound) in doors.into_iter().zip(new) {
+            match bound {
+                Some(bound) => self.listen(door, bound),
+                None => {
+                    let same = |(configured, listener): &(Address, Listener)| {
+                        *configured == door.address && listener.door.load().kind() == door.kind()
+                    };
+                    if let Some(index) = old.iter().position(same) {
+                        let kept = old.swap_remove(index);
+                        kept.1.door.store(Arc::new(door));
+                        self.listeners.push(kept);
+                    }
+                }
+            }
+        }
+        for (_, listener) in old {
+            listener.stop();
+            tracing::info!(address = %listener.address, "no longer listening");
+        }
+    }
+
+    /// Writes the bundle again when the system's roots changed, and makes a new authority before the old one ends.
+    fn renew_authority(&mut self) {
+        let Authority::OnDisk(settings) = &self.authority else { return };
+        let roots = system_roots();
+        match Ca::load_or_create(settings, self.deps.clock.now()) {
+            Ok(ca) => {
+                if let Err(error) = ca::write_bundle(&settings.bundle_path(), &roots, &ca) {
+                    tracing::error!(%error, "the CA bundle cannot be written");
+                }
+                if self.shared.ca().is_none_or(|old| old.pem() != ca.pem()) {
+                    self.shared.set_ca(Some(Arc::new(ca)));
+                }
+            }
+            Err(error) => tracing::error!(%error, "the certificate authority cannot be renewed"),
+        }
+        self.roots = roots;
+    }
+
+    /// Takes no new work, lets what is under way finish, and gives up at the deadline. Says whether all finished.
+    pub async fn drain(self) -> bool {
+        let mut health = Health::clone(&self.health.load());
+        health.ready = false;
+        health.reason = Some("draining");
+        self.health.store(Arc::new(health));
+        self.shared.drain.cancel();
+        self.shared.tasks.close();
+        let finished = tokio::time::timeout(self.drain, self.shared.tasks.wait()).await.is_ok();
+        if !finished {
+            tracing::warn!(seconds = self.drain.as_secs(), "some requests did not finish in time");
+        }
+        if let Some((_, stop)) = self.admin {
+            stop.cancel();
+        }
+        finished
+    }
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("listeners", &self.listeners).finish_non_exhaustive()
+    }
+}
+
+fn report(built: &Built) {
+    for error in built.unresolved.iter().chain(&built.warnings) {
+        tracing::warn!(%error, "configuration");
+    }
+}

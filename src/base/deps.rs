@@ -1,0 +1,64 @@
+//! What comes from outside, injected: the clock and the process environment.
+//!
+//! This is the one file that may ask the system for the time or for an environment variable.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+/// The time, as an argument.
+pub trait Clock: Send + Sync + fmt::Debug {
+    /// Wall-clock time, for signatures and expiries.
+    fn now(&self) -> SystemTime;
+    /// Monotonic time, for measuring how long something took.
+    fn instant(&self) -> Instant;
+}
+
+/// The environment variables of the process.
+pub trait Environment: Send + Sync + fmt::Debug {
+    /// The value of a variable, if it is set and is text.
+    fn variable(&self, name: &str) -> Option<String>;
+}
+
+/// Everything that a room takes from outside.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The environment variables.
+    pub environment: Arc<dyn Environment>,
+}
+
+impl Deps {
+    /// The real outside: the system's clock and the process's environment.
+    pub fn system() -> Self {
+        Self { clock: Arc::new(SystemClock), environment: Arc::new(ProcessEnvironment) }
+    }
+}
+
+/// The system's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
+    fn instant(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+/// The environment of this process.
+#[derive(Debug, Clone, Copy)]
+pub struct ProcessEnvironment;
+
+impl Environment for ProcessEnvironment {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    fn variable(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+}

@@ -1,0 +1,52 @@
+//! Durations as people write them in the configuration: `30s`, `5m`, `1h30m`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+/// Reads `30s`, `250ms`, `5m` or `1h 30m`. A bare number is refused: its unit would be a guess.
+///
+/// # Errors
+/// When the text is not a duration.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse(&text).map_err(de::Error::custom)
+}
+
+/// The same for a key that may be absent.
+///
+/// # Errors
+/// When the text is not a duration.
+pub fn deserialize_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    deserialize(deserializer).map(Some)
+}
+
+/// Parses one duration.
+///
+/// # Errors
+/// A sentence that says what a duration looks like.
+pub fn parse(text: &str) -> Result<Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|_| format!("`{text}` is not a duration: write 30s, 5m or 1h"))?;
+    if duration.is_zero() {
+        return Err("a duration of zero would refuse everything".to_owned());
+    }
+    Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_carry_their_unit() {
+        assert_eq!(parse("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse("1h 30m"), Ok(Duration::from_secs(5400)));
+    }
+
+    #[test]
+    fn a_bare_number_and_zero_are_refused() {
+        assert!(parse("30").is_err());
+        assert!(parse("0s").is_err());
+    }
+}

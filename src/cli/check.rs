@@ -1,0 +1,29 @@
+//! `countersign check`: builds everything and binds nothing.
+
+use std::sync::Arc;
+
+use super::{Context, Failure};
+use crate::app::{Parts, build};
+use crate::upstream::system_roots;
+
+#[expect(clippy::print_stdout, reason = "this is the command's answer")]
+pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
+    let (path, config) = context.load()?;
+    let own = Arc::default();
+    let roots = system_roots();
+    let parts = Parts { deps: &context.deps, roots: &roots, own: &own, previous: None, private: None };
+    let built = build(config, parts).await.map_err(Failure::Config)?;
+    for warning in &built.warnings {
+        eprintln!("countersign: {}: warning: {warning}", path.display());
+    }
+    if !built.unresolved.is_empty() {
+        return Err(Failure::Config(built.unresolved));
+    }
+    println!(
+        "{}: {} credentials, {} listeners, everything in order",
+        path.display(),
+        built.state.routes.credentials().len(),
+        built.doors.len()
+    );
+    Ok(0)
+}

@@ -1,0 +1,131 @@
+//! The demo's API: verifies what it is sent by its own means. It shares no code with the schemes.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{AUTHORIZATION, COOKIE};
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::cases::{HOST, Keys};
+
+/// The running API.
+pub(super) struct Api {
+    address: SocketAddr,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Api {
+    /// Listens on loopback with TLS under a certificate authority of its own.
+    pub(super) async fn start(keys: Keys, now: SystemTime) -> Result<Self, String> {
+        let text = |error: rcgen::Error| error.to_string();
+        let validity = |params: &mut CertificateParams| {
+            params.not_before = (now - Duration::from_secs(3600)).into();
+            params.not_after = (now + Duration::from_secs(24 * 3600)).into();
+        };
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "Demo API root");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        validity(&mut params);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().map_err(text)?).map_err(text)?;
+        let mut params = CertificateParams::new(vec![HOST.to_owned()]).map_err(text)?;
+        params.distinguished_name.push(DnType::CommonName, HOST);
+        validity(&mut params);
+        let key = KeyPair::generate().map_err(text)?;
+        let leaf = params.signed_by(&key, &issuer).map_err(text)?;
+        let config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![leaf.der().clone()],
+                PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+            )
+            .map_err(|error| error.to_string())?;
+        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
+        let address = listener.local_addr().map_err(|error| error.to_string())?;
+        tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), Arc::new(keys)));
+        Ok(Self { address, issuer })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn ca_pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    pub(super) fn ca_der(&self) -> &[u8] {
+        self.issuer.der()
+    }
+}
+
+async fn serve(listener: TcpListener, tls: TlsAcceptor, keys: Arc<Keys>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (tls, keys) = (tls.clone(), Arc::clone(&keys));
+        tokio::spawn(async move {
+            let Ok(stream) = tls.accept(stream).await else { return };
+            let service = service_fn(move |request: Request<Incoming>| {
+                let answer = answer(&request, &keys);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            // A connection that the client drops is no matter here.
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, keys: &Keys) -> Response<Full<Bytes>> {
+    let (received, right) = verify(request, keys);
+    let (status, verdict) = match (right, received.is_empty()) {
+        (true, _) => (200, "the credential is right"),
+        (false, true) => (401, "no credential"),
+        (false, false) => (401, "the credential is wrong"),
+    };
+    let body = serde_json::json!({ "received": received, "verdict": verdict }).to_string();
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
+    response
+}
+
+/// What was received, the secret part left out, and whether it is right.
+fn verify(request: &Request<Incoming>, keys: &Keys) -> (String, bool) {
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    match request.uri().path() {
+        "/bearer" => {
+            let token = header(AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer "));
+            (token.map_or_else(String::new, |_| "Authorization: Bearer [redacted]".into()), token == Some(&*keys.first))
+        }
+        "/two-headers" => {
+            let (first, second) = (header("x-api-key"), header("x-application-key"));
+            let received =
+                if first.or(second).is_some() { "X-Api-Key: [redacted], X-Application-Key: [redacted]" } else { "" };
+            (received.into(), first == Some(&*keys.first) && second == Some(&*keys.second))
+        }
+        "/query" => {
+            let key = request.uri().query().and_then(|query| query.strip_prefix("api_key="));
+            (key.map_or_else(String::new, |_| "?api_key=[redacted]".into()), key == Some(&*keys.first))
+        }
+        "/cookie" => {
+            let key = header(COOKIE.as_str()).and_then(|value| value.strip_prefix("session="));
+            (key.map_or_else(String::new, |_| "Cookie: session=[redacted]".into()), key == Some(&*keys.first))
+        }
+        "/basic" => {
+            let pair = header(AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Basic "));
+            let decoded = pair.and_then(|pair| STANDARD.decode(pair).ok());
+            let right = decoded.is_some_and(|pair| pair == format!("demo:{}", keys.second).into_bytes());
+            (pair.map_or_else(String::new, |_| "Authorization: Basic [redacted]".into()), right)
+        }
+        _ => (String::new(), false),
+    }
+}

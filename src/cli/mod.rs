@@ -1,0 +1,189 @@
+//! The command line: one file per command.
+//!
+//! **The only room that prints to standard output.**
+
+mod ca;
+mod check;
+mod demo;
+mod explain;
+mod run;
+mod serve;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::app::StartError;
+use crate::base::{Deps, Environment};
+use crate::config::{Config, ConfigError, LogFormat, LogSettings};
+use crate::observe::Form;
+
+/// It failed.
+const FAILED: u8 = 1;
+/// The command line is wrong (sysexits EX_USAGE).
+const USAGE: u8 = 64;
+/// The configuration is wrong (sysexits EX_CONFIG).
+const CONFIG: u8 = 78;
+
+#[derive(Parser)]
+#[command(
+    name = "countersign",
+    version,
+    about = "A local HTTP proxy that signs other people's requests, so that callers never hold a key",
+    after_help = "Start with `countersign demo`; then write a configuration (config/example.yaml shows every key) and run \
+                  `countersign check`, `countersign explain GET https://…` and `countersign serve`."
+)]
+struct Cli {
+    /// The configuration file [default: ./countersign.yaml, then /etc/countersign/countersign.yaml]
+    #[arg(long, short, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the proxy
+    Serve,
+    /// Run a command with proxy and CA variables set for its tools, on a private port
+    Run(run::Arguments),
+    /// Show everything at work on loopback: real exchanges, verified; nothing to configure
+    Demo(demo::Arguments),
+    /// Validate the configuration; exit 0, or list every error
+    Check,
+    /// Say which binding, credential and headers would apply to a call, or why none does
+    Explain(explain::Arguments),
+    /// The certificate authority that callers trust: where it is, what it is, the bundle to hand out
+    Ca(ca::Arguments),
+}
+
+/// A failure on its way to an exit code.
+#[derive(Debug)]
+enum Failure {
+    /// The configuration is wrong.
+    Config(Vec<ConfigError>),
+    /// Anything else, said in a sentence.
+    Other(String),
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Config(errors) => Self::Config(errors),
+            StartError::Other(why) => Self::Other(why),
+        }
+    }
+}
+
+/// Everything a command needs.
+struct Context {
+    deps: Deps,
+    config: Option<PathBuf>,
+    colour: bool,
+}
+
+impl Context {
+    /// The configuration file: the one asked for, or the first of the usual places that exists.
+    fn config_path(&self) -> Result<PathBuf, Failure> {
+        if let Some(path) = &self.config {
+            return Ok(path.clone());
+        }
+        let usual = ["countersign.yaml", "/etc/countersign/countersign.yaml"];
+        usual.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
+            let message = "no configuration: write ./countersign.yaml or /etc/countersign/countersign.yaml, or name one with --config";
+            Failure::Config(vec![ConfigError { path: String::new(), line: 0, message: message.into() }])
+        })
+    }
+
+    fn load(&self) -> Result<(PathBuf, Config), Failure> {
+        let path = self.config_path()?;
+        let config = Config::load(&path).map_err(Failure::Config)?;
+        Ok((path, config))
+    }
+
+    fn start_logs(&self, log: &LogSettings) {
+        let form = match log.format {
+            LogFormat::Auto => Form::Auto,
+            LogFormat::Text => Form::Text,
+            LogFormat::Json => Form::Json,
+        };
+        crate::observe::init(&log.level, form, self.colour);
+    }
+}
+
+/// Runs the command line and returns its exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no mistakes.
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let deps = Deps::system();
+    let no_colour = deps.environment.variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let context = Context { colour: !no_colour, config: cli.config, deps };
+    // One provider for everything that speaks TLS; a second one in the build would make this fail, not the handshakes.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("countersign: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Serve => serve::run(&context).await,
+            Command::Run(arguments) => run::run(&context, arguments).await,
+            Command::Demo(arguments) => demo::run(&context, &arguments).await,
+            Command::Check => check::run(&context).await,
+            Command::Explain(arguments) => explain::run(&context, &arguments).await,
+            Command::Ca(arguments) => ca::run(&context, &arguments),
+        }
+    });
+    // A blocking read of a file or a slow DNS look-up must not hold the exit.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(Failure::Other(why)) => {
+            eprintln!("countersign: {why}");
+            ExitCode::from(FAILED)
+        }
+        Err(Failure::Config(errors)) => {
+            print_errors(context.config_path().ok().as_deref(), &errors);
+            ExitCode::from(CONFIG)
+        }
+    }
+}
+
+fn print_errors(path: Option<&Path>, errors: &[ConfigError]) {
+    let file = path.map_or_else(String::new, |path| format!("{}: ", path.display()));
+    for error in errors {
+        eprintln!("countersign: {file}{error}");
+    }
+}
+
+/// Whether a person reads standard output.
+fn on_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// Raises the limit of open files as far as we may: each caller costs two.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // A system that refuses leaves us the limit we had.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// The environment of this process, as tests may replace it.
+fn variable(context: &Context, name: &str) -> Option<String> {
+    let environment: &dyn Environment = &*context.deps.environment;
+    environment.variable(name)
+}

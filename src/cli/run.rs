@@ -1,0 +1,201 @@
+//! `countersign run -- COMMAND…`: a private proxy for one command, its tools pointed at it, nothing left behind.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::ExitStatus;
+
+use clap::Args;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Context, Failure, raise_file_limit, variable};
+use crate::app::App;
+use crate::listen::Address;
+use crate::listen::ca::bundle;
+use crate::upstream::Roots;
+
+/// Java wants one; it protects nothing, the store holds public certificates.
+const TRUST_STORE_PASSWORD: &str = "changeit";
+
+/// Loopback services of the command's own are not for the proxy.
+const NO_PROXY: &str = "localhost,127.0.0.1,::1";
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// The credential that every request means, unless it names another
+    #[arg(long, value_name = "ID")]
+    credential: Option<String>,
+    /// Which caller the command is, where bindings name callers
+    #[arg(long, value_name = "NAME", default_value = crate::route::LOCAL)]
+    caller: String,
+    /// The command and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, Failure> {
+    let (_, mut config) = context.load()?;
+    // The command's own output must stay readable: only what goes wrong is said, unless the file asks for more.
+    if !config.document.has("log.level") {
+        config.log.level = "warn".into();
+    }
+    context.start_logs(&config.log);
+    raise_file_limit();
+    let app = App::start_private(config, context.deps.clone(), arguments.caller, arguments.credential).await?;
+    let folder = tempfile::Builder::new()
+        .prefix("countersign-run-")
+        .tempdir()
+        .map_err(|error| Failure::Other(error.to_string()))?;
+    let status = supervise(context, &app, folder.path(), &arguments.command).await;
+    // Before the exit code: nothing is left behind even when the command failed.
+    folder.close().map_err(|error| Failure::Other(error.to_string()))?;
+    app.drain().await;
+    let status = status?;
+    Ok(status.code().map_or_else(|| 128_u8.wrapping_add(status.signal().unwrap_or(0) as u8), |code| code as u8))
+}
+
+async fn supervise(context: &Context, app: &App, folder: &Path, command: &[OsString]) -> Result<ExitStatus, Failure> {
+    let other = |error: std::io::Error| Failure::Other(error.to_string());
+    let address = app.addresses().into_iter().find_map(|(_, address)| match address {
+        Address::Tcp(address) => Some(address),
+        Address::Unix(_) => None,
+    });
+    let (Some(address), Some(ca)) = (address, app.ca()) else {
+        return Err(Failure::Other("the private listener did not start".into()));
+    };
+    let pem = folder.join("ca-bundle.pem");
+    write_private(&pem, bundle(app.roots(), &ca).as_bytes()).map_err(other)?;
+    let mut certificates = app.roots().clone();
+    certificates.0.push(ca.certificate().clone());
+    let store = folder.join("trust.p12");
+    write_private(&store, &trust_store(&certificates)?).map_err(other)?;
+    let [program, rest @ ..] = command else { return Err(Failure::Other("no command".into())) };
+    let mut child = Command::new(program)
+        .args(rest)
+        .envs(variables(&address.to_string(), &pem, &store, variable(context, "JAVA_TOOL_OPTIONS")))
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| Failure::Other(format!("{}: {error}", program.to_string_lossy())))?;
+    wait(&mut child).await.map_err(other)
+}
+
+/// Waits for the command, passing signals on to it.
+async fn wait(child: &mut Child) -> std::io::Result<ExitStatus> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut quit = signal(SignalKind::quit())?;
+    let mut user1 = signal(SignalKind::user_defined1())?;
+    let mut user2 = signal(SignalKind::user_defined2())?;
+    // A terminal sends Ctrl-C and Ctrl-\ to the command as well; twice would mean "at once" to many programs.
+    let terminal = std::io::stdin().is_terminal();
+    loop {
+        let (number, from_terminal) = tokio::select! {
+            status = child.wait() => return status,
+            _ = interrupt.recv() => (rustix::process::Signal::INT, terminal),
+            _ = quit.recv() => (rustix::process::Signal::QUIT, terminal),
+            _ = terminate.recv() => (rustix::process::Signal::TERM, false),
+            _ = hangup.recv() => (rustix::process::Signal::HUP, false),
+            _ = user1.recv() => (rustix::process::Signal::USR1, false),
+            _ = user2.recv() => (rustix::process::Signal::USR2, false),
+        };
+        let pid = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32));
+        if let (Some(pid), false) = (pid, from_terminal) {
+            // It may have ended just now; then `wait` says so next.
+            let _ = rustix::process::kill_process(pid, number);
+        }
+    }
+}
+
+fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
+}
+
+/// A PKCS#12 store of trusted roots, as Java reads it.
+fn trust_store(roots: &Roots) -> Result<Vec<u8>, Failure> {
+    use p12_keystore::{Certificate, KeyStore, KeyStoreEntry};
+    let mut store = KeyStore::new();
+    for (index, certificate) in roots.0.iter().enumerate() {
+        // A root that this library cannot read is one that Java does without.
+        if let Ok(certificate) = Certificate::from_der(certificate) {
+            store.add_entry(&format!("root-{index}"), KeyStoreEntry::Certificate(certificate));
+        }
+    }
+    store
+        .writer(TRUST_STORE_PASSWORD)
+        .write()
+        .map_err(|error| Failure::Other(format!("the Java trust store cannot be made: {error}")))
+}
+
+/// Every variable by which a client finds its proxy and the certificates it trusts, in both cases where clients differ.
+fn variables(address: &str, bundle: &Path, store: &Path, java: Option<String>) -> Vec<(String, OsString)> {
+    let proxy = format!("http://{address}");
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    let mut variables = Vec::new();
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        variables.push((name.to_owned(), OsString::from(&proxy)));
+        variables.push((name.to_ascii_lowercase(), OsString::from(&proxy)));
+    }
+    for name in ["npm_config_proxy", "npm_config_https_proxy", "CARGO_HTTP_PROXY", "GRPC_PROXY", "grpc_proxy"] {
+        variables.push((name.to_owned(), OsString::from(&proxy)));
+    }
+    for name in ["NO_PROXY", "no_proxy", "npm_config_noproxy"] {
+        variables.push((name.to_owned(), OsString::from(NO_PROXY)));
+    }
+    for name in [
+        "SSL_CERT_FILE",
+        "CURL_CA_BUNDLE",
+        "REQUESTS_CA_BUNDLE",
+        "AWS_CA_BUNDLE",
+        "OCI_CLI_CERT_BUNDLE",
+        "NODE_EXTRA_CA_CERTS",
+        "GIT_SSL_CAINFO",
+        "PIP_CERT",
+        "npm_config_cafile",
+        "CARGO_HTTP_CAINFO",
+        "BAO_CACERT",
+        "VAULT_CACERT",
+        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+        "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+        "HTTPLIB2_CA_CERTS",
+        "NIX_SSL_CERT_FILE",
+        "DENO_CERT",
+    ] {
+        variables.push((name.to_owned(), bundle.as_os_str().to_owned()));
+    }
+    variables.push(("NODE_USE_ENV_PROXY".to_owned(), "1".into()));
+    let mut options = java.map(|given| OsString::from(given + " ")).unwrap_or_default();
+    options.push(format!(
+        "-Dhttp.proxyHost={host} -Dhttp.proxyPort={port} -Dhttps.proxyHost={host} -Dhttps.proxyPort={port} \
+         -Dhttp.nonProxyHosts=localhost|127.*|[::1] -Djavax.net.ssl.trustStoreType=PKCS12 \
+         -Djavax.net.ssl.trustStorePassword={TRUST_STORE_PASSWORD} -Djavax.net.ssl.trustStore="
+    ));
+    options.push(store);
+    variables.push(("JAVA_TOOL_OPTIONS".to_owned(), options));
+    variables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxy_variables_are_set_in_both_cases_and_javas_own_options_stay() {
+        let variables = variables("127.0.0.1:9", Path::new("/t/b.pem"), Path::new("/t/s.p12"), Some("-Xmx1g".into()));
+        let get = |name: &str| {
+            variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.to_string_lossy().into_owned())
+        };
+        assert_eq!(get("HTTPS_PROXY"), get("https_proxy"));
+        assert_eq!(get("http_proxy").unwrap(), "http://127.0.0.1:9");
+        assert_eq!(get("SSL_CERT_FILE").unwrap(), "/t/b.pem");
+        let java = get("JAVA_TOOL_OPTIONS").unwrap();
+        assert!(
+            java.starts_with("-Xmx1g -D") && java.contains("-Dhttps.proxyPort=9 ") && java.ends_with("=/t/s.p12"),
+            "{java}"
+        );
+    }
+}

@@ -1,0 +1,40 @@
+//! `countersign serve`: runs the proxy until SIGTERM or SIGINT, reloads on SIGHUP and when a file changes.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Context, Failure, raise_file_limit};
+use crate::app::App;
+
+pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
+    let (path, config) = context.load()?;
+    context.start_logs(&config.log);
+    raise_file_limit();
+    if config.listeners.forward.is_empty() && config.listeners.reverse.is_empty() {
+        return Err(Failure::Config(vec![
+            config.document.error("listeners", "there is nothing to listen on; list a forward or a reverse listener"),
+        ]));
+    }
+    let other = |error: std::io::Error| Failure::Other(error.to_string());
+    let mut hangup = signal(SignalKind::hangup()).map_err(other)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(other)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(other)?;
+    let mut app = App::start(config, Some(&path), context.deps.clone()).await?;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let reload = async || {
+        hangup.recv().await;
+    };
+    app.run(reload, stop).await;
+    tracing::info!("draining");
+    let finished = tokio::select! {
+        finished = app.drain() => finished,
+        // A second Ctrl-C means now.
+        _ = interrupt.recv() => false,
+    };
+    tracing::info!(finished, "stopped");
+    Ok(0)
+}

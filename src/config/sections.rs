@@ -1,0 +1,541 @@
+//! The sections of the configuration, each read into its room's own settings.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::time::Duration;
+
+use http::Method;
+use ipnet::IpNet;
+use serde::Deserialize;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::document::{ConfigError, Document, join};
+use crate::base::duration;
+use crate::listen::ca::Settings as CaSettings;
+use crate::listen::framing::MAX_HEADERS;
+use crate::listen::settings::{Address, Forward, Reverse};
+use crate::route::{HostPattern, PathPrefix, Unbound};
+use crate::scheme::{self, Draft, Kind};
+use crate::source::SecretField;
+use crate::upstream;
+
+/// A whole configuration, checked in itself; references are not loaded yet.
+#[derive(Debug)]
+pub struct Config {
+    /// The document, for the lines of later errors.
+    pub document: Document,
+    /// The ways in.
+    pub listeners: crate::listen::Settings,
+    /// The admin listener.
+    pub admin: Option<AdminSettings>,
+    /// The certificate authority.
+    pub ca: CaSettings,
+    /// What happens to calls without a binding.
+    pub unbound: Unbound,
+    /// Who may call.
+    pub callers: Vec<CallerSettings>,
+    /// The credentials.
+    pub credentials: Vec<CredentialSettings>,
+    /// The bindings.
+    pub bindings: Vec<BindingSettings>,
+    /// Logs.
+    pub log: LogSettings,
+    /// The ways out.
+    pub upstream: upstream::Settings,
+    /// Limits.
+    pub limits: LimitSettings,
+}
+
+/// The `admin` section.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminSettings {
+    /// Where health and readiness are asked for.
+    pub address: Address,
+}
+
+/// One of `callers`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallerSettings {
+    /// The name.
+    pub name: String,
+    /// What proves it.
+    pub proof: CallerProof,
+}
+
+/// What proves a caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallerProof {
+    /// A token.
+    Token(SecretField),
+    /// The uid behind a unix socket.
+    Uid(u32),
+    /// A subject alternative name of a client certificate.
+    ClientCert(String),
+}
+
+/// One of `credentials`.
+#[derive(Debug)]
+pub struct CredentialSettings {
+    /// Its id.
+    pub id: String,
+    /// Its scheme.
+    pub kind: &'static Kind,
+    /// The hosts it is for.
+    pub hosts: Vec<HostPattern>,
+    /// What it is for, to people and to policy templates.
+    pub tags: BTreeMap<String, String>,
+    /// A sentence for people.
+    pub description: Option<String>,
+    /// Whether it may be used.
+    pub enabled: bool,
+    /// The scheme's own keys, checked.
+    pub draft: Box<dyn Draft>,
+}
+
+/// One of `bindings`.
+#[derive(Debug, Clone)]
+pub struct BindingSettings {
+    /// For logs; its place in the list when not given.
+    pub name: String,
+    /// The credential's id.
+    pub credential: String,
+    /// Who may use it.
+    pub callers: Vec<String>,
+    /// Where.
+    pub hosts: Vec<HostPattern>,
+    /// With which methods.
+    pub methods: Vec<Method>,
+    /// Below which paths.
+    pub paths: Vec<PathPrefix>,
+    /// The secret may travel unencrypted.
+    pub allow_cleartext: bool,
+    /// Addresses that may be reached though they are normally refused.
+    pub allow_addresses: Vec<IpNet>,
+    /// Only when the request names the credential.
+    pub only_named: bool,
+}
+
+/// The `log` section.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// `error`, `warn`, `info`, `debug`, or a filter such as `info,countersign=debug`.
+    pub level: String,
+    /// One line for each request.
+    pub requests: bool,
+    /// `auto` is text on a terminal and JSON elsewhere.
+    pub format: LogFormat,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// Text.
+    Text,
+    /// JSON.
+    Json,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { level: "info".into(), requests: true, format: LogFormat::Auto }
+    }
+}
+
+/// The `limits` section. Every default has its reason beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitSettings {
+    /// Bytes of a request head: twice what common servers take, since cloud session tokens are long.
+    pub header_bytes: usize,
+    /// Headers of a request: what the parser holds without asking the allocator.
+    pub header_count: usize,
+    /// Open connections: a sidecar serves one host, and each costs a few kilobytes.
+    pub connections: usize,
+    /// For a request head from its first byte: a slow network needs seconds, an attack minutes.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub header_read_timeout: Duration,
+    /// Between two requests: longer than clients keep connections for reuse.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub idle_timeout: Duration,
+    /// Bytes of a body that a scheme must hash before it can sign: the largest single upload of object stores.
+    pub hashed_body: u64,
+    /// Concurrent requests of one caller, so that one cannot use up everything.
+    pub caller_requests: usize,
+    /// For an upstream's answer to `Expect: 100-continue`: what clients themselves wait.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub expect_continue_timeout: Duration,
+    /// For requests under way when the process is told to end: within the grace of common supervisors.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub drain_timeout: Duration,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            header_bytes: 64 * 1024,
+            header_count: MAX_HEADERS,
+            connections: 10_000,
+            header_read_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(120),
+            hashed_body: 5 * 1024 * 1024 * 1024,
+            caller_requests: 2_000,
+            expect_continue_timeout: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(25),
+        }
+    }
+}
+
+const SECTIONS: [&str; 10] =
+    ["listeners", "admin", "ca", "unbound", "callers", "credentials", "bindings", "log", "upstream", "limits"];
+
+impl Config {
+    /// Reads and checks a configuration file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, Vec<ConfigError>> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            vec![ConfigError { path: String::new(), line: 0, message: format!("{}: {error}", path.display()) }]
+        })?;
+        Self::parse(&text)
+    }
+
+    /// Checks a configuration text.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, Vec<ConfigError>> {
+        let document = Document::parse(text).map_err(|error| vec![error])?;
+        let mut reader = Reader { document: &document, errors: Vec::new() };
+        reader.known_keys();
+        let listeners = crate::listen::Settings {
+            forward: reader.list::<Forward>("listeners.forward"),
+            reverse: reader.list::<Reverse>("listeners.reverse"),
+        };
+        reader.known_listeners();
+        let admin = reader.section("admin");
+        let ca = reader.section("ca").unwrap_or_default();
+        let unbound = reader.section("unbound").unwrap_or_default();
+        let callers = reader.callers();
+        let credentials = reader.credentials();
+        let bindings = reader.bindings();
+        let log: LogSettings = reader.section("log").unwrap_or_default();
+        let upstream = reader.section("upstream").unwrap_or_default();
+        let limits: LimitSettings = reader.section("limits").unwrap_or_default();
+        reader.limits(&limits);
+        reader.log(&log);
+        let errors = reader.errors;
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(Self { listeners, admin, ca, unbound, callers, credentials, bindings, log, upstream, limits, document })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCaller {
+    name: String,
+    token: Option<SecretField>,
+    uid: Option<u32>,
+    client_cert: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawCredential {
+    id: String,
+    scheme: String,
+    #[serde(default)]
+    hosts: Vec<String>,
+    #[serde(default)]
+    tags: BTreeMap<String, String>,
+    description: Option<String>,
+    #[serde(default = "yes")]
+    enabled: bool,
+    #[serde(flatten)]
+    own: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBinding {
+    name: Option<String>,
+    credential: String,
+    #[serde(default)]
+    callers: Vec<String>,
+    #[serde(default)]
+    hosts: Vec<String>,
+    #[serde(default)]
+    methods: Vec<String>,
+    #[serde(default)]
+    paths: Vec<String>,
+    #[serde(default)]
+    allow_cleartext: bool,
+    #[serde(default)]
+    allow_addresses: Vec<IpNet>,
+    #[serde(default)]
+    only_named: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+struct Reader<'d> {
+    document: &'d Document,
+    errors: Vec<ConfigError>,
+}
+
+impl Reader<'_> {
+    fn error(&mut self, path: &str, message: impl Into<String>) {
+        self.errors.push(self.document.error(path, message));
+    }
+
+    fn known_keys(&mut self) {
+        if !self.document.is_map() {
+            self.error("", "a configuration is a map of sections");
+        }
+        let unknown: Vec<String> =
+            self.document.keys().into_iter().filter(|key| !SECTIONS.contains(key)).map(str::to_owned).collect();
+        for key in unknown {
+            self.error(&key, format!("unknown section; there are {}", SECTIONS.join(", ")));
+        }
+    }
+
+    fn known_listeners(&mut self) {
+        if let serde_json::Value::Object(kinds) = self.document.value("listeners") {
+            for kind in kinds.keys().filter(|kind| !["forward", "reverse"].contains(&kind.as_str())) {
+                self.error(&format!("listeners.{kind}"), "unknown kind of listener; there are forward, reverse");
+            }
+        } else if self.document.has("listeners") {
+            self.error("listeners", "write `forward:` or `reverse:` below it");
+        }
+    }
+
+    fn section<T: serde::de::DeserializeOwned>(&mut self, path: &str) -> Option<T> {
+        if !self.document.has(path) {
+            return None;
+        }
+        self.document.read(path).map_err(|error| self.errors.push(error)).ok()
+    }
+
+    fn list<T: serde::de::DeserializeOwned>(&mut self, path: &str) -> Vec<T> {
+        if !self.document.is_list(path) {
+            self.error(path, "a list is expected: write `- ` before each element");
+        }
+        (0..self.document.count(path)).filter_map(|index| self.section(&format!("{path}[{index}]"))).collect()
+    }
+
+    /// Reads a list together with the path of each element.
+    fn entries<T: serde::de::DeserializeOwned>(&mut self, path: &str) -> Vec<(String, T)> {
+        if !self.document.is_list(path) {
+            self.error(path, "a list is expected: write `- ` before each element");
+        }
+        let mut entries = Vec::new();
+        for index in 0..self.document.count(path) {
+            let at = format!("{path}[{index}]");
+            if let Some(entry) = self.section(&at) {
+                entries.push((at, entry));
+            }
+        }
+        entries
+    }
+
+    /// Parses each text of a list, noting every error.
+    fn each<T>(&mut self, path: &str, texts: &[String], parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+        let mut parsed = Vec::new();
+        for (index, text) in texts.iter().enumerate() {
+            match parse(text) {
+                Ok(value) => parsed.push(value),
+                Err(why) => self.error(&format!("{path}[{index}]"), why),
+            }
+        }
+        parsed
+    }
+
+    fn callers(&mut self) -> Vec<CallerSettings> {
+        let mut callers: Vec<CallerSettings> = Vec::new();
+        for (path, raw) in self.entries::<RawCaller>("callers") {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '@');
+            if raw.name.is_empty() || !raw.name.chars().all(plain) {
+                self.error(&join(&path, "name"), "a caller's name has letters, digits, `-`, `_`, `.`, `/` and `@`");
+            }
+            if callers.iter().any(|other| other.name == raw.name) {
+                self.error(&join(&path, "name"), format!("{} is listed twice", raw.name));
+            }
+            let proof = match (raw.token, raw.uid, raw.client_cert) {
+                (Some(token), None, None) => CallerProof::Token(token),
+                (None, Some(uid), None) => CallerProof::Uid(uid),
+                (None, None, Some(name)) => CallerProof::ClientCert(name),
+                _ => {
+                    self.error(&path, "a caller is proven by one of `token`, `uid` and `client_cert`");
+                    continue;
+                }
+            };
+            callers.push(CallerSettings { name: raw.name, proof });
+        }
+        callers
+    }
+
+    fn credentials(&mut self) -> Vec<CredentialSettings> {
+        let mut credentials = Vec::new();
+        let mut seen = HashSet::new();
+        for (path, raw) in self.entries::<RawCredential>("credentials") {
+            if !is_id(&raw.id) {
+                self.error(
+                    &join(&path, "id"),
+                    "an id has up to 128 letters, digits, `-` and `_`, and does not begin with `-`",
+                );
+            }
+            if !seen.insert(raw.id.clone()) {
+                self.error(&join(&path, "id"), format!("{} is listed twice", raw.id));
+            }
+            let Some(kind) = scheme::find(&raw.scheme) else {
+                let names: Vec<_> = scheme::KINDS.iter().map(|kind| kind.name).collect();
+                self.error(&join(&path, "scheme"), format!("unknown scheme; there are {}", names.join(", ")));
+                continue;
+            };
+            let mut hosts = self.each(&join(&path, "hosts"), &raw.hosts, HostPattern::parse);
+            if raw.hosts.is_empty() {
+                hosts.extend(kind.default_hosts.iter().filter_map(|host| HostPattern::parse(host).ok()));
+            }
+            let draft = match (kind.parse)(serde_json::Value::Object(raw.own)) {
+                Ok(draft) => draft,
+                Err(error) => {
+                    self.error(&join(&path, &error.path), error.message);
+                    continue;
+                }
+            };
+            credentials.push(CredentialSettings {
+                id: raw.id,
+                kind,
+                hosts,
+                tags: raw.tags,
+                description: raw.description,
+                enabled: raw.enabled,
+                draft,
+            });
+        }
+        credentials
+    }
+
+    fn bindings(&mut self) -> Vec<BindingSettings> {
+        let mut bindings = Vec::new();
+        for (path, raw) in self.entries::<RawBinding>("bindings") {
+            bindings.push(BindingSettings {
+                hosts: self.each(&join(&path, "hosts"), &raw.hosts, HostPattern::parse),
+                methods: self.each(&join(&path, "methods"), &raw.methods, method),
+                paths: self.each(&join(&path, "paths"), &raw.paths, PathPrefix::parse),
+                name: raw.name.unwrap_or(path),
+                credential: raw.credential,
+                callers: raw.callers,
+                allow_cleartext: raw.allow_cleartext,
+                allow_addresses: raw.allow_addresses,
+                only_named: raw.only_named,
+            });
+        }
+        bindings
+    }
+
+    fn limits(&mut self, limits: &LimitSettings) {
+        if !(1..=MAX_HEADERS).contains(&limits.header_count) {
+            self.error("limits.header_count", format!("from 1 to {MAX_HEADERS}"));
+        }
+        if !(1024..=1024 * 1024).contains(&limits.header_bytes) {
+            self.error("limits.header_bytes", "from 1024 to 1048576");
+        }
+        for (key, value) in [("connections", limits.connections), ("caller_requests", limits.caller_requests)] {
+            if value == 0 {
+                self.error(&format!("limits.{key}"), "zero would refuse everything");
+            }
+        }
+    }
+
+    fn log(&mut self, log: &LogSettings) {
+        let level = |part: &str| part.rsplit('=').next().unwrap_or_default().trim().parse::<LevelFilter>().is_ok();
+        if !log.level.split(',').all(level) {
+            self.error("log.level", "write error, warn, info, debug or trace, or such as `info,countersign=debug`");
+        }
+    }
+}
+
+/// `^[_a-zA-Z0-9][-_a-zA-Z0-9]{0,127}$`
+fn is_id(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    (1..=128).contains(&text.len()) && text.bytes().all(plain) && !text.starts_with('-')
+}
+
+/// A method as it is sent: upper case, since methods are case-sensitive and a lower-case rule would never match.
+pub(crate) fn method(text: &str) -> Result<Method, String> {
+    let upper = text.to_ascii_uppercase();
+    if upper == "CONNECT" {
+        return Err("CONNECT opens a tunnel and is not a method of a request".into());
+    }
+    Method::from_bytes(upper.as_bytes()).map_err(|_| format!("`{text}` is not a method"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(text: &str) -> Vec<String> {
+        Config::parse(text).map_or_else(|errors| errors.iter().map(ToString::to_string).collect(), |_| vec![])
+    }
+
+    #[test]
+    fn an_empty_file_is_a_configuration_with_every_default() {
+        let config = Config::parse("").unwrap();
+        assert_eq!(config.unbound, Unbound::Deny);
+        assert_eq!(config.limits, LimitSettings::default());
+    }
+
+    #[test]
+    fn every_error_is_reported_at_once_with_its_path_and_line() {
+        let text = "listners: {}\nunbound: maybe\nbindings:\n  - credential: x\n    hosts: [\"a.*.test\", \"*\"]\n  - credentail: y\n\
+                    credentials:\n  - { id: a, scheme: magic }\n  - id: b\n    scheme: api_key\n    key: hunter2\n";
+        let errors = errors(text);
+        let expect =
+            |start: &str| assert!(errors.iter().any(|error| error.starts_with(start)), "{start} in {errors:#?}");
+        expect("line 1: listners: unknown section");
+        expect("line 2: unbound");
+        expect("line 5: bindings[0].hosts[0]");
+        expect("line 5: bindings[0].hosts[1]");
+        expect("line 6: bindings[1].credentail: unknown field");
+        expect("line 8: credentials[0].scheme: unknown scheme");
+        expect("line 11: credentials[1].key: a secret does not stand in this file");
+        assert_eq!(errors.len(), 7, "{errors:#?}");
+        assert!(!errors.iter().any(|error| error.contains("hunter2")));
+    }
+
+    #[test]
+    fn an_unknown_key_of_a_scheme_is_an_error_with_its_line() {
+        let text = "credentials:\n  - id: a\n    scheme: basic\n    username: u\n    pasword: { env: P }\n";
+        assert_eq!(errors(text).len(), 1);
+        assert!(errors(text)[0].contains("credentials[0].pasword"), "{:?}", errors(text));
+    }
+
+    #[test]
+    fn ids_names_and_limits_are_checked() {
+        for text in [
+            "credentials: [{ id: -a, scheme: basic, username: u, password: { env: P } }]",
+            "callers: [{ name: \"a+b\", uid: 1 }]",
+            "callers: [{ name: a }]",
+            "callers: [{ name: a, uid: 1, client_cert: x }]",
+            "limits: { header_count: 0 }",
+            "limits: { idle_timeout: 5 }",
+            "log: { level: \"no such level\" }",
+            "bindings: { a: b }",
+            "listeners: { transparnt: [] }",
+            "listeners: { reverse: [{ address: 127.0.0.1:0 }] }",
+            "[]",
+        ] {
+            assert!(!errors(text).is_empty(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! A listener's rules, ready to use: built at load, replaced whole by a reload.
+
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::ca::server_config;
+use super::settings::{Address, Forward, Mode, Reverse, Route as RouteSettings, Tls};
+use crate::base::{Destination, Host};
+use crate::route::{Caller, PathPrefix};
+use crate::source::Secrets;
+
+/// What a listener does with a connection.
+#[derive(Debug)]
+pub struct Door {
+    /// Where it is.
+    pub address: Address,
+    /// Permissions of a unix socket.
+    pub mode: u32,
+    pub(super) kind: Kind,
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) allow_anonymous: bool,
+    pub(super) same_user: bool,
+    /// `run`: every connection is this caller, and this credential is meant.
+    pub(super) run: Option<(Arc<Caller>, Option<Arc<str>>)>,
+}
+
+#[derive(Debug)]
+pub(super) enum Kind {
+    Forward { intercept: bool },
+    Reverse { server_names: Vec<Host>, routes: Vec<Route> },
+}
+
+/// A route of a reverse listener, ready to use.
+#[derive(Debug)]
+pub struct Route {
+    /// For logs, and the name of its binding.
+    pub name: Arc<str>,
+    /// Whether it has a credential of its own.
+    pub bound: bool,
+    /// What is stripped.
+    pub prefix: PathPrefix,
+    /// Where it leads.
+    pub destination: Destination,
+    /// The path put before the rest; without a slash at its end, usually empty.
+    pub base: Box<str>,
+    /// Web pages that may use it.
+    pub allow_origins: Vec<String>,
+}
+
+impl Door {
+    /// A forward listener's rules.
+    ///
+    /// # Errors
+    /// What is wrong, below which key.
+    pub fn forward(settings: &Forward, secrets: &Secrets, has_callers: bool) -> Result<Self, (String, String)> {
+        check_reach(&settings.address, settings.allow_anonymous, has_callers)?;
+        Ok(Self {
+            address: settings.address.clone(),
+            mode: settings.mode.map_or(0o600, |Mode(mode)| mode),
+            kind: Kind::Forward { intercept: settings.intercept },
+            tls: tls(settings.tls.as_ref(), secrets)?,
+            allow_anonymous: settings.allow_anonymous,
+            same_user: settings.same_user,
+            run: None,
+        })
+    }
+
+    /// A reverse listener's rules; `name` begins the names of its routes.
+    ///
+    /// # Errors
+    /// What is wrong, below which key.
+    pub fn reverse(
+        settings: &Reverse,
+        secrets: &Secrets,
+        has_callers: bool,
+        name: &str,
+    ) -> Result<Self, (String, String)> {
+        check_reach(&settings.address, settings.allow_anonymous, has_callers)?;
+        let mut server_names = Vec::new();
+        for (index, text) in settings.server_names.iter().enumerate() {
+            let host =
+                Host::parse(text).map_err(|refusal| (format!("server_names[{index}]"), refusal.detail.into_owned()))?;
+            server_names.push(host);
+        }
+        let mut routes = Vec::new();
+        for (index, route) in settings.routes.iter().enumerate() {
+            let path = format!("routes[{index}]");
+            let route = Route::new(route, format!("{name}.{path}").into())
+                .map_err(|(key, why)| (format!("{path}.{key}"), why))?;
+            routes.push(route);
+        }
+        if routes.is_empty() {
+            return Err(("routes".into(), "a reverse listener needs a route".into()));
+        }
+        routes.sort_by(|one, two| two.prefix.len().cmp(&one.prefix.len()).then_with(|| one.prefix.cmp(&two.prefix)));
+        if let Some(pair) = routes.windows(2).find(|pair| pair[0].prefix == pair[1].prefix) {
+            return Err(("routes".into(), format!("two routes have the prefix {}", pair[0].prefix)));
+        }
+        Ok(Self {
+            address: settings.address.clone(),
+            mode: settings.mode.map_or(0o600, |Mode(mode)| mode),
+            kind: Kind::Reverse { server_names, routes },
+            tls: tls(settings.tls.as_ref(), secrets)?,
+            allow_anonymous: settings.allow_anonymous,
+            same_user: settings.same_user,
+            run: None,
+        })
+    }
+
+    /// The private listener of `run`: intercepting, for our own uid, every connection being this caller.
+    pub fn private(address: Address, caller: &str, credential: Option<&str>) -> Self {
+        Self {
+            address,
+            mode: 0o600,
+            kind: Kind::Forward { intercept: true },
+            tls: None,
+            allow_anonymous: false,
+            same_user: true,
+            run: Some((Arc::new(Caller::same_user(caller)), credential.map(Into::into))),
+        }
+    }
+
+    /// `forward` or `reverse`.
+    pub fn kind(&self) -> &'static str {
+        match self.kind {
+            Kind::Forward { .. } => "forward",
+            Kind::Reverse { .. } => "reverse",
+        }
+    }
+
+    /// The routes of a reverse listener.
+    pub fn routes(&self) -> &[Route] {
+        match &self.kind {
+            Kind::Forward { .. } => &[],
+            Kind::Reverse { routes, .. } => routes,
+        }
+    }
+}
+
+impl Route {
+    fn new(settings: &RouteSettings, name: Arc<str>) -> Result<Self, (String, String)> {
+        let at = |key: &str, why: String| (key.to_owned(), why);
+        let prefix = PathPrefix::parse(&settings.prefix).map_err(|why| at("prefix", why))?;
+        let destination = Destination::from_upstream(&settings.upstream).map_err(|refusal| {
+            at("upstream", format!("write https://host or https://host/path: {}", refusal.detail))
+        })?;
+        let uri: http::Uri = settings.upstream.parse().map_err(|_| at("upstream", "not an address".into()))?;
+        if uri.query().is_some() {
+            return Err(at("upstream", "an upstream has no query".into()));
+        }
+        let base = PathPrefix::parse(uri.path()).map_err(|why| at("upstream", why))?;
+        Ok(Self {
+            name,
+            bound: settings.credential.is_some(),
+            prefix,
+            destination,
+            base: base.as_str().into(),
+            allow_origins: settings.allow_origins.clone(),
+        })
+    }
+}
+
+/// A listener that others can reach must know who is calling.
+fn check_reach(address: &Address, allow_anonymous: bool, has_callers: bool) -> Result<(), (String, String)> {
+    if address.is_local() || allow_anonymous || has_callers {
+        return Ok(());
+    }
+    Err((
+        "address".into(),
+        format!(
+            "{address} is reachable from other machines and no `callers` are listed; list callers, listen on 127.0.0.1, \
+             or set `allow_anonymous: true` to let everybody use the credentials"
+        ),
+    ))
+}
+
+fn tls(settings: Option<&Tls>, secrets: &Secrets) -> Result<Option<Arc<ServerConfig>>, (String, String)> {
+    let Some(settings) = settings else { return Ok(None) };
+    let at = |key: &str, why: String| (format!("tls.{key}"), why);
+    let certificates = |path: &std::path::Path| {
+        let certs = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        certs.map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let chain = certificates(&settings.certificate).map_err(|why| at("certificate", why))?;
+    let key = secrets.field(&settings.key).map_err(|error| at("key", error.0))?;
+    let key =
+        PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| at("key", "no private key in PEM form".into()))?;
+    let verifier = match &settings.client_ca {
+        None => None,
+        Some(path) => {
+            let mut roots = rustls::RootCertStore::empty();
+            for certificate in certificates(path).map_err(|why| at("client_ca", why))? {
+                roots.add(certificate).map_err(|error| at("client_ca", error.to_string()))?;
+            }
+            // A caller may also prove itself by a token, so a certificate is asked for and not required here; a listener
+            // with callers serves nobody who proves nothing.
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build();
+            Some(verifier.map_err(|error| at("client_ca", error.to_string()))?)
+        }
+    };
+    server_config(chain, key, verifier).map(Arc::new).map(Some).map_err(|why| at("certificate", why))
+}

@@ -1,0 +1,109 @@
+//! The forward listener: requests in absolute form, and CONNECT.
+
+use std::sync::Arc;
+
+use http::header::{HOST, HeaderMap};
+use http::{Method, Request, Response, Version};
+use hyper::body::Incoming;
+
+use super::door::Kind;
+use super::identify::{self, Identity};
+use super::intercept;
+use super::serve::Conn;
+use crate::base::{Body, Code, Destination, Refusal};
+use crate::proxy::{Inbound, Via, problem, refuse_two_hosts};
+use crate::route::Gate;
+
+/// Answers one request on a forward listener.
+pub(super) async fn respond(conn: &Arc<Conn>, request: Request<Incoming>) -> Response<Body> {
+    let answer = if request.method() == Method::CONNECT {
+        connect(conn, request).await
+    } else {
+        match absolute(conn, request) {
+            Ok(inbound) => return conn.shared.proxy.handle(inbound).await,
+            Err(refusal) => Err(refusal),
+        }
+    };
+    answer.unwrap_or_else(|refusal| {
+        conn.log_refusal("forward", &refusal);
+        problem(&refusal)
+    })
+}
+
+fn absolute(conn: &Arc<Conn>, request: Request<Incoming>) -> Result<Inbound, Refusal> {
+    if request.uri().authority().is_none() {
+        return Err(Refusal::bad_request(
+            "this is a forward proxy: the request line must hold the whole address (a reverse listener takes paths)",
+        ));
+    }
+    let destination = Destination::from_absolute(request.uri())?;
+    agree(request.headers(), &destination)?;
+    let Identity { caller, named } = who(conn, identify::Door::Forward, request.headers())?;
+    Ok(Inbound { request, destination, caller, named, via: Via::Forward })
+}
+
+/// The caller of a request on this connection, and the credential it names by the channel.
+pub(super) fn who(conn: &Conn, door: identify::Door, headers: &HeaderMap) -> Result<Identity, Refusal> {
+    let settings = conn.door.load();
+    let state = conn.shared.proxy.state();
+    let callers = state.routes.callers();
+    let mut identity =
+        identify::identify(callers, &conn.shared.local, &conn.evidence, door, headers, settings.allow_anonymous)?;
+    if let Some((_, Some(credential))) = &settings.run {
+        identity.named.get_or_insert_with(|| Arc::clone(credential));
+    }
+    Ok(identity)
+}
+
+/// Refuses a Host header that names anything but the destination.
+pub(super) fn agree(headers: &HeaderMap, destination: &Destination) -> Result<(), Refusal> {
+    refuse_two_hosts(headers)?;
+    match headers.get(HOST) {
+        Some(host) if !destination.is_named_by(host.as_bytes()) => Err(Refusal::new(
+            Code::DestinationMismatch,
+            format!("the Host header names another host than {destination}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+async fn connect(conn: &Arc<Conn>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    let authority = request.uri().authority().ok_or_else(|| Refusal::bad_request("CONNECT needs a host and a port"))?;
+    let destination = Destination::from_connect(authority.as_str())?;
+    // Clients write the Host of a CONNECT with and without the port; both name the same host.
+    if request.version() < Version::HTTP_2 && !host_without_port(request.headers(), &destination) {
+        agree(request.headers(), &destination)?;
+    }
+    let Identity { caller, named } = who(conn, identify::Door::Forward, request.headers())?;
+    let state = conn.shared.proxy.state();
+    match state.routes.gate(&caller, &destination, named.as_deref()) {
+        Gate::Deny(refusal) => Err(refusal),
+        Gate::Intercept => {
+            if !matches!(conn.door.load().kind, Kind::Forward { intercept: true }) {
+                return Err(Refusal::new(
+                    Code::InterceptionOff,
+                    format!("{destination} has a credential, and this listener has `intercept: false`"),
+                ));
+            }
+            let Some(ca) = conn.shared.ca() else {
+                return Err(Refusal::new(Code::InterceptionOff, "the certificate authority is not available"));
+            };
+            intercept::spawn(conn, ca, hyper::upgrade::on(request), destination, caller, named);
+            Ok(Response::new(Body::empty()))
+        }
+        Gate::Tunnel(passage) => {
+            if let Some(binding) = passage.observed() {
+                tracing::info!(target: "countersign::observe", %destination, binding, "no binding; passed because `unbound: observe`");
+            }
+            let stream = state.upstream.egress(&Arc::default())?.tunnel(&destination).await?;
+            intercept::spawn_blind(conn, hyper::upgrade::on(request), stream, destination, &caller);
+            Ok(Response::new(Body::empty()))
+        }
+    }
+}
+
+fn host_without_port(headers: &HeaderMap, destination: &Destination) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    host.to_str().is_ok_and(|host| crate::base::Host::parse(host).is_ok_and(|host| host == *destination.host()))
+}

@@ -1,0 +1,22 @@
+//! The ways in: bytes come in, one type goes out: an [`crate::proxy::Inbound`] with one destination and a proven caller.
+//!
+//! **Never believes a claim that the channel does not prove, never lets two names for one destination pass, never tunnels
+//! a host blind that has a credential.**
+
+pub mod ca;
+mod door;
+mod forward;
+pub mod framing;
+mod identify;
+mod intercept;
+mod kernel;
+mod reverse;
+mod rewound;
+mod serve;
+pub mod settings;
+mod vet;
+
+pub use door::{Door, Route};
+pub use serve::{Bound, ConnectionLimits, Listener, Shared};
+pub use settings::{Address, Settings};
+pub use vet::Patience;

@@ -1,0 +1,40 @@
+//! Logs on standard error: text for a person on a terminal, one JSON object a line elsewhere.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// Text.
+    Text,
+    /// JSON.
+    Json,
+}
+
+/// Starts logging for the whole process, once. Does nothing when that was done before.
+pub fn init(level: &str, form: Form, colour: bool) {
+    let terminal = std::io::stderr().is_terminal();
+    // rustls warns once per handshake of an IP literal, and h2 and hyper trace bytes that may hold secrets.
+    let filter: Targets = level.parse().unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
+    let quiet = filter
+        .with_target("rustls", LevelFilter::ERROR)
+        .with_target("hyper", LevelFilter::ERROR)
+        .with_target("hyper_util", LevelFilter::ERROR)
+        .with_target("h2", LevelFilter::ERROR)
+        .with_target("reqwest", LevelFilter::ERROR);
+    let registry = tracing_subscriber::registry().with(quiet);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let started = if form == Form::Json || (form == Form::Auto && !terminal) {
+        registry.with(lines.json().flatten_event(true)).try_init()
+    } else {
+        registry.with(lines.with_ansi(colour && terminal)).try_init()
+    };
+    // A second start in one process (tests) keeps the first.
+    drop(started);
+}

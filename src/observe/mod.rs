@@ -1,0 +1,9 @@
+//! What is seen of Countersign from outside: logs, health and readiness.
+//!
+//! **Never shows a secret, a query string or a caller's token; never changes anything.**
+
+mod health;
+mod log;
+
+pub use health::{Health, router};
+pub use log::{Form, init};

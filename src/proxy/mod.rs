@@ -1,0 +1,17 @@
+//! The life of one request: clean it, decide, sign, send, answer.
+//!
+//! **Never gathers a body that no scheme must hash, never follows a redirect, never sends a request that was not decided
+//! about, never tells a caller more of a credential than its id.**
+
+mod headers;
+mod links;
+mod pipeline;
+mod record;
+mod respond;
+mod spool;
+mod upgrade;
+
+pub use headers::refuse_two_hosts;
+pub use links::Links;
+pub use pipeline::{Inbound, Limits, Proxy, State, Via};
+pub use respond::{problem, problem_bytes};

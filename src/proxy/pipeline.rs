@@ -1,0 +1,336 @@
+//! The pipeline: what happens to one request, from the moment its destination and its caller are known.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HeaderMap};
+use http::{Method, Request, Response, StatusCode};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use super::headers::{clean_request, clean_response, refuse_two_hosts, remove_owned};
+use super::links::Links;
+use super::record::{Place, Record};
+use super::respond::problem;
+use super::spool::spool;
+use super::upgrade;
+use crate::base::body::BoxError;
+use crate::base::{Body, BodyNeed, Clock, Code, Deps, Destination, Refusal, RequestView};
+use crate::route::{Ask, Caller, Decision, Passage, Permit, RouteTable};
+use crate::upstream::Upstream;
+
+/// What a listener makes of the bytes it got: a request with one destination and a proven caller.
+#[derive(Debug)]
+pub struct Inbound {
+    /// The request, untouched.
+    pub request: Request<Incoming>,
+    /// Where it goes; nothing later changes that.
+    pub destination: Destination,
+    /// Who calls.
+    pub caller: Arc<Caller>,
+    /// The credential named by the channel (the user part of the proxy credentials, `run --credential`).
+    pub named: Option<Arc<str>>,
+    /// Which way it came in.
+    pub via: Via,
+}
+
+/// Which way a request came in.
+#[derive(Debug, Clone)]
+pub enum Via {
+    /// In absolute form on a forward listener.
+    Forward,
+    /// Inside an intercepted tunnel.
+    Tunnel,
+    /// On a route of a reverse listener.
+    Route {
+        /// The route's name, when it has a credential of its own.
+        binding: Option<Arc<str>>,
+        /// For rewriting the links of its answers.
+        links: Box<Links>,
+        /// The route's upstream has a path of its own, which dot segments must not escape.
+        confined: bool,
+    },
+}
+
+impl Via {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Tunnel => "tunnel",
+            Self::Route { .. } => "reverse",
+        }
+    }
+}
+
+/// Limits of the pipeline.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Concurrent requests of one caller.
+    pub caller_requests: usize,
+    /// Bytes of a body that must be hashed.
+    pub hashed_body: u64,
+    /// How long an upstream may take to answer `Expect: 100-continue` before the body is sent all the same.
+    pub expect_continue: Duration,
+}
+
+/// Everything that a reload replaces at once.
+#[derive(Debug)]
+pub struct State {
+    /// Who may use what where.
+    pub routes: RouteTable,
+    /// The ways out.
+    pub upstream: Arc<Upstream>,
+    /// Limits.
+    pub limits: Limits,
+    /// Whether each request is logged.
+    pub log_requests: bool,
+}
+
+/// The proxy: shared by every listener and every connection.
+#[derive(Debug)]
+pub struct Proxy {
+    state: ArcSwap<State>,
+    deps: Deps,
+    tasks: TaskTracker,
+}
+
+impl Proxy {
+    /// A proxy in its first state.
+    pub fn new(state: State, deps: Deps) -> Self {
+        Self { state: ArcSwap::from_pointee(state), deps, tasks: TaskTracker::new() }
+    }
+
+    /// Every task that serves somebody, so that a drain can wait for all of them.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// The present state.
+    pub fn state(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+
+    /// Replaces the state; requests under way keep the one they began with.
+    pub fn replace(&self, state: State) {
+        self.state.store(Arc::new(state));
+    }
+
+    /// Handles one request to its answer. Never fails: a refusal is an answer.
+    pub async fn handle(&self, inbound: Inbound) -> Response<Body> {
+        let state = self.state.load_full();
+        let clock = &self.deps.clock;
+        let mut record = Record {
+            clock: Arc::clone(clock),
+            enabled: state.log_requests,
+            started: clock.instant(),
+            via: inbound.via.as_str(),
+            method: inbound.request.method().clone(),
+            destination: inbound.destination.clone(),
+            caller: Arc::clone(&inbound.caller),
+            binding: None,
+            credential: None,
+            status: None,
+            refusal: None,
+            answered: None,
+            bytes: 0,
+            ended: None,
+            place: None,
+        };
+        match forward(&state, &**clock, inbound, &mut record).await {
+            Ok(Answer { mut response, caller: Some(caller) }) => {
+                upgrade::join(&self.tasks, caller, &mut response, record);
+                response.map(|_| Body::empty())
+            }
+            Ok(Answer { response, caller: None }) => {
+                response.map(|body| Body::incoming(body).watched(Box::new(record)))
+            }
+            Err(refusal) => {
+                record.refused(&refusal);
+                problem(&refusal)
+            }
+        }
+    }
+}
+
+/// An upstream's answer, and the caller's half of the connection when both switch protocols.
+struct Answer {
+    response: Response<Incoming>,
+    caller: Option<hyper::upgrade::OnUpgrade>,
+}
+
+async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mut Record) -> Result<Answer, Refusal> {
+    let Inbound { mut request, destination, caller, named, via } = inbound;
+    record.place = Some(Place::take(&caller, state.limits.caller_requests).ok_or_else(|| too_many(state))?);
+    refuse_two_hosts(request.headers())?;
+    let named = named_credential(request.headers())?.or(named);
+    let found = clean_request(request.headers_mut())?;
+    let route = match &via {
+        Via::Route { binding, confined, .. } => {
+            if *confined {
+                crate::route::refuse_path_tricks(request.uri().path())?;
+            }
+            binding.as_deref()
+        }
+        Via::Forward | Via::Tunnel => None,
+    };
+    let decision = state.routes.decide(&Ask {
+        caller: &caller,
+        destination: &destination,
+        method: request.method(),
+        path: request.uri().path(),
+        headers: request.headers(),
+        named: named.as_deref(),
+        route,
+    });
+    let on_upgrade = found.websocket.then(|| upgrade::of_request(&mut request));
+    let (parts, body) = request.into_parts();
+    let mut request = Request::from_parts(parts, Body::incoming(body));
+    if !found.expects_continue {
+        request.body_mut().look_ahead().await.map_err(|_| Refusal::bad_request("the request body is malformed"))?;
+    }
+    let egress = match decision {
+        Decision::Deny(refusal) => return Err(refusal),
+        Decision::Pass(passage) => {
+            log_observed(&passage, &destination);
+            state.upstream.egress(&Arc::default())?
+        }
+        Decision::Use(permit) => {
+            record.binding = Some(Arc::clone(permit.binding()));
+            record.credential = Some(Arc::clone(permit.credential()));
+            let egress = state.upstream.egress(permit.allow_addresses())?;
+            request = sign(permit, request, &destination, clock, state.limits.hashed_body).await?;
+            egress
+        }
+    };
+    if found.expects_continue {
+        request = await_continue(request, state.limits.expect_continue);
+    }
+    let h1_only = found.websocket || found.expects_continue;
+    let mut response = egress.send(&destination, request, h1_only).await?;
+    record.answered(response.status());
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if switched && on_upgrade.is_none() {
+        return Err(Refusal::new(Code::UpstreamUnreachable, "the upstream switched protocols unasked")
+            .with_proxy_error("http_protocol_error"));
+    }
+    clean_response(response.headers_mut(), switched);
+    if let Via::Route { links, .. } = &via {
+        links.rewrite(response.headers_mut(), &destination);
+    }
+    Ok(Answer { response, caller: on_upgrade.filter(|_| switched) })
+}
+
+fn too_many(state: &State) -> Refusal {
+    let limit = state.limits.caller_requests;
+    Refusal::new(Code::Overloaded, format!("this caller has {limit} requests under way (`limits.caller_requests`)"))
+        .with_retry_after(Duration::from_secs(1))
+}
+
+/// The credential that the request itself names, by header.
+fn named_credential(headers: &HeaderMap) -> Result<Option<Arc<str>>, Refusal> {
+    let mut values = headers.get_all("countersign-credential").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Refusal::bad_request("two Countersign-Credential headers"));
+    }
+    let name = value.to_str().map_err(|_| Refusal::bad_request("Countersign-Credential is not a credential id"))?;
+    Ok(Some(name.trim().into()))
+}
+
+fn log_observed(passage: &Passage, destination: &Destination) {
+    if let Some(binding) = passage.observed() {
+        tracing::info!(target: "countersign::observe", %destination, binding, "no binding; passed because `unbound: observe`");
+    }
+}
+
+/// Consumes the permit: removes the caller's copies, hashes the body if need be, applies what the scheme says.
+async fn sign(
+    permit: Permit,
+    request: Request<Body>,
+    destination: &Destination,
+    clock: &dyn Clock,
+    limit: u64,
+) -> Result<Request<Body>, Refusal> {
+    let (mut parts, mut body) = request.into_parts();
+    if parts.method == Method::TRACE || parts.method.as_str() == "TRACK" {
+        return Err(Refusal::bad_request("TRACE would send the credential back to the caller"));
+    }
+    remove_owned(&mut parts.headers, permit.owned_headers());
+    let need = permit.body_need(&view(&parts, destination, None));
+    let digest = match need {
+        BodyNeed::None => None,
+        BodyNeed::Sha256 => {
+            let (spooled, digest) = spool(body, limit).await?;
+            body = spooled;
+            parts.headers.insert(CONTENT_LENGTH, digest.length.into());
+            Some(digest)
+        }
+    };
+    let mutations = permit.sign(&view(&parts, destination, digest), clock.now())?;
+    mutations.apply(&mut parts)?;
+    Ok(Request::from_parts(parts, body))
+}
+
+fn view<'a>(
+    parts: &'a http::request::Parts,
+    destination: &'a Destination,
+    body: Option<crate::base::request::BodyDigest>,
+) -> RequestView<'a> {
+    let path_and_query = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    RequestView { method: &parts.method, path_and_query, headers: &parts.headers, destination, body }
+}
+
+/// Holds the body back until the upstream says `100 Continue`, so that the caller is asked for it only then. An upstream
+/// that says nothing (many do not know the header) gets the body after `patience`, as RFC 9110 section 10.1.1 advises.
+fn await_continue(request: Request<Body>, patience: Duration) -> Request<Body> {
+    let (go, wait) = oneshot::channel();
+    let go = std::sync::Mutex::new(Some(go));
+    let mut request = request
+        .map(|body| Body::boxed(Held { body, wait: Some(wait), patience: Box::pin(tokio::time::sleep(patience)) }));
+    hyper::ext::on_informational(&mut request, move |response| {
+        if response.status() == StatusCode::CONTINUE
+            && let Ok(mut go) = go.lock()
+            && let Some(go) = go.take()
+        {
+            // The body may be gone already, when the final answer came first.
+            let _ = go.send(());
+        }
+    });
+    request
+}
+
+/// A body that waits for the upstream's word.
+struct Held {
+    body: Body,
+    wait: Option<oneshot::Receiver<()>>,
+    patience: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(wait) = &mut self.wait {
+            if Pin::new(wait).poll(cx).is_pending() && self.patience.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.wait = None;
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,122 @@
+//! The one log line of a request: who, through which binding, to where, with what outcome, whose fault, how long.
+//!
+//! Never a secret, never a path, never a query string.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use http::{Method, StatusCode};
+
+use crate::base::body::{BoxError, Watch};
+use crate::base::{Clock, Destination, Refusal};
+use crate::route::Caller;
+
+/// A place among a caller's concurrent requests; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// Takes a place, if the caller has one left.
+    pub(super) fn take(caller: &Caller, limit: usize) -> Option<Self> {
+        let taken = Self(Arc::clone(&caller.in_flight));
+        (taken.0.fetch_add(1, Ordering::Relaxed) < limit).then_some(taken)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What is known of a request so far. Logged once, when it is dropped.
+pub(super) struct Record {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) enabled: bool,
+    pub(super) started: Instant,
+    pub(super) caller: Arc<Caller>,
+    pub(super) via: &'static str,
+    pub(super) method: Method,
+    pub(super) destination: Destination,
+    pub(super) binding: Option<Arc<str>>,
+    pub(super) credential: Option<Arc<str>>,
+    pub(super) status: Option<StatusCode>,
+    pub(super) refusal: Option<Refusal>,
+    pub(super) answered: Option<Instant>,
+    pub(super) bytes: u64,
+    /// What became of the answer's body: `None` while it is under way.
+    pub(super) ended: Option<&'static str>,
+    pub(super) place: Option<Place>,
+}
+
+impl Record {
+    /// Notes that a refusal of ours is the answer.
+    pub(super) fn refused(&mut self, refusal: &Refusal) {
+        self.status = Some(refusal.status);
+        self.refusal = Some(refusal.clone());
+        self.ended = Some("refused");
+    }
+
+    /// Notes the end of a conversation after `101`, and how many bytes the upstream said.
+    pub(super) fn conversation_ended(&mut self, bytes: u64) {
+        self.bytes = bytes;
+        self.ended = Some("complete");
+    }
+
+    /// Notes the head of an upstream's answer.
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        self.answered = Some(self.clock.instant());
+    }
+}
+
+impl Watch for Record {
+    fn passed(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    fn ended(&mut self) {
+        self.ended = Some("complete");
+    }
+
+    fn failed(&mut self, _: &BoxError) {
+        self.ended = Some("upstream_broke_off");
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.place = None;
+        if !self.enabled {
+            return;
+        }
+        let now = self.clock.instant();
+        let millis =
+            |since: Instant, until: Instant| until.saturating_duration_since(since).as_micros() as f64 / 1000.0;
+        let text = |value: &Option<Arc<str>>| value.as_deref().unwrap_or("-").to_owned();
+        let (code, fault) = match &self.refusal {
+            Some(refusal) => (refusal.code.as_str(), refusal.fault.as_str()),
+            None if self.ended == Some("upstream_broke_off") => ("-", "upstream"),
+            None if self.ended.is_none() => ("-", "caller"),
+            None => ("-", "-"),
+        };
+        tracing::info!(
+            target: "countersign::request",
+            caller = &*self.caller.name,
+            via = self.via,
+            method = self.method.as_str(),
+            destination = %self.destination,
+            binding = text(&self.binding),
+            credential = text(&self.credential),
+            status = self.status.map_or(0, |status| status.as_u16()),
+            code,
+            fault,
+            outcome = self.ended.unwrap_or("caller_left"),
+            bytes = self.bytes,
+            upstream_ms = self.answered.map(|at| millis(self.started, at)),
+            total_ms = millis(self.started, now),
+            "request"
+        );
+    }
+}

@@ -1,0 +1,213 @@
+//! Spooling: a body that a scheme must hash is held, in memory up to 1 MiB, then in an unlinked temporary file.
+
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use aws_lc_rs::digest::{Context as Digest, SHA256};
+use bytes::{Bytes, BytesMut};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
+use tokio::task::JoinHandle;
+
+use crate::base::body::BoxError;
+use crate::base::request::BodyDigest;
+use crate::base::{Body, Code, Refusal};
+
+/// Held in memory up to here; most signed API calls are far smaller.
+const MEMORY: usize = 1024 * 1024;
+
+/// How much is read back from the file at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// Reads a body to its end, hashing it, and returns it with its digest, ready to be sent.
+///
+/// # Errors
+/// `body_too_large` past `limit` bytes, `spool_full` when the file cannot be written, `bad_request` when the body breaks.
+pub(super) async fn spool(mut body: Body, limit: u64) -> Result<(Body, BodyDigest), Refusal> {
+    let too_large = || {
+        Refusal::new(
+            Code::BodyTooLarge,
+            format!("a body that must be hashed may have {limit} bytes (`limits.hashed_body`)"),
+        )
+    };
+    if body.size_hint().lower() > limit {
+        return Err(too_large());
+    }
+    let mut digest = Digest::new(&SHA256);
+    let mut memory = BytesMut::new();
+    let mut file: Option<std::fs::File> = None;
+    let mut length = 0_u64;
+    let mut trailers = None;
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|_| Refusal::bad_request("the request body ended before it was complete, or is malformed"))?;
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => {
+                trailers = frame.into_trailers().ok();
+                continue;
+            }
+        };
+        length += data.len() as u64;
+        if length > limit {
+            return Err(too_large());
+        }
+        digest.update(&data);
+        memory.extend_from_slice(&data);
+        if memory.len() > MEMORY {
+            file = Some(append(file.take(), memory.split().freeze()).await?);
+        }
+    }
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(digest.finish().as_ref());
+    let body = match file {
+        None => Spooled { trailers, left: 0, reading: Reading::Memory(memory.freeze()) },
+        Some(file) => {
+            let mut file = append(Some(file), memory.freeze()).await?;
+            file.seek(SeekFrom::Start(0)).map_err(|error| full(&error))?;
+            Spooled { trailers, left: length, reading: Reading::Idle(file) }
+        }
+    };
+    Ok((Body::boxed(body), BodyDigest { sha256, length }))
+}
+
+/// Writes a piece to the (already unlinked) file, off the async threads.
+async fn append(file: Option<std::fs::File>, piece: Bytes) -> Result<std::fs::File, Refusal> {
+    let written = tokio::task::spawn_blocking(move || -> std::io::Result<std::fs::File> {
+        let mut file = match file {
+            Some(file) => file,
+            None => tempfile::tempfile()?,
+        };
+        file.write_all(&piece)?;
+        Ok(file)
+    });
+    match written.await {
+        Ok(Ok(file)) => Ok(file),
+        Ok(Err(error)) => Err(full(&error)),
+        Err(_) => Err(Refusal::new(Code::SpoolFull, "the temporary file could not be written")),
+    }
+}
+
+fn full(error: &std::io::Error) -> Refusal {
+    Refusal::new(
+        Code::SpoolFull,
+        format!("the temporary file in {} cannot be written: {error}", std::env::temp_dir().display()),
+    )
+}
+
+enum Reading {
+    Memory(Bytes),
+    Idle(std::fs::File),
+    Busy(JoinHandle<std::io::Result<(std::fs::File, Bytes)>>),
+}
+
+/// A spooled body on its way out.
+struct Spooled {
+    reading: Reading,
+    left: u64,
+    trailers: Option<http::HeaderMap>,
+}
+
+impl HttpBody for Spooled {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        loop {
+            let spent = match &this.reading {
+                Reading::Memory(bytes) => bytes.is_empty(),
+                Reading::Idle(_) => this.left == 0,
+                Reading::Busy(_) => false,
+            };
+            if spent {
+                return Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+            }
+            let next = match std::mem::replace(&mut this.reading, Reading::Memory(Bytes::new())) {
+                Reading::Memory(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Reading::Idle(mut file) => Reading::Busy(tokio::task::spawn_blocking(move || {
+                    let mut piece = vec![0; CHUNK];
+                    let read = file.read(&mut piece)?;
+                    piece.truncate(read);
+                    Ok((file, Bytes::from(piece)))
+                })),
+                Reading::Busy(mut job) => match Pin::new(&mut job).poll(cx) {
+                    Poll::Pending => {
+                        this.reading = Reading::Busy(job);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(result) => {
+                        let (file, piece) = result??;
+                        if piece.is_empty() {
+                            return Poll::Ready(Some(Err("the temporary file lost its end".into())));
+                        }
+                        this.left = this.left.saturating_sub(piece.len() as u64);
+                        this.reading = Reading::Idle(file);
+                        return Poll::Ready(Some(Ok(Frame::data(piece))));
+                    }
+                },
+            };
+            this.reading = next;
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let spent = match &self.reading {
+            Reading::Memory(bytes) => bytes.is_empty(),
+            Reading::Idle(_) => self.left == 0,
+            Reading::Busy(_) => false,
+        };
+        spent && self.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(match &self.reading {
+            Reading::Memory(bytes) => bytes.len() as u64,
+            Reading::Idle(_) | Reading::Busy(_) => self.left,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sha256(bytes: &[u8]) -> [u8; 32] {
+        let mut out = [0; 32];
+        out.copy_from_slice(aws_lc_rs::digest::digest(&SHA256, bytes).as_ref());
+        out
+    }
+
+    #[tokio::test]
+    async fn a_small_body_stays_in_memory_and_comes_back_whole() {
+        let (body, facts) = spool(Body::full("hello"), 10).await.unwrap();
+        assert_eq!(facts, BodyDigest { sha256: sha256(b"hello"), length: 5 });
+        assert_eq!(body.size_hint().exact(), Some(5));
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
+    }
+
+    #[tokio::test]
+    async fn a_large_body_goes_through_a_file_and_comes_back_whole() {
+        let bytes: Vec<u8> = (0..3 * MEMORY + 17).map(|index| (index % 251) as u8).collect();
+        let frames: Vec<_> =
+            bytes.chunks(100_000).map(|chunk| Ok(Frame::data(Bytes::copy_from_slice(chunk)))).collect();
+        let stream = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
+        let (body, facts) = spool(Body::boxed(stream), u64::MAX).await.unwrap();
+        assert_eq!((facts.length, facts.sha256), (bytes.len() as u64, sha256(&bytes)));
+        assert_eq!(body.size_hint().exact(), Some(bytes.len() as u64));
+        assert!(body.collect().await.unwrap().to_bytes() == bytes);
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_is_hashed_too() {
+        let (body, facts) = spool(Body::empty(), 0).await.unwrap();
+        assert_eq!((facts.length, facts.sha256), (0, sha256(b"")));
+        assert!(body.is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn a_body_past_the_limit_is_refused() {
+        assert_eq!(spool(Body::full("hello"), 4).await.unwrap_err().code, Code::BodyTooLarge);
+    }
+}

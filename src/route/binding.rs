@@ -1,0 +1,136 @@
+//! Bindings: this caller may use this credential for these destinations, methods and paths.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::Method;
+use ipnet::IpNet;
+
+use super::matcher::{HostPattern, PathPrefix};
+use crate::scheme::Scheme;
+
+/// A credential as the table knows it: where it may go, and whether it can sign now.
+#[derive(Debug)]
+pub struct CredentialEntry {
+    /// The account that owns it.
+    pub account: Arc<str>,
+    /// Its id within the account.
+    pub id: Arc<str>,
+    /// The scheme's name.
+    pub scheme: &'static str,
+    /// The hosts it is used for, and no others.
+    pub hosts: Vec<HostPattern>,
+    /// Switched off by the operator.
+    pub enabled: bool,
+    readiness: ArcSwap<Readiness>,
+}
+
+/// Whether a credential can sign.
+#[derive(Debug)]
+pub enum Readiness {
+    /// It can.
+    Ready(Arc<dyn Scheme>),
+    /// It cannot, and why (never a secret).
+    Unusable(String),
+}
+
+impl CredentialEntry {
+    /// A credential with its first state.
+    pub fn new(id: &str, scheme: &'static str, hosts: Vec<HostPattern>, enabled: bool, readiness: Readiness) -> Self {
+        Self {
+            account: super::caller::DEFAULT_ACCOUNT.into(),
+            id: id.into(),
+            scheme,
+            hosts,
+            enabled,
+            readiness: ArcSwap::from_pointee(readiness),
+        }
+    }
+
+    /// Its present state.
+    pub fn readiness(&self) -> Arc<Readiness> {
+        self.readiness.load_full()
+    }
+
+    /// Replaces its state, with effect on the next request.
+    pub fn set_readiness(&self, readiness: Readiness) {
+        self.readiness.store(Arc::new(readiness));
+    }
+
+    /// Its scheme, when it can sign, without counting a reference to the whole state.
+    pub(super) fn scheme_now(&self) -> Result<Arc<dyn Scheme>, String> {
+        match &**self.readiness.load() {
+            Readiness::Ready(scheme) => Ok(Arc::clone(scheme)),
+            Readiness::Unusable(reason) => Err(reason.clone()),
+        }
+    }
+}
+
+/// One binding, checked.
+#[derive(Debug)]
+pub struct Binding {
+    /// For logs and `explain`.
+    pub name: Arc<str>,
+    /// What it binds.
+    pub credential: Arc<CredentialEntry>,
+    /// Who may use it; empty means every caller of the account.
+    pub callers: Vec<String>,
+    /// Where; the credential's own hosts when the operator wrote none.
+    pub hosts: Vec<HostPattern>,
+    /// With which methods; empty means any.
+    pub methods: Vec<Method>,
+    /// Below which paths; empty means any.
+    pub paths: Vec<PathPrefix>,
+    /// The secret may travel unencrypted.
+    pub allow_cleartext: bool,
+    /// Addresses that this binding may reach though they are normally refused.
+    pub allow_addresses: Arc<[IpNet]>,
+    /// Used only when a request names the credential, never chosen by the host alone.
+    pub only_named: bool,
+    /// Belongs to one route of a reverse listener and serves no other request.
+    pub route: Option<Arc<str>>,
+}
+
+impl Binding {
+    /// Whether this caller may use it.
+    pub fn admits(&self, caller: &str) -> bool {
+        self.callers.is_empty() || self.callers.iter().any(|name| name == caller)
+    }
+
+    /// Whether it is for this method.
+    pub fn allows(&self, method: &Method) -> bool {
+        self.methods.is_empty() || self.methods.contains(method)
+    }
+}
+
+/// Where in the order of specificity one host and one path of a binding stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coordinates {
+    /// The port of the host pattern.
+    pub port: Option<u16>,
+    /// The path prefix, if the binding has any.
+    pub path: Option<PathPrefix>,
+}
+
+/// Two bindings between which nothing decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tie {
+    /// The name of the first.
+    pub first: Arc<str>,
+    /// The name of the second.
+    pub second: Arc<str>,
+    /// A host that both have.
+    pub host: String,
+}
+
+impl fmt::Display for Tie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} and {} bind different credentials to the same calls of {}; narrow one by callers, methods or paths, or \
+             set `only_named: true` on the one that requests name themselves",
+            self.first, self.second, self.host
+        )
+    }
+}

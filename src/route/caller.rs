@@ -1,0 +1,193 @@
+//! Who is calling, proven by the channel: a token, the uid behind a unix socket, a client certificate.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+use crate::base::Secret;
+
+/// What the configuration file declares lives in this account.
+pub(super) const DEFAULT_ACCOUNT: &str = "default";
+
+/// The name of whoever reaches a listener that asks for no proof.
+pub const LOCAL: &str = "local";
+
+/// A caller that the channel has proven, or `local` where no proof is asked for.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The name, as bindings list it.
+    pub name: Arc<str>,
+    /// The account whose credentials it may be bound to.
+    pub account: Arc<str>,
+    /// How many of its requests are under way.
+    pub in_flight: Arc<AtomicUsize>,
+    proof: Proof,
+}
+
+/// How a caller was proven. Kept so that a caller inside an open tunnel can be checked again after a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// No proof was asked for.
+    None,
+    /// A socket of our own uid, on a listener of `run`.
+    SameUser,
+    /// Something listed under `callers`: the SHA-256 of what was shown.
+    Shown([u8; 32]),
+}
+
+impl Caller {
+    fn new(name: &str, proof: Proof) -> Self {
+        Self { name: name.into(), account: DEFAULT_ACCOUNT.into(), in_flight: Arc::default(), proof }
+    }
+
+    /// Whoever reaches a listener that asks for no proof.
+    pub fn local() -> Self {
+        Self::new(LOCAL, Proof::None)
+    }
+
+    /// The command that `run` started, under the name the operator gave it.
+    pub fn same_user(name: &str) -> Self {
+        Self::new(name, Proof::SameUser)
+    }
+
+    /// Whether both are the same caller, proven in the same way.
+    fn is(&self, other: &Self) -> bool {
+        self.name == other.name && self.account == other.account && self.proof == other.proof
+    }
+}
+
+/// One entry of `callers`, its token loaded.
+#[derive(Debug)]
+pub struct CallerRule {
+    /// The name.
+    pub name: String,
+    /// What proves it: see [`fingerprint`].
+    pub proofs: Vec<[u8; 32]>,
+}
+
+/// The SHA-256 of one kind of evidence. Looking a digest up instead of comparing tokens takes the same time
+/// whatever part of a guess is right.
+pub fn fingerprint(kind: &str, evidence: &[u8]) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    context.update(kind.as_bytes());
+    context.update(&[0]);
+    context.update(evidence);
+    let mut out = [0; 32];
+    out.copy_from_slice(context.finish().as_ref());
+    out
+}
+
+impl CallerRule {
+    /// A caller proven by a token.
+    pub fn token(name: &str, token: &Secret) -> Self {
+        Self { name: name.into(), proofs: vec![fingerprint("token", token.expose())] }
+    }
+
+    /// A caller proven by the uid behind a unix socket.
+    pub fn uid(name: &str, uid: u32) -> Self {
+        Self { name: name.into(), proofs: vec![fingerprint("uid", &uid.to_be_bytes())] }
+    }
+
+    /// A caller proven by a subject alternative name of its client certificate.
+    pub fn client_cert(name: &str, san: &str) -> Self {
+        Self { name: name.into(), proofs: vec![fingerprint("san", san.as_bytes())] }
+    }
+}
+
+/// The table of callers.
+#[derive(Debug, Default)]
+pub struct Callers {
+    by_proof: HashMap<[u8; 32], Arc<Caller>>,
+    names: Vec<String>,
+}
+
+impl Callers {
+    /// Builds the table; a caller whose token could not be loaded is listed with no proof, so that it stays known.
+    pub fn new(rules: impl IntoIterator<Item = CallerRule>) -> Self {
+        let mut callers = Self::default();
+        for rule in rules {
+            for proof in rule.proofs {
+                callers.by_proof.insert(proof, Arc::new(Caller::new(&rule.name, Proof::Shown(proof))));
+            }
+            callers.names.push(rule.name);
+        }
+        callers
+    }
+
+    /// Whether no caller is listed, so that none is asked to prove itself.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Whether a caller of that name is listed.
+    pub fn knows(&self, name: &str) -> bool {
+        self.names.iter().any(|known| known == name)
+    }
+
+    /// The listed caller of that name as if proven, for `explain` and the like.
+    pub fn named(&self, name: &str) -> Option<Caller> {
+        if name == LOCAL && self.is_empty() {
+            return Some(Caller::local());
+        }
+        let proven = self.by_proof.values().find(|caller| &*caller.name == name);
+        proven.map(|caller| Caller::clone(caller)).or_else(|| self.knows(name).then(|| Caller::new(name, Proof::None)))
+    }
+
+    /// Who shows this token, if anybody may.
+    pub fn by_token(&self, token: &[u8]) -> Option<&Arc<Caller>> {
+        self.by_proof.get(&fingerprint("token", token))
+    }
+
+    /// Who runs under this uid.
+    pub fn by_uid(&self, uid: u32) -> Option<&Arc<Caller>> {
+        self.by_proof.get(&fingerprint("uid", &uid.to_be_bytes()))
+    }
+
+    /// Who has this name in its client certificate.
+    pub fn by_san(&self, san: &str) -> Option<&Arc<Caller>> {
+        self.by_proof.get(&fingerprint("san", san.as_bytes()))
+    }
+
+    /// Whether a caller that was proven earlier (when its tunnel was opened) still is what it was.
+    pub fn confirms(&self, caller: &Caller) -> bool {
+        match caller.proof {
+            Proof::None | Proof::SameUser => true,
+            Proof::Shown(proof) => self.by_proof.get(&proof).is_some_and(|known| known.is(caller)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn callers() -> Callers {
+        Callers::new([
+            CallerRule::token("runner", &Secret::new("t0ken")),
+            CallerRule::uid("pod", 1000),
+            CallerRule::client_cert("mesh", "spiffe://a/b"),
+        ])
+    }
+
+    #[test]
+    fn evidence_of_one_kind_proves_nothing_of_another() {
+        let callers = callers();
+        assert_eq!(&*callers.by_token(b"t0ken").unwrap().name, "runner");
+        assert_eq!(&*callers.by_uid(1000).unwrap().name, "pod");
+        assert_eq!(&*callers.by_san("spiffe://a/b").unwrap().name, "mesh");
+        assert!(callers.by_token(b"t0ke").is_none());
+        assert!(callers.by_token(b"spiffe://a/b").is_none());
+        assert!(callers.by_uid(1001).is_none());
+        assert!(callers.by_san("t0ken").is_none());
+    }
+
+    #[test]
+    fn a_caller_whose_token_was_changed_is_no_longer_confirmed() {
+        let before = Caller::clone(callers().by_token(b"t0ken").unwrap());
+        assert!(callers().confirms(&before));
+        assert!(!Callers::new([CallerRule::token("runner", &Secret::new("new"))]).confirms(&before));
+        assert!(!Callers::new([CallerRule::token("other", &Secret::new("t0ken"))]).confirms(&before));
+    }
+}

@@ -1,0 +1,16 @@
+//! Who may use which credential where: callers, bindings, and the decision that makes a permit.
+//!
+//! **The only room that makes a [`Permit`]; never dials, never reads a secret's bytes, never looks at a claim that the
+//! channel did not prove.**
+
+mod binding;
+mod caller;
+mod matcher;
+mod permit;
+mod table;
+
+pub use binding::{Binding, Coordinates, CredentialEntry, Readiness, Tie};
+pub use caller::{Caller, CallerRule, Callers, LOCAL, Proof, fingerprint};
+pub use matcher::{HostPattern, PathPrefix, refuse_path_tricks};
+pub use permit::{Passage, Permit};
+pub use table::{Ask, Decision, Gate, RouteTable, Unbound};

@@ -1,0 +1,624 @@
+//! The table of bindings and the one decision: use a credential, pass, or deny.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::{HeaderMap, Method};
+use serde::Deserialize;
+
+use super::binding::{Binding, Coordinates, CredentialEntry, Tie};
+use super::caller::{Caller, Callers};
+use super::matcher::refuse_path_tricks;
+use super::permit::{Passage, Permit};
+use crate::base::request::is_spelling_of;
+use crate::base::{Code, Destination, Host, Protocol, Refusal};
+
+/// What happens to a call that no binding is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unbound {
+    /// It is refused.
+    #[default]
+    Deny,
+    /// It passes without a credential, on ports 80 and 443.
+    Pass,
+    /// It passes, and the binding it would have needed is logged.
+    Observe,
+}
+
+/// Headers by which a server may be told to take a request for one of another method.
+const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+
+/// A call about which a decision is wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// Who calls.
+    pub caller: &'a Caller,
+    /// Where it would go.
+    pub destination: &'a Destination,
+    /// With which method.
+    pub method: &'a Method,
+    /// The path as it would be forwarded, without the query.
+    pub path: &'a str,
+    /// The request's headers, for the tricks that a rule must not be deceived by.
+    pub headers: &'a HeaderMap,
+    /// The credential that the request names.
+    pub named: Option<&'a str>,
+    /// The reverse route it came through, if that has a credential of its own.
+    pub route: Option<&'a str>,
+}
+
+/// The answer.
+#[derive(Debug)]
+pub enum Decision {
+    /// Sign with this.
+    Use(Permit),
+    /// Forward without a credential.
+    Pass(Passage),
+    /// Refuse.
+    Deny(Refusal),
+}
+
+/// The answer for a tunnel that is about to be opened.
+#[derive(Debug)]
+pub enum Gate {
+    /// Terminate TLS; every request inside is decided for itself.
+    Intercept,
+    /// Pass the bytes on unseen.
+    Tunnel(Passage),
+    /// Refuse.
+    Deny(Refusal),
+}
+
+#[derive(Debug)]
+struct Slot {
+    at: Coordinates,
+    binding: Arc<Binding>,
+}
+
+impl Slot {
+    /// Most specific first: port, longest path, method, caller.
+    fn rank(&self) -> (bool, usize, bool, bool) {
+        (
+            self.at.port.is_some(),
+            self.at.path.as_ref().map_or(0, |path| path.len() + 1),
+            !self.binding.methods.is_empty(),
+            !self.binding.callers.is_empty(),
+        )
+    }
+}
+
+#[derive(Debug, Default)]
+struct Hosts {
+    exact: HashMap<Host, Vec<Slot>>,
+    below: HashMap<Box<str>, Vec<Slot>>,
+}
+
+impl Hosts {
+    /// The slots of a host, exact ones first, then those of its longest suffix, and so on.
+    fn slots<'a>(&'a self, destination: &'a Destination) -> impl Iterator<Item = &'a Slot> {
+        let exact = self.exact.get(destination.host()).into_iter().flatten();
+        let mut rest = if self.below.is_empty() { None } else { destination.host().name() };
+        let suffixes = std::iter::from_fn(move || {
+            let (_, suffix) = rest?.split_once('.')?;
+            rest = Some(suffix);
+            Some(self.below.get(suffix).into_iter().flatten())
+        });
+        exact.chain(suffixes.flatten()).filter(|slot| slot.at.port.is_none_or(|port| port == destination.port()))
+    }
+}
+
+/// Every binding, indexed by host; immutable, replaced whole when the configuration changes.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    accounts: HashMap<Arc<str>, Hosts>,
+    callers: Callers,
+    credentials: Vec<Arc<CredentialEntry>>,
+    unbound: Unbound,
+}
+
+impl RouteTable {
+    /// Builds the table.
+    ///
+    /// # Errors
+    /// Every pair of bindings between which nothing would decide.
+    pub fn new(
+        bindings: Vec<Binding>,
+        credentials: Vec<Arc<CredentialEntry>>,
+        callers: Callers,
+        unbound: Unbound,
+    ) -> Result<Self, Vec<Tie>> {
+        let mut accounts: HashMap<Arc<str>, Hosts> = HashMap::new();
+        for binding in bindings.into_iter().map(Arc::new) {
+            let hosts = accounts.entry(Arc::clone(&binding.credential.account)).or_default();
+            let paths: Vec<_> =
+                if binding.paths.is_empty() { vec![None] } else { binding.paths.iter().cloned().map(Some).collect() };
+            for pattern in &binding.hosts {
+                let slots = match (&pattern.host, pattern.wildcard) {
+                    (Host::Name(suffix), true) => hosts.below.entry(suffix.clone()).or_default(),
+                    (host, _) => hosts.exact.entry(host.clone()).or_default(),
+                };
+                slots.extend(paths.iter().map(|path| Slot {
+                    at: Coordinates { port: pattern.port, path: path.clone() },
+                    binding: Arc::clone(&binding),
+                }));
+            }
+        }
+        let mut ties = Vec::new();
+        for hosts in accounts.values_mut() {
+            for (host, slots) in &mut hosts.exact {
+                arrange(slots, &host.to_string(), &mut ties);
+            }
+            for (suffix, slots) in &mut hosts.below {
+                arrange(slots, &format!("*.{suffix}"), &mut ties);
+            }
+        }
+        if ties.is_empty() {
+            return Ok(Self { accounts, callers, credentials, unbound });
+        }
+        ties.sort_by(|one, two| (&one.first, &one.second).cmp(&(&two.first, &two.second)));
+        ties.dedup_by(|one, two| one.first == two.first && one.second == two.second);
+        Err(ties)
+    }
+
+    /// The callers.
+    pub fn callers(&self) -> &Callers {
+        &self.callers
+    }
+
+    /// Every credential, whether bound or not.
+    pub fn credentials(&self) -> &[Arc<CredentialEntry>] {
+        &self.credentials
+    }
+
+    /// Decides about one request.
+    pub fn decide(&self, ask: &Ask<'_>) -> Decision {
+        if !self.callers.confirms(ask.caller) {
+            return Decision::Deny(Refusal::new(
+                Code::CallerUnknown,
+                "this caller is no longer known; open a new connection",
+            ));
+        }
+        match self.find(ask) {
+            Err(refusal) => Decision::Deny(refusal),
+            Ok(Some(binding)) => match permit(binding, ask.destination) {
+                Ok(permit) => Decision::Use(permit),
+                Err(refusal) => Decision::Deny(refusal),
+            },
+            Ok(None) => match self.unbound(ask.destination, ask.named, Some((ask.method, ask.path))) {
+                Ok(passage) => Decision::Pass(passage),
+                Err(refusal) => Decision::Deny(refusal),
+            },
+        }
+    }
+
+    /// Decides what becomes of a tunnel to this destination, before it is opened.
+    pub fn gate(&self, caller: &Caller, destination: &Destination, named: Option<&str>) -> Gate {
+        if !self.callers.confirms(caller) {
+            return Gate::Deny(Refusal::new(Code::CallerUnknown, "this caller is not known"));
+        }
+        let mine = self.slots(caller, destination).any(|slot| {
+            let binding = &slot.binding;
+            binding.route.is_none()
+                && binding.admits(&caller.name)
+                && named.is_none_or(|id| *binding.credential.id == *id)
+        });
+        if mine {
+            return Gate::Intercept;
+        }
+        match self.unbound(destination, named, None) {
+            Ok(passage) => Gate::Tunnel(passage),
+            Err(refusal) => Gate::Deny(refusal),
+        }
+    }
+
+    /// Whether any credential of any account is bound to this destination for anybody.
+    pub fn is_bound(&self, destination: &Destination) -> bool {
+        self.accounts.values().any(|hosts| hosts.slots(destination).next().is_some())
+    }
+
+    fn slots<'a>(&'a self, caller: &Caller, destination: &'a Destination) -> impl Iterator<Item = &'a Slot> {
+        self.accounts.get(&caller.account).into_iter().flat_map(|hosts| hosts.slots(destination))
+    }
+
+    /// The most specific binding that is for this request; an error when the request tries to deceive a rule.
+    fn find<'a>(&'a self, ask: &Ask<'a>) -> Result<Option<&'a Arc<Binding>>, Refusal> {
+        let mut path_is_plain = false;
+        for slot in self.slots(ask.caller, ask.destination) {
+            let binding = &slot.binding;
+            let meant = match (ask.named, ask.route) {
+                (Some(id), route) => {
+                    *binding.credential.id == *id && (binding.route.is_none() || binding.route.as_deref() == route)
+                }
+                (None, Some(route)) => binding.route.as_deref() == Some(route),
+                (None, None) => binding.route.is_none() && !binding.only_named,
+            };
+            if !meant || !binding.admits(&ask.caller.name) {
+                continue;
+            }
+            if let Some(prefix) = &slot.at.path {
+                if !path_is_plain {
+                    refuse_path_tricks(ask.path)?;
+                    path_is_plain = true;
+                }
+                if !prefix.matches(ask.path) {
+                    continue;
+                }
+            }
+            if !binding.methods.is_empty() {
+                refuse_method_overrides(ask.headers)?;
+            }
+            if binding.allows(ask.method) {
+                return Ok(Some(binding));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What becomes of a call without a binding.
+    fn unbound(
+        &self,
+        destination: &Destination,
+        named: Option<&str>,
+        call: Option<(&Method, &str)>,
+    ) -> Result<Passage, Refusal> {
+        if named.is_some() {
+            // One answer for a credential that does not exist, that is another's, and that is not for this call.
+            return Err(Refusal::new(
+                Code::CredentialUnknown,
+                format!("no credential of that name may be used by this caller for {destination}"),
+            ));
+        }
+        if self.unbound == Unbound::Deny || self.is_bound(destination) {
+            return Err(needed(destination, call));
+        }
+        if !matches!(destination.port(), 80 | 443) {
+            return Err(Refusal::new(
+                Code::Unbound,
+                format!("unbound calls pass on ports 80 and 443 only, and this one is to port {}", destination.port()),
+            ));
+        }
+        Ok(Passage::new((self.unbound == Unbound::Observe).then(|| needed_binding(destination, call))))
+    }
+}
+
+fn permit(binding: &Arc<Binding>, destination: &Destination) -> Result<Permit, Refusal> {
+    let credential = &binding.credential;
+    if !credential.hosts.iter().any(|pattern| pattern.matches(destination)) {
+        return Err(Refusal::new(
+            Code::DestinationForbidden,
+            format!("credential {} is not for {}; its `hosts` decide that", credential.id, destination.host()),
+        )
+        .with_proxy_error("http_request_denied"));
+    }
+    if destination.protocol() == Protocol::Http && !binding.allow_cleartext {
+        return Err(Refusal::new(
+            Code::CleartextRefused,
+            format!(
+                "credential {} would travel unencrypted to {destination}; use https, or set `allow_cleartext: true` on {}",
+                credential.id, binding.name
+            ),
+        ));
+    }
+    if !credential.enabled {
+        return Err(Refusal::new(Code::CredentialUnknown, "the credential bound to this call is switched off"));
+    }
+    let scheme = credential.scheme_now().map_err(|reason| {
+        Refusal::new(Code::SecretUnavailable, format!("credential {} cannot be used: {reason}", credential.id))
+    })?;
+    Ok(Permit::new(Arc::clone(binding), scheme, destination.clone()))
+}
+
+fn refuse_method_overrides(headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers.keys().find(|key| METHOD_OVERRIDES.iter().any(|name| is_spelling_of(key.as_str(), name))) {
+        None => Ok(()),
+        Some(name) => Err(Refusal::bad_request(format!("{name} is refused where a method rule judges the request"))),
+    }
+}
+
+/// The binding that would make a call possible, as it could be pasted into the configuration.
+fn needed_binding(destination: &Destination, call: Option<(&Method, &str)>) -> String {
+    let host = match destination.port() {
+        port if port == destination.protocol().default_port() => destination.host().to_string(),
+        port => format!("{}:{port}", destination.host()),
+    };
+    match call {
+        None => format!("{{ credential: ID, hosts: [\"{host}\"] }}"),
+        Some((method, path)) => {
+            format!("{{ credential: ID, hosts: [\"{host}\"], methods: [{method}], paths: [{path:?}] }}")
+        }
+    }
+}
+
+fn needed(destination: &Destination, call: Option<(&Method, &str)>) -> Refusal {
+    Refusal::new(
+        Code::Unbound,
+        format!("no binding lets this caller use a credential here; it would be {}", needed_binding(destination, call)),
+    )
+}
+
+/// Sorts the slots of one host, most specific first, and reports those between which nothing decides.
+fn arrange(slots: &mut [Slot], host: &str, ties: &mut Vec<Tie>) {
+    slots.sort_by(|one, two| {
+        two.rank()
+            .cmp(&one.rank())
+            .then_with(|| one.at.path.cmp(&two.at.path))
+            .then_with(|| one.at.port.cmp(&two.at.port))
+    });
+    for group in slots.chunk_by(|one, two| one.at == two.at && one.rank() == two.rank()) {
+        let mut taken: HashMap<(Option<&str>, Option<&str>), &Arc<Binding>> = HashMap::new();
+        for slot in group {
+            let binding = &slot.binding;
+            if binding.route.is_some() || binding.only_named {
+                continue;
+            }
+            for key in keys(binding) {
+                let first = *taken.entry(key).or_insert(binding);
+                if first.credential.id != binding.credential.id {
+                    ties.push(Tie {
+                        first: Arc::clone(&first.name),
+                        second: Arc::clone(&binding.name),
+                        host: host.to_owned(),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Every pair of a method and a caller that a binding is for, `None` standing for any.
+fn keys(binding: &Binding) -> Vec<(Option<&str>, Option<&str>)> {
+    let methods: Vec<_> = match &binding.methods[..] {
+        [] => vec![None],
+        methods => methods.iter().map(|method| Some(method.as_str())).collect(),
+    };
+    let callers: Vec<_> = match &binding.callers[..] {
+        [] => vec![None],
+        callers => callers.iter().map(|caller| Some(caller.as_str())).collect(),
+    };
+    methods.iter().flat_map(|method| callers.iter().map(move |caller| (*method, *caller))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::base::{Mutations, RequestView, Secret};
+    use crate::route::{CallerRule, HostPattern, PathPrefix, Readiness};
+    use crate::scheme::Scheme;
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Scheme for Nothing {
+        fn owned_headers(&self) -> &[http::HeaderName] {
+            &[]
+        }
+        fn authorize(&self, _: &RequestView<'_>, _: SystemTime) -> Result<Arc<Mutations>, Refusal> {
+            Ok(Arc::default())
+        }
+    }
+
+    fn credential(id: &str, hosts: &[&str]) -> Arc<CredentialEntry> {
+        let hosts = hosts.iter().map(|host| HostPattern::parse(host).unwrap()).collect();
+        Arc::new(CredentialEntry::new(id, "none", hosts, true, Readiness::Ready(Arc::new(Nothing))))
+    }
+
+    fn binding(id: &str, host: &str) -> Binding {
+        Binding {
+            name: format!("{id}@{host}").into(),
+            credential: credential(id, &["*.test"]),
+            callers: vec![],
+            hosts: vec![HostPattern::parse(host).unwrap()],
+            methods: vec![],
+            paths: vec![],
+            allow_cleartext: false,
+            allow_addresses: Arc::new([]),
+            only_named: false,
+            route: None,
+        }
+    }
+
+    fn paths(paths: &[&str]) -> Vec<PathPrefix> {
+        paths.iter().map(|path| PathPrefix::parse(path).unwrap()).collect()
+    }
+
+    fn table(bindings: Vec<Binding>) -> RouteTable {
+        RouteTable::new(bindings, vec![], Callers::default(), Unbound::Deny).unwrap()
+    }
+
+    struct Call<'a> {
+        url: &'a str,
+        method: Method,
+        named: Option<&'a str>,
+        route: Option<&'a str>,
+        headers: HeaderMap,
+    }
+
+    fn get(url: &str) -> Call<'_> {
+        Call { url, method: Method::GET, named: None, route: None, headers: HeaderMap::new() }
+    }
+
+    fn decide(table: &RouteTable, call: Call<'_>) -> String {
+        let uri: http::Uri = call.url.parse().unwrap();
+        let destination = Destination::from_absolute(&uri).unwrap();
+        let decision = table.decide(&Ask {
+            caller: &Caller::local(),
+            destination: &destination,
+            method: &call.method,
+            path: uri.path(),
+            headers: &call.headers,
+            named: call.named,
+            route: call.route,
+        });
+        match decision {
+            Decision::Use(permit) => permit.binding().to_string(),
+            Decision::Pass(passage) => format!("pass {:?}", passage.observed()),
+            Decision::Deny(refusal) => refusal.code.as_str().to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_most_specific_binding_wins() {
+        let with = |mut one: Binding, change: fn(&mut Binding)| {
+            change(&mut one);
+            one
+        };
+        let table = table(vec![
+            binding("suffix", "*.test.example.test"),
+            binding("longer", "*.a.test.example.test"),
+            binding("exact", "x.a.test.example.test"),
+            binding("port", "x.a.test.example.test:8443"),
+            with(binding("path", "x.a.test.example.test"), |b| b.paths = paths(&["/p"])),
+            with(binding("longpath", "x.a.test.example.test"), |b| b.paths = paths(&["/p/q"])),
+            with(binding("method", "x.a.test.example.test"), |b| b.methods = vec![Method::PUT]),
+        ]);
+        for (url, name) in [
+            ("https://b.test.example.test/", "suffix@*.test.example.test"),
+            ("https://y.a.test.example.test/", "longer@*.a.test.example.test"),
+            ("https://z.y.a.test.example.test/", "longer@*.a.test.example.test"),
+            ("https://x.a.test.example.test/", "exact@x.a.test.example.test"),
+            ("https://x.a.test.example.test:8443/p", "port@x.a.test.example.test:8443"),
+            ("https://x.a.test.example.test/p", "path@x.a.test.example.test"),
+            ("https://x.a.test.example.test/p/q/r", "longpath@x.a.test.example.test"),
+            ("https://x.a.test.example.test/p-q", "exact@x.a.test.example.test"),
+        ] {
+            assert_eq!(decide(&table, get(url)), name, "{url}");
+        }
+        let put = Call { method: Method::PUT, ..get("https://x.a.test.example.test/") };
+        assert_eq!(decide(&table, put), "method@x.a.test.example.test");
+    }
+
+    #[test]
+    fn two_bindings_that_tie_with_different_credentials_are_refused() {
+        let refused = |one: Binding, two: Binding| {
+            RouteTable::new(vec![one, two], vec![], Callers::default(), Unbound::Deny).is_err()
+        };
+        let methods = |id: &str, methods: &[Method]| Binding { methods: methods.to_vec(), ..binding(id, "a.test") };
+        assert!(refused(binding("one", "a.test"), binding("two", "A.test.")));
+        assert!(refused(binding("one", "*.a.test"), binding("two", "*.a.test")));
+        assert!(refused(methods("one", &[Method::GET, Method::PUT]), methods("two", &[Method::PUT])));
+        assert!(!refused(methods("one", &[Method::GET]), methods("two", &[Method::PUT])));
+        assert!(!refused(binding("one", "a.test"), methods("two", &[Method::PUT])));
+        assert!(!refused(binding("one", "a.test"), binding("one", "a.test")));
+        assert!(!refused(binding("one", "a.test"), binding("two", "b.test")));
+        assert!(!refused(binding("one", "a.test"), Binding { only_named: true, ..binding("two", "a.test") }));
+    }
+
+    #[test]
+    fn a_named_credential_is_used_only_where_a_binding_allows_and_says_nothing_of_others() {
+        let table = table(vec![
+            binding("one", "a.test"),
+            Binding { only_named: true, ..binding("two", "a.test") },
+            binding("three", "b.test"),
+        ]);
+        let named = |url, id| decide(&table, Call { named: Some(id), ..get(url) });
+        assert_eq!(decide(&table, get("https://a.test/")), "one@a.test");
+        assert_eq!(named("https://a.test/", "two"), "two@a.test");
+        assert_eq!(named("https://a.test/", "three"), "credential_unknown");
+        assert_eq!(named("https://a.test/", "nonesuch"), "credential_unknown");
+        assert_eq!(named("https://c.test/", "one"), "credential_unknown");
+    }
+
+    #[test]
+    fn a_credential_signs_for_its_own_hosts_only_and_without_hosts_nothing() {
+        let with_hosts = |hosts: &[&str]| Binding { credential: credential("c", hosts), ..binding("c", "a.test") };
+        assert_eq!(decide(&table(vec![with_hosts(&["a.test"])]), get("https://a.test/")), "c@a.test");
+        assert_eq!(decide(&table(vec![with_hosts(&["b.test"])]), get("https://a.test/")), "destination_forbidden");
+        assert_eq!(decide(&table(vec![with_hosts(&[])]), get("https://a.test/")), "destination_forbidden");
+        assert_eq!(decide(&table(vec![with_hosts(&["a.test:8443"])]), get("https://a.test/")), "destination_forbidden");
+    }
+
+    #[test]
+    fn a_secret_is_not_sent_over_cleartext_unless_the_binding_says_so() {
+        let cleartext = |allow| {
+            decide(&table(vec![Binding { allow_cleartext: allow, ..binding("c", "a.test") }]), get("http://a.test/"))
+        };
+        assert_eq!(cleartext(false), "cleartext_refused");
+        assert_eq!(cleartext(true), "c@a.test");
+    }
+
+    #[test]
+    fn a_path_rule_refuses_tricks_and_judges_whole_segments() {
+        let table = table(vec![Binding { paths: paths(&["/setup"]), ..binding("c", "a.test") }]);
+        assert_eq!(decide(&table, get("https://a.test/setup/x")), "c@a.test");
+        assert_eq!(decide(&table, get("https://a.test/setup-x")), "unbound");
+        assert_eq!(decide(&table, get("https://a.test/setup/%2e%2e/")), "bad_request");
+        assert_eq!(decide(&table, get("https://a.test/setup/%2e%2e/x")), "bad_request");
+    }
+
+    #[test]
+    fn a_method_rule_refuses_method_override_headers_in_every_spelling() {
+        let table = table(vec![Binding { methods: vec![Method::GET], ..binding("c", "a.test") }]);
+        assert_eq!(decide(&table, get("https://a.test/")), "c@a.test");
+        for name in ["x-http-method-override", "x_http_method_override", "x-http_method"] {
+            let mut call = get("https://a.test/");
+            call.headers.insert(http::HeaderName::from_static(name), http::HeaderValue::from_static("DELETE"));
+            assert_eq!(decide(&table, call), "bad_request", "{name}");
+        }
+        assert_eq!(decide(&table, Call { method: Method::DELETE, ..get("https://a.test/") }), "unbound");
+    }
+
+    #[test]
+    fn a_binding_is_for_the_callers_it_names() {
+        let callers = || {
+            Callers::new([
+                CallerRule::token("runner", &Secret::new("t")),
+                CallerRule::token("other", &Secret::new("u")),
+            ])
+        };
+        let rule = Binding { callers: vec!["runner".into()], ..binding("c", "a.test") };
+        let table = RouteTable::new(vec![rule], vec![], callers(), Unbound::Pass).unwrap();
+        let destination = Destination::from_connect("a.test:443").unwrap();
+        let gate = |name: &str| format!("{:?}", table.gate(&table.callers().named(name).unwrap(), &destination, None));
+        assert_eq!(gate("runner"), "Intercept");
+        assert!(gate("other").contains("Unbound"), "never passes: bound for somebody else");
+    }
+
+    #[test]
+    fn unbound_calls_are_denied_or_pass_on_the_two_web_ports_and_never_to_a_bound_host() {
+        let with =
+            |unbound| RouteTable::new(vec![binding("c", "a.test:8443")], vec![], Callers::default(), unbound).unwrap();
+        assert_eq!(decide(&with(Unbound::Deny), get("https://b.test/")), "unbound");
+        assert_eq!(decide(&with(Unbound::Pass), get("https://b.test/")), "pass None");
+        assert_eq!(decide(&with(Unbound::Pass), get("http://b.test/")), "pass None");
+        assert_eq!(decide(&with(Unbound::Pass), get("https://b.test:22/")), "unbound");
+        assert_eq!(decide(&with(Unbound::Pass), get("https://a.test:8443/x")), "c@a.test:8443");
+        let observed = decide(&with(Unbound::Observe), get("https://b.test/p?secret=1"));
+        assert!(observed.contains("b.test") && observed.contains("/p") && !observed.contains("secret"), "{observed}");
+    }
+
+    #[test]
+    fn a_routes_binding_serves_that_route_and_makes_its_host_bound() {
+        let rule = Binding { route: Some("r1".into()), methods: vec![Method::GET], ..binding("c", "a.test") };
+        let table = RouteTable::new(vec![rule], vec![], Callers::default(), Unbound::Pass).unwrap();
+        assert_eq!(decide(&table, Call { route: Some("r1"), ..get("https://a.test/") }), "c@a.test");
+        assert_eq!(
+            decide(&table, Call { route: Some("r1"), method: Method::PUT, ..get("https://a.test/") }),
+            "unbound"
+        );
+        assert_eq!(decide(&table, get("https://a.test/")), "unbound");
+        assert_eq!(decide(&table, Call { named: Some("c"), ..get("https://a.test/") }), "credential_unknown");
+    }
+
+    #[test]
+    fn a_credential_that_is_off_or_unusable_refuses_and_never_falls_through() {
+        let off = Arc::new(CredentialEntry::new(
+            "c",
+            "none",
+            vec![HostPattern::parse("a.test").unwrap()],
+            false,
+            Readiness::Ready(Arc::new(Nothing)),
+        ));
+        let rule = Binding { credential: Arc::clone(&off), ..binding("c", "a.test") };
+        assert_eq!(
+            decide(&table(vec![rule, binding("wide", "*.test.example.test")]), get("https://a.test/")),
+            "credential_unknown"
+        );
+        let broken = credential("c", &["a.test"]);
+        broken.set_readiness(Readiness::Unusable("file gone".into()));
+        let rule = Binding { credential: broken, ..binding("c", "a.test") };
+        assert_eq!(decide(&table(vec![rule]), get("https://a.test/")), "secret_unavailable");
+    }
+}

@@ -1,0 +1,257 @@
+//! `api_key`: one or more fixed keys in headers, query pairs or cookies (Flexera cred/v2 `api-key`).
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::HeaderName;
+use http::header::HeaderValue;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::{Draft, Kind, Scheme, SettingsError, at, settings};
+use crate::base::{Mutations, Refusal, RequestView, Secret};
+use crate::source::{SecretField, SecretRef, Secrets, Unavailable};
+
+pub(super) const KIND: Kind = Kind {
+    name: "api_key",
+    about: "A fixed key in a header, a query pair or a cookie, with an optional prefix",
+    default_hosts: &[],
+    parse: |value| {
+        let settings: Settings = settings(value)?;
+        settings.check()?;
+        Ok(Box::new(settings))
+    },
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Location {
+    Header,
+    Query,
+    Cookie,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    key: SecretField,
+    location: Option<Location>,
+    /// `Authorization` unless the key goes into a query pair or a cookie, whose name only the vendor knows.
+    field: Option<String>,
+    /// Put before the key and one space; a prefix that ends in `=` is joined without one. `Bearer` in a header.
+    r#type: Option<String>,
+    /// For services that want a second key beside the first.
+    #[serde(default)]
+    additional: Vec<Additional>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Additional {
+    key: SecretField,
+    location: Option<Location>,
+    field: String,
+    #[serde(default)]
+    r#type: String,
+}
+
+/// One key and where it goes, every default filled in.
+struct Place<'a> {
+    path: String,
+    key: &'a SecretField,
+    location: Location,
+    field: &'a str,
+    prefix: &'a str,
+}
+
+impl Settings {
+    fn places(&self) -> Vec<Place<'_>> {
+        let location = self.location.unwrap_or(Location::Header);
+        let (field, prefix) = match location {
+            Location::Header => ("Authorization", "Bearer"),
+            Location::Query | Location::Cookie => ("", ""),
+        };
+        let first = Place {
+            path: String::new(),
+            key: &self.key,
+            location,
+            field: self.field.as_deref().unwrap_or(field),
+            prefix: self.r#type.as_deref().unwrap_or(prefix),
+        };
+        let more = self.additional.iter().enumerate().map(|(index, entry)| Place {
+            path: format!("additional[{index}]."),
+            key: &entry.key,
+            location: entry.location.unwrap_or(location),
+            field: &entry.field,
+            prefix: &entry.r#type,
+        });
+        std::iter::once(first).chain(more).collect()
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        let mut seen = Vec::new();
+        for place in self.places() {
+            let wrong = |message: &str| at(format!("{}field", place.path), message);
+            if place.field.is_empty() {
+                return Err(wrong("`field` is needed: the name of the query pair or cookie"));
+            }
+            match place.location {
+                Location::Header => {
+                    let name = header_name(place.field).ok_or_else(|| wrong("not a header name"))?;
+                    if is_reserved(&name) {
+                        return Err(wrong("this header belongs to the connection, not to a credential"));
+                    }
+                }
+                Location::Cookie if header_name(place.field).is_none() => {
+                    return Err(wrong("not a cookie name (RFC 6265 section 4.1.1)"));
+                }
+                Location::Cookie | Location::Query => {}
+            }
+            let same = (place.location == Location::Header, place.field.to_ascii_lowercase());
+            if seen.contains(&same) {
+                return Err(wrong("two keys cannot stand in one field"));
+            }
+            seen.push(same);
+            if place.prefix.bytes().any(|b| b.is_ascii_control()) {
+                return Err(at(format!("{}type", place.path), "a prefix cannot hold control characters"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn header_name(text: &str) -> Option<HeaderName> {
+    HeaderName::from_bytes(text.as_bytes()).ok()
+}
+
+/// Headers that frame or route the message: a credential in one of them would break the request or be stripped.
+fn is_reserved(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("proxy-")
+        || name.starts_with("countersign-")
+        || matches!(
+            name,
+            "host"
+                | "connection"
+                | "content-length"
+                | "transfer-encoding"
+                | "te"
+                | "trailer"
+                | "upgrade"
+                | "keep-alive"
+                | "expect"
+                | "cookie"
+        )
+}
+
+impl Draft for Settings {
+    fn references(&self) -> Vec<&SecretRef> {
+        self.places().iter().map(|place| place.key.reference()).collect()
+    }
+
+    fn build(&self, secrets: &Secrets) -> Result<Arc<dyn Scheme>, Unavailable> {
+        let mut mutations = Mutations::default();
+        for place in self.places() {
+            let key = secrets.field(place.key)?;
+            let unfit = || Unavailable(format!("{}key: it holds characters that cannot be sent there", place.path));
+            let line = prefixed(place.prefix, &key);
+            match place.location {
+                Location::Header => {
+                    let name = header_name(place.field).ok_or_else(unfit)?;
+                    let mut value = HeaderValue::from_bytes(&line).map_err(|_| unfit())?;
+                    value.set_sensitive(true);
+                    mutations.set.push((name, value));
+                }
+                Location::Query => {
+                    let encoded: String = url::form_urlencoded::byte_serialize(&line).collect();
+                    mutations.query.push((place.field.to_owned(), Secret::new(encoded)));
+                }
+                Location::Cookie => {
+                    if line.iter().any(|b| !is_cookie_octet(*b)) {
+                        return Err(unfit());
+                    }
+                    mutations.cookies.push((place.field.to_owned(), Secret::new(line.to_vec())));
+                }
+            }
+        }
+        let owned = mutations.set.iter().map(|(name, _)| name.clone()).collect();
+        Ok(Arc::new(ApiKey { owned, mutations: Arc::new(mutations) }))
+    }
+}
+
+fn prefixed(prefix: &str, key: &Secret) -> Zeroizing<Vec<u8>> {
+    let separator = if prefix.is_empty() || prefix.ends_with('=') { "" } else { " " };
+    Zeroizing::new([prefix.as_bytes(), separator.as_bytes(), key.expose()].concat())
+}
+
+/// RFC 6265 section 4.1.1.
+fn is_cookie_octet(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b';' | b'\\')
+}
+
+#[derive(Debug)]
+struct ApiKey {
+    owned: Vec<HeaderName>,
+    mutations: Arc<Mutations>,
+}
+
+impl Scheme for ApiKey {
+    fn owned_headers(&self) -> &[HeaderName] {
+        &self.owned
+    }
+
+    fn authorize(&self, _view: &RequestView<'_>, _now: SystemTime) -> Result<Arc<Mutations>, Refusal> {
+        Ok(Arc::clone(&self.mutations))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn build(mut settings: serde_json::Value, key: &str) -> Result<Arc<dyn Scheme>, String> {
+        settings["key"] = json!({"env": "K"});
+        let draft = (KIND.parse)(settings).map_err(|error| format!("{}: {}", error.path, error.message))?;
+        let secrets = [(SecretRef::Env { env: "K".into() }, Secret::new(key))].into_iter().collect();
+        draft.build(&secrets).map_err(|error| error.0)
+    }
+
+    #[test]
+    fn a_key_with_a_line_end_never_becomes_a_header() {
+        assert!(build(json!({}), "a\r\nX-Evil: 1").is_err());
+        assert!(build(json!({"location": "cookie", "field": "sid"}), "a; b").is_err());
+        assert!(build(json!({"location": "query", "field": "k"}), "a\r\n&b").is_ok(), "percent-encoded");
+    }
+
+    #[test]
+    fn a_field_that_frames_the_message_is_refused_where_it_is_written() {
+        for field in ["Host", "Content-Length", "Proxy-Authorization", "Cookie", "bad name", ""] {
+            assert!(build(json!({"field": field}), "k").unwrap_err().starts_with("field:"), "{field}");
+        }
+        assert!(build(json!({"field": "X-Api-Key", "type": ""}), "k").is_ok());
+    }
+
+    #[test]
+    fn a_query_key_needs_a_field_and_an_unknown_key_is_named() {
+        assert!(build(json!({"location": "query"}), "k").is_err());
+        assert!(build(json!({"feild": "x"}), "k").unwrap_err().contains("feild"));
+    }
+
+    #[test]
+    fn two_keys_in_one_field_are_refused() {
+        let twice = json!({"field": "x-key", "additional": [{"field": "X-KEY", "key": {"env": "K"}}]});
+        assert!(build(twice, "k").unwrap_err().starts_with("additional[0].field"));
+    }
+
+    #[test]
+    fn debug_shows_no_key_wherever_it_goes() {
+        for settings in
+            [json!({}), json!({"location": "query", "field": "k"}), json!({"location": "cookie", "field": "k"})]
+        {
+            let text = format!("{:?}", build(settings, "canary").unwrap());
+            assert!(!text.contains("canary"), "{text}");
+        }
+    }
+}

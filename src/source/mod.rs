@@ -1,0 +1,163 @@
+//! Where secret bytes rest, and how they are read: environment, file, command.
+//!
+//! **Never prints, logs or returns a secret as text; never keeps one longer than it takes to hand it over.**
+
+mod command;
+mod reference;
+
+pub use reference::{Public, SecretField, SecretRef};
+
+use std::collections::HashMap;
+
+use crate::base::{Deps, Secret};
+
+/// A secret file larger than this is a mistake (a log, a disk image), not a key.
+const MAX_SECRET_BYTES: u64 = 1024 * 1024;
+
+/// Why a reference gives no secret. The texts name the reference, never its content.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unavailable(pub String);
+
+/// Reads what references name.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    deps: Deps,
+}
+
+impl Sources {
+    /// Sources that read this outside.
+    pub fn new(deps: Deps) -> Self {
+        Self { deps }
+    }
+
+    /// The secret behind a reference.
+    ///
+    /// # Errors
+    /// When the variable is not set, the file cannot be read, the command fails, or what it gives is empty.
+    pub async fn load(&self, reference: &SecretRef) -> Result<Secret, Unavailable> {
+        let secret = match reference {
+            SecretRef::Env { env } => self
+                .deps
+                .environment
+                .variable(env)
+                .map(|value| Secret::new(value.into_bytes()))
+                .ok_or_else(|| Unavailable(format!("environment variable {env} is not set"))),
+            SecretRef::File { file } => read_file(file).await,
+            SecretRef::Command { command, .. } => command::run(command).await,
+        }?;
+        if secret.is_empty() {
+            return Err(Unavailable(format!("{reference} is empty")));
+        }
+        Ok(secret)
+    }
+
+    /// Loads several references, each once.
+    pub async fn load_all<'a>(&self, references: impl IntoIterator<Item = &'a SecretRef>) -> Secrets {
+        let mut loaded = HashMap::new();
+        for reference in references {
+            if !loaded.contains_key(reference) {
+                loaded.insert(reference.clone(), self.load(reference).await);
+            }
+        }
+        Secrets(loaded)
+    }
+}
+
+async fn read_file(path: &std::path::Path) -> Result<Secret, Unavailable> {
+    let failed = |error: std::io::Error| Unavailable(format!("file {}: {error}", path.display()));
+    let length = tokio::fs::metadata(path).await.map_err(failed)?.len();
+    if length > MAX_SECRET_BYTES {
+        return Err(Unavailable(format!("file {} is larger than 1 MiB", path.display())));
+    }
+    tokio::fs::read(path).await.map(Secret::from_text).map_err(failed)
+}
+
+/// Secrets that were loaded, by their reference.
+#[derive(Debug, Default)]
+pub struct Secrets(HashMap<SecretRef, Result<Secret, Unavailable>>);
+
+impl Secrets {
+    /// The secret of a reference.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn get(&self, reference: &SecretRef) -> Result<Secret, Unavailable> {
+        self.0.get(reference).cloned().unwrap_or_else(|| Err(Unavailable(format!("{reference} was not loaded"))))
+    }
+
+    /// The secret of a field.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn field(&self, field: &SecretField) -> Result<Secret, Unavailable> {
+        self.get(field.reference())
+    }
+
+    /// The text of a public field.
+    ///
+    /// # Errors
+    /// Why there is none: its reference gave nothing, or nothing that is text.
+    pub fn public(&self, field: &Public) -> Result<String, Unavailable> {
+        match field {
+            Public::Literal(text) => Ok(text.clone()),
+            Public::Reference(reference) => self
+                .get(reference)?
+                .expose_str()
+                .map(str::to_owned)
+                .ok_or_else(|| Unavailable(format!("{reference} is not text"))),
+        }
+    }
+}
+
+impl FromIterator<(SecretRef, Secret)> for Secrets {
+    fn from_iter<I: IntoIterator<Item = (SecretRef, Secret)>>(iter: I) -> Self {
+        Self(iter.into_iter().map(|(reference, secret)| (reference, Ok(secret))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::base::Environment;
+
+    #[derive(Debug)]
+    struct Variables;
+
+    impl Environment for Variables {
+        fn variable(&self, name: &str) -> Option<String> {
+            match name {
+                "KEY" => Some("k".into()),
+                "EMPTY" => Some(String::new()),
+                _ => None,
+            }
+        }
+    }
+
+    fn sources() -> Sources {
+        Sources::new(Deps { environment: Arc::new(Variables), ..Deps::system() })
+    }
+
+    #[tokio::test]
+    async fn an_environment_variable_is_read_and_a_missing_or_empty_one_is_named() {
+        let load = |env: &str| {
+            let reference = SecretRef::Env { env: env.into() };
+            async move { sources().load(&reference).await }
+        };
+        assert_eq!(load("KEY").await.unwrap().expose(), b"k");
+        assert_eq!(load("GONE").await.unwrap_err().0, "environment variable GONE is not set");
+        assert_eq!(load("EMPTY").await.unwrap_err().0, "environment variable EMPTY is empty");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_without_its_last_line_end_and_a_missing_one_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("key");
+        std::fs::write(&file, "k\n").unwrap();
+        assert_eq!(sources().load(&SecretRef::File { file: file.clone() }).await.unwrap().expose(), b"k");
+        let gone = SecretRef::File { file: directory.path().join("gone") };
+        assert!(sources().load(&gone).await.unwrap_err().0.contains("gone"));
+    }
+}

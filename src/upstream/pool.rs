@@ -1,0 +1,352 @@
+//! Pooled connections and sending: one [`Egress`] for each set of addresses that may be reached.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use http::header::PROXY_AUTHORIZATION;
+use http::{Request, Response, Uri};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use ipnet::IpNet;
+use tokio::net::TcpStream;
+
+use super::connect::{Connector, Dialer, unreachable};
+use super::guard::{Guard, OwnAddresses};
+use super::tls::Roots;
+use super::{ProxySettings, Settings};
+use crate::base::body::{BoxError, Watch};
+use crate::base::{Body, Code, Destination, Host, Protocol, Refusal};
+use crate::source::Secrets;
+
+/// Idle connections kept per destination and egress; more than this at once are closed after use.
+const IDLE_PER_HOST: usize = 256;
+
+/// HTTP/2 windows towards upstreams: room for a fast stream over a slow path, and little enough that ten of them fit.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// Everything that goes out. Connections opened under a wider leave of the guard are never shared with a narrower one.
+pub struct Upstream {
+    settings: Settings,
+    roots: Roots,
+    own: OwnAddresses,
+    resolve: Arc<HashMap<(Host, u16), std::net::SocketAddr>>,
+    proxy: Option<Arc<Matcher>>,
+    plain: Arc<Egress>,
+    wider: Mutex<HashMap<Arc<[IpNet]>, Arc<Egress>>>,
+}
+
+impl Upstream {
+    /// Prepares clients; connects to nothing.
+    ///
+    /// # Errors
+    /// What is wrong with the section, with the path of its key.
+    pub fn new(
+        settings: Settings,
+        secrets: &Secrets,
+        system: &Roots,
+        own: OwnAddresses,
+    ) -> Result<Self, (String, String)> {
+        let roots = match &settings.ca_file {
+            Some(path) => system.clone().with_file(path).map_err(|why| ("ca_file".to_owned(), why))?,
+            None => system.clone(),
+        };
+        let mut resolve = HashMap::new();
+        for (name, address) in &settings.resolve {
+            let key = format!("resolve.{name}");
+            let destination = Destination::from_connect(name).map_err(|_| {
+                (key, "write \"host:port\": address:port, as in \"api.example.com:443\": 127.0.0.1:4443".to_owned())
+            })?;
+            resolve.insert((destination.host().clone(), destination.port()), *address);
+        }
+        let resolve = Arc::new(resolve);
+        let proxy = settings.proxy.as_ref().map(|proxy| matcher(proxy, secrets)).transpose()?.map(Arc::new);
+        let allowed: Arc<[IpNet]> = settings.allow_addresses.clone().into();
+        let guard = Guard::new(allowed, Arc::clone(&own));
+        let plain =
+            Egress::new(&settings, guard, &roots, &resolve, proxy.as_ref()).map_err(|why| (String::new(), why))?;
+        Ok(Self { settings, roots, own, resolve, proxy, plain: Arc::new(plain), wider: Mutex::default() })
+    }
+
+    /// Whether this was built from the same settings and roots, so that its connections can be kept.
+    pub fn is_same(&self, settings: &Settings, system: &Roots) -> bool {
+        // A root file or a secret behind the proxy may have changed under the same name.
+        self.settings == *settings
+            && settings.ca_file.is_none()
+            && settings.references().is_empty()
+            && self.roots == *system
+    }
+
+    /// The way out for a binding that may also reach these addresses.
+    ///
+    /// # Errors
+    /// When the TLS library refuses the roots, which it did not when this was built.
+    pub fn egress(&self, also: &Arc<[IpNet]>) -> Result<Arc<Egress>, Refusal> {
+        if also.is_empty() {
+            return Ok(Arc::clone(&self.plain));
+        }
+        let mut wider = self.wider.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(egress) = wider.get(also) {
+            return Ok(Arc::clone(egress));
+        }
+        let allowed: Vec<IpNet> = self.settings.allow_addresses.iter().chain(also.iter()).copied().collect();
+        let guard = Guard::new(allowed, Arc::clone(&self.own));
+        let egress = Egress::new(&self.settings, guard, &self.roots, &self.resolve, self.proxy.as_ref())
+            .map_err(|why| unreachable("proxy_internal_error", why))?;
+        let egress = Arc::new(egress);
+        wider.insert(Arc::clone(also), Arc::clone(&egress));
+        Ok(egress)
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// The proxy matcher of the settings.
+fn matcher(settings: &ProxySettings, secrets: &Secrets) -> Result<Matcher, (String, String)> {
+    let at = |key: &str, why: String| (format!("proxy{key}"), why);
+    let (address, credentials, exceptions, literal) = match settings {
+        ProxySettings::Address(address) => (address.clone(), None, String::new(), true),
+        ProxySettings::Full(parts) => {
+            let address = secrets.public(&parts.url).map_err(|error| at(".url", error.0))?;
+            let username = parts.username.as_ref().map(|field| secrets.public(field)).transpose();
+            let username = username.map_err(|error| at(".username", error.0))?;
+            let password = parts.password.as_ref().map(|field| secrets.field(field)).transpose();
+            let password = password.map_err(|error| at(".password", error.0))?;
+            let credentials = match (username, password) {
+                (Some(username), Some(password)) => Some((username, password)),
+                (None, None) => None,
+                _ => return Err(at("", "`username` and `password` go together".into())),
+            };
+            (address, credentials, parts.no_proxy.join(","), parts.url.reference().is_none())
+        }
+    };
+    let mut url = url::Url::parse(&address).map_err(|_| at("", "not an address; write http://host:port".into()))?;
+    if url.scheme() != "http" || url.host().is_none() {
+        return Err(at("", "only http:// proxies can be chained to; write http://host:port".into()));
+    }
+    if literal && (!url.username().is_empty() || url.password().is_some()) {
+        return Err(at(
+            "",
+            "a secret does not stand in this file; use `username` and `password: { env: NAME }`".into(),
+        ));
+    }
+    if let Some((username, password)) = credentials {
+        let password = password.expose_str().ok_or_else(|| at(".password", "not text".into()))?;
+        let set = url.set_username(&username).and_then(|()| url.set_password(Some(password)));
+        set.map_err(|()| at("", "this address cannot carry credentials".into()))?;
+    }
+    Ok(Matcher::builder().all(String::from(url)).no(exceptions).build())
+}
+
+/// A way out: a guard, and the connections that were opened under it.
+pub struct Egress {
+    any: Client<Connector, Body>,
+    h1: Client<Connector, Body>,
+    dialer: Dialer,
+    response_timeout: std::time::Duration,
+}
+
+impl Egress {
+    fn new(
+        settings: &Settings,
+        guard: Guard,
+        roots: &Roots,
+        resolve: &Arc<HashMap<(Host, u16), std::net::SocketAddr>>,
+        proxy: Option<&Arc<Matcher>>,
+    ) -> Result<Self, String> {
+        let dialer = Dialer {
+            guard,
+            resolve: Arc::clone(resolve),
+            proxy: proxy.map(Arc::clone),
+            timeout: settings.connect_timeout,
+        };
+        let client = |protocols: &[&[u8]]| -> Result<Client<Connector, Body>, String> {
+            let mut tls = roots.client_config()?;
+            tls.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+            let connector = Connector { dialer: dialer.clone(), tls: Arc::new(tls) };
+            Ok(Client::builder(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(settings.idle_timeout)
+                .pool_max_idle_per_host(IDLE_PER_HOST)
+                .http2_initial_stream_window_size(STREAM_WINDOW)
+                .http2_initial_connection_window_size(CONNECTION_WINDOW)
+                .build(connector))
+        };
+        let any = client(&[b"h2", b"http/1.1"])?;
+        let h1 = client(&[b"http/1.1"])?;
+        Ok(Self { any, h1, dialer, response_timeout: settings.response_timeout })
+    }
+
+    /// Sends a request to its destination and returns the head of the answer with its body still on the way.
+    ///
+    /// The target is rebuilt from the destination; `h1_only` is for upgrades and for `Expect: 100-continue`, which
+    /// HTTP/2 does not carry here.
+    ///
+    /// # Errors
+    /// `upstream_unreachable`, `upstream_timeout`, `destination_forbidden`, `bad_request` when the caller's body broke.
+    pub async fn send(
+        &self,
+        destination: &Destination,
+        mut request: Request<Body>,
+        h1_only: bool,
+    ) -> Result<Response<Incoming>, Refusal> {
+        let mut target = std::mem::take(request.uri_mut()).into_parts();
+        target.scheme = Some(match destination.protocol() {
+            Protocol::Http => http::uri::Scheme::HTTP,
+            Protocol::Https => http::uri::Scheme::HTTPS,
+        });
+        target.authority = Some(destination.authority().clone());
+        if target.path_and_query.is_none() {
+            target.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+        }
+        *request.uri_mut() = Uri::from_parts(target).map_err(|_| Refusal::bad_request("not a request target"))?;
+        *request.version_mut() = http::Version::HTTP_11;
+        if destination.protocol() == Protocol::Http
+            && self.dialer.proxy.is_some()
+            && let Some(auth) = self.dialer.via(destination).as_ref().and_then(|proxy| proxy.basic_auth())
+        {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, auth.clone());
+        }
+        let client = if h1_only { &self.h1 } else { &self.any };
+        if request.body().is_end_stream() {
+            return match tokio::time::timeout(self.response_timeout, client.request(request)).await {
+                Ok(answer) => answer.map_err(|error| explain(&error)),
+                Err(_) => Err(self.no_answer()),
+            };
+        }
+        // While the body moves, the upstream cannot be expected to answer: the time starts again with every frame.
+        let moved = Arc::new(AtomicU64::new(0));
+        let request = request.map(|body| body.watched(Box::new(Progress(Arc::clone(&moved)))));
+        let mut answer = std::pin::pin!(client.request(request));
+        loop {
+            let before = moved.load(Ordering::Relaxed);
+            match tokio::time::timeout(self.response_timeout, &mut answer).await {
+                Ok(answer) => return answer.map_err(|error| explain(&error)),
+                Err(_) if moved.load(Ordering::Relaxed) == before => return Err(self.no_answer()),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// A connection for a blind tunnel.
+    ///
+    /// # Errors
+    /// As [`Egress::send`].
+    pub async fn tunnel(&self, destination: &Destination) -> Result<TcpStream, Refusal> {
+        let timeout = self.dialer.timeout;
+        match tokio::time::timeout(timeout, self.dialer.reach(destination, true)).await {
+            Ok(reached) => reached.map(|(stream, _)| stream),
+            Err(_) => Err(Refusal::new(Code::UpstreamTimeout, format!("no connection to {}", destination.host()))
+                .with_proxy_error("connection_timeout")),
+        }
+    }
+
+    fn no_answer(&self) -> Refusal {
+        Refusal::new(
+            Code::UpstreamTimeout,
+            format!("no answer within {} s (`upstream.response_timeout`)", self.response_timeout.as_secs_f32()),
+        )
+    }
+}
+
+impl fmt::Debug for Egress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Egress")
+    }
+}
+
+/// Notes that a request body moves.
+struct Progress(Arc<AtomicU64>);
+
+impl Watch for Progress {
+    fn passed(&mut self, _: usize) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+    fn ended(&mut self) {
+        self.passed(0);
+    }
+    fn failed(&mut self, _: &BoxError) {}
+}
+
+/// Turns a client error into a refusal: our own from the connector as it is, the rest by what broke.
+fn explain(error: &hyper_util::client::legacy::Error) -> Refusal {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let mut body_broke = false;
+    let mut incomplete = false;
+    let mut last = String::new();
+    while let Some(inner) = source {
+        if let Some(refusal) = inner.downcast_ref::<Refusal>() {
+            return refusal.clone();
+        }
+        if let Some(inner) = inner.downcast_ref::<hyper::Error>() {
+            body_broke |= inner.is_user();
+            incomplete |= inner.is_incomplete_message() || inner.is_canceled() || inner.is_closed();
+        }
+        last = inner.to_string();
+        source = inner.source();
+    }
+    if body_broke {
+        return Refusal::bad_request("the request body ended before it was complete, or is malformed");
+    }
+    let kind = if incomplete { "connection_terminated" } else { "http_protocol_error" };
+    unreachable(kind, format!("the upstream gave no answer: {last}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+
+    use super::*;
+
+    fn build(settings: Settings) -> Result<Upstream, (String, String)> {
+        let own = Arc::new(ArcSwap::from_pointee(Vec::new()));
+        Upstream::new(settings, &Secrets::default(), &Roots::default(), own)
+    }
+
+    #[test]
+    fn a_proxy_address_with_a_password_in_it_is_refused_and_not_repeated() {
+        let proxy =
+            |address: &str| Settings { proxy: Some(ProxySettings::Address(address.into())), ..Settings::default() };
+        assert!(build(proxy("http://proxy.test:3128")).is_ok());
+        for address in
+            ["http://u:hunter2@proxy.test:3128", "https://proxy.test", "proxy.test:3128", "socks5://proxy.test"]
+        {
+            let (path, why) = build(proxy(address)).unwrap_err();
+            assert!(path.starts_with("proxy") && !why.contains("hunter2"), "{address}: {why}");
+        }
+    }
+
+    #[test]
+    fn exceptions_are_dialled_directly() {
+        let parts = super::super::ProxyParts {
+            url: crate::source::Public::Literal("http://proxy.test:3128".into()),
+            username: None,
+            password: None,
+            no_proxy: vec!["direct.test".into(), ".corp.test".into(), "10.0.0.0/8".into()],
+        };
+        let upstream = build(Settings { proxy: Some(ProxySettings::Full(parts)), ..Settings::default() }).unwrap();
+        let via = |host: &str| upstream.plain.dialer.via(&Destination::from_connect(host).unwrap()).is_some();
+        assert!(via("api.test:443") && via("11.0.0.1:443"));
+        assert!(!via("direct.test:443") && !via("a.corp.test:443") && !via("10.2.3.4:443"));
+    }
+
+    #[test]
+    fn a_resolve_entry_needs_a_port() {
+        let settings = |name: &str| Settings {
+            resolve: [(name.to_owned(), "127.0.0.1:1".parse().unwrap())].into(),
+            ..Settings::default()
+        };
+        assert!(build(settings("api.test:443")).is_ok());
+        assert!(build(settings("api.test")).is_err());
+    }
+}
