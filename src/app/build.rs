@@ -8,13 +8,14 @@ use std::time::Duration;
 use http::Method;
 
 use crate::base::Deps;
+use crate::base::{SecretRef, Secrets};
 use crate::config::{CallerProof, CallerSettings, Config, ConfigError, CredentialSettings};
 use crate::listen::framing::HeadLimits;
 use crate::listen::{ConnectionLimits, Door, Patience};
 use crate::proxy::{Limits, State};
 use crate::route::{Binding, CallerRule, Callers, CredentialEntry, HostPattern, PathPrefix, Readiness, RouteTable};
 use crate::scheme::Draft;
-use crate::source::{SecretRef, Secrets, Sources};
+use crate::source::Sources;
 use crate::upstream::{OwnAddresses, Roots, Upstream};
 
 /// What building needs beside the configuration.
@@ -53,15 +54,17 @@ pub struct Built {
     pub files: Vec<PathBuf>,
 }
 
-/// A credential whose secrets expire.
+/// A credential whose secrets expire, or could not be loaded yet.
 #[derive(Debug)]
 pub struct Expiring {
     /// Where the new content goes.
     pub entry: Arc<CredentialEntry>,
     /// How to make it.
     pub draft: Box<dyn Draft>,
-    /// How long one load may be used.
-    pub lifetime: Duration,
+    /// How long one load may be used; for ever when nothing about it expires.
+    pub lifetime: Option<Duration>,
+    /// Whether the first load gave what was needed.
+    pub loaded: bool,
 }
 
 /// Builds everything.
@@ -77,6 +80,7 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
         unresolved: Vec::new(),
         warnings: Vec::new(),
         expiring: Vec::new(),
+        paths: HashMap::new(),
     };
     let callers = builder.callers(parts.private.as_ref());
     let credentials = builder.credentials();
@@ -84,13 +88,13 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
     let mut bindings = builder.bindings(&credentials, &callers);
     bindings.extend(builder.route_bindings(&doors, &credentials, &callers));
     let upstream = builder.upstream(&parts);
-    builder.check_private(parts.private.as_ref(), &credentials);
+    builder.check_private(parts.private.as_ref(), &credentials, &callers);
     let unbound = builder.config.unbound;
     let table = RouteTable::new(bindings, credentials.into_values().collect(), callers, unbound);
     let table = table.map_err(|ties| {
         for tie in ties {
-            let error = builder.config.document.error(&tie.second, tie.to_string());
-            builder.errors.push(error);
+            let path = builder.paths.get(&*tie.second).cloned().unwrap_or_else(|| "bindings".to_owned());
+            builder.error(&path, tie.to_string());
         }
     });
     match (table, upstream, builder.errors.is_empty()) {
@@ -146,6 +150,8 @@ struct Builder {
     warnings: Vec<ConfigError>,
     expiring: Vec<Expiring>,
     files: Vec<PathBuf>,
+    /// Where each binding stands, by its name.
+    paths: HashMap<String, String>,
 }
 
 type Credentials = HashMap<String, Arc<CredentialEntry>>;
@@ -205,10 +211,11 @@ impl Builder {
                 }
                 None => Readiness::Unusable("it is switched off".into()),
             };
+            let loaded = matches!(readiness, Readiness::Ready(_));
             let entry = Arc::new(CredentialEntry::new(&id, kind.name, hosts, enabled, readiness));
             let lifetime = draft.references().iter().filter_map(|reference| reference.expires()).min();
-            if let Some(lifetime) = lifetime.filter(|_| enabled) {
-                self.expiring.push(Expiring { entry: Arc::clone(&entry), draft, lifetime });
+            if enabled && (lifetime.is_some() || !loaded) {
+                self.expiring.push(Expiring { entry: Arc::clone(&entry), draft, lifetime, loaded });
             }
             credentials.insert(id, entry);
         }
@@ -226,6 +233,9 @@ impl Builder {
             self.check_callers(&path, &settings.callers, callers);
             for (at, host) in settings.hosts.iter().enumerate() {
                 self.check_host(&format!("{path}.hosts[{at}]"), host, credential);
+            }
+            if self.paths.insert(settings.name.clone(), path.clone()).is_some() {
+                self.error(&format!("{path}.name"), format!("two bindings have the name {}", settings.name));
             }
             let hosts = if settings.hosts.is_empty() { credential.hosts.clone() } else { settings.hosts };
             bindings.push(Binding {
@@ -347,7 +357,18 @@ impl Builder {
         doors
     }
 
-    fn check_private(&mut self, private: Option<&(String, Option<String>)>, credentials: &Credentials) {
+    fn check_private(
+        &mut self,
+        private: Option<&(String, Option<String>)>,
+        credentials: &Credentials,
+        callers: &Callers,
+    ) {
+        if let Some((name, _)) = private
+            && name != crate::route::LOCAL
+            && !callers.knows(name)
+        {
+            self.error("callers", format!("there is no caller {name}"));
+        }
         if let Some((_, Some(id))) = private
             && !credentials.contains_key(id)
         {

@@ -13,35 +13,41 @@ use crate::source::Sources;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Keeps one credential fresh, for ever; dropped by the next reload.
+/// Keeps one credential usable: loads its secrets again before they expire, and as long as they cannot be loaded.
 pub(super) async fn keep_fresh(expiring: Expiring, deps: Deps) {
-    let Expiring { entry, draft, lifetime } = expiring;
+    let Expiring { entry, draft, lifetime, loaded } = expiring;
     let sources = Sources::new(deps);
-    let mut expires = Instant::now() + lifetime;
+    let mut expires = Instant::now();
+    let mut due = Instant::now() + FIRST_PAUSE;
+    if let (Some(lifetime), true) = (lifetime, loaded) {
+        expires += lifetime;
+        due = expires - lifetime / 5;
+    }
+    let mut pause = FIRST_PAUSE;
     loop {
-        tokio::time::sleep_until(expires - lifetime / 5).await;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let began = Instant::now();
-            let secrets = sources.load_all(draft.references()).await;
-            let error = match draft.build(&secrets) {
-                Ok(scheme) => {
-                    entry.set_readiness(Readiness::Ready(scheme));
-                    expires = began + lifetime;
-                    break;
-                }
-                Err(error) => error,
-            };
-            tracing::warn!(credential = &*entry.id, %error, "an expiring secret could not be loaded again");
-            if Instant::now() >= expires {
-                entry.set_readiness(Readiness::Unusable(format!(
-                    "its secret expired and could not be loaded again: {error}"
-                )));
+        tokio::time::sleep_until(due).await;
+        let began = Instant::now();
+        let secrets = sources.load_all(draft.references()).await;
+        match draft.build(&secrets) {
+            Ok(scheme) => {
+                entry.set_readiness(Readiness::Ready(scheme));
+                tracing::info!(credential = &*entry.id, "a secret was loaded again");
+                // One that does not expire is followed by its file's changes and by reloads.
+                let Some(lifetime) = lifetime else { return };
+                expires = began + lifetime;
+                due = expires - lifetime / 5;
+                pause = FIRST_PAUSE;
             }
-            let left = expires.saturating_duration_since(Instant::now());
-            // Wake when it expires, so that it is not used a moment longer.
-            tokio::time::sleep(if left.is_zero() { pause } else { pause.min(left) }).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            Err(error) => {
+                tracing::warn!(credential = &*entry.id, %error, "a secret could not be loaded");
+                if Instant::now() >= expires {
+                    entry.set_readiness(Readiness::Unusable(format!("its secret cannot be loaded: {error}")));
+                }
+                // Awake when it expires, so that it is not used a moment longer.
+                let next = Instant::now() + pause;
+                due = if expires > Instant::now() { next.min(expires) } else { next };
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
         }
     }
 }
@@ -81,14 +87,35 @@ mod tests {
         };
         let other = (kind.parse)(serde_json::json!({"key": {"env": "X"}})).unwrap();
         let loaded =
-            [(crate::source::SecretRef::Env { env: "X".into() }, crate::base::Secret::new("k"))].into_iter().collect();
+            [(crate::base::SecretRef::Env { env: "X".into() }, crate::base::Secret::new("k"))].into_iter().collect();
         let ready = Readiness::Ready(other.build(&loaded).unwrap());
         let entry = Arc::new(CredentialEntry::new("c", "api_key", vec![], true, ready));
-        let expiring = Expiring { entry: Arc::clone(&entry), draft: draft(), lifetime: Duration::from_secs(100) };
+        let expiring = Expiring {
+            entry: Arc::clone(&entry),
+            draft: draft(),
+            lifetime: Some(Duration::from_secs(100)),
+            loaded: true,
+        };
         let _keepers = Keepers::start(vec![expiring], &Deps::system());
         tokio::time::sleep(Duration::from_secs(99)).await;
         assert!(matches!(*entry.readiness(), Readiness::Ready(_)));
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert!(matches!(*entry.readiness(), Readiness::Unusable(_)));
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_was_missing_at_the_start_is_found_without_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key");
+        let kind = scheme::find("api_key").unwrap();
+        let draft = (kind.parse)(serde_json::json!({"key": {"command": ["cat", file]}})).unwrap();
+        let unusable = Readiness::Unusable("not yet".into());
+        let entry = Arc::new(CredentialEntry::new("c", "api_key", vec![], true, unusable));
+        let expiring = Expiring { entry: Arc::clone(&entry), draft, lifetime: None, loaded: false };
+        let mut keeping = std::pin::pin!(keep_fresh(expiring, Deps::system()));
+        assert!(tokio::time::timeout(Duration::from_millis(1100), keeping.as_mut()).await.is_err());
+        std::fs::write(&file, "k").unwrap();
+        keeping.await;
+        assert!(matches!(*entry.readiness(), Readiness::Ready(_)));
     }
 }

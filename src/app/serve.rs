@@ -16,7 +16,7 @@ use crate::listen::ca::{self, Ca, CaError};
 use crate::listen::{Address, Bound, Door, Listener, Shared};
 use crate::observe::{Health, router};
 use crate::proxy::Proxy;
-use crate::route::Readiness;
+use crate::route::{CredentialEntry, Readiness};
 use crate::upstream::{OwnAddresses, Roots, system_roots};
 
 /// The system's roots are looked at this often, so that the bundle follows them.
@@ -44,6 +44,23 @@ enum Authority {
     InMemory,
 }
 
+/// The admin listener.
+struct Admin {
+    configured: Address,
+    bound: Address,
+    stop: CancellationToken,
+}
+
+/// Credentials that cannot be used now, with the reason.
+fn unusable(proxy: &Proxy) -> Vec<String> {
+    let state = proxy.state();
+    let reason = |credential: &CredentialEntry| match &*credential.readiness() {
+        Readiness::Unusable(reason) if credential.enabled => Some(format!("{}: {reason}", credential.id)),
+        _ => None,
+    };
+    state.routes.credentials().iter().filter_map(|credential| reason(credential)).collect()
+}
+
 /// The running application.
 pub struct App {
     deps: Deps,
@@ -54,7 +71,7 @@ pub struct App {
     own: OwnAddresses,
     shared: Arc<Shared>,
     listeners: Vec<(Address, Listener)>,
-    admin: Option<(Address, CancellationToken)>,
+    admin: Option<Admin>,
     health: Arc<ArcSwap<Health>>,
     keepers: Keepers,
     files: Vec<PathBuf>,
@@ -150,6 +167,7 @@ impl App {
             app.open_admin(configured, bound);
         }
         app.publish();
+        tracing::info!("started");
         Ok(app)
     }
 
@@ -161,22 +179,21 @@ impl App {
     fn open_admin(&mut self, configured: Address, bound: Bound) {
         let stop = CancellationToken::new();
         tracing::info!(listener = "admin", address = %bound.address, "listening");
-        bound.serve_axum(router(Arc::clone(&self.health)), stop.clone());
-        self.admin = Some((configured, stop));
+        let proxy = Arc::clone(&self.shared.proxy);
+        let address = bound.address.clone();
+        bound.serve_axum(router(Arc::clone(&self.health), move || unusable(&proxy)), stop.clone());
+        self.admin = Some(Admin { configured, bound: address, stop });
     }
 
     /// Tells the guard and the admin listener what there is now.
     fn publish(&self) {
-        let sockets = self.listeners.iter().filter_map(|(_, listener)| match listener.address {
-            Address::Tcp(address) => Some(address),
+        let admin = self.admin.as_ref().map(|admin| &admin.bound);
+        let addresses = self.listeners.iter().map(|(_, listener)| &listener.address).chain(admin);
+        let sockets = addresses.filter_map(|address| match address {
+            Address::Tcp(address) => Some(*address),
             Address::Unix(_) => None,
         });
         self.own.store(Arc::new(sockets.collect()));
-        let state = self.shared.proxy.state();
-        let unusable = state.routes.credentials().iter().filter_map(|credential| match &*credential.readiness() {
-            Readiness::Unusable(reason) if credential.enabled => Some(format!("{}: {reason}", credential.id)),
-            _ => None,
-        });
         self.health.store(Arc::new(Health {
             ready: true,
             reason: None,
@@ -185,7 +202,7 @@ impl App {
                 .iter()
                 .map(|(_, listener)| format!("{} {}", listener.door.load().kind(), listener.address))
                 .collect(),
-            unusable_credentials: unusable.collect(),
+            unusable_credentials: Vec::new(),
         }));
     }
 
@@ -226,7 +243,12 @@ impl App {
                         self.reload().await;
                     }
                 }
-                _ = roots.tick() => self.renew_authority(),
+                _ = roots.tick() => {
+                    self.renew_authority();
+                    if system_roots() != self.roots {
+                        self.reload().await;
+                    }
+                }
             }
             watch.set(&self.files);
         }
@@ -274,7 +296,7 @@ impl App {
             });
         }
         let configured = admin.as_ref().map(|admin| &admin.address);
-        let admin_stays = configured == self.admin.as_ref().map(|(address, _)| address);
+        let admin_stays = configured == self.admin.as_ref().map(|admin| &admin.configured);
         let new_admin = match configured.filter(|_| !admin_stays) {
             Some(address) => Some((address.clone(), Bound::new(address, 0o600).await.map_err(StartError::Other)?)),
             None => None,
@@ -298,8 +320,8 @@ impl App {
         self.seen = fingerprint(&self.files);
         self.replace_listeners(doors, new);
         if !admin_stays {
-            if let Some((_, stop)) = self.admin.take() {
-                stop.cancel();
+            if let Some(admin) = self.admin.take() {
+                admin.stop.cancel();
             }
             if let Some((address, bound)) = new_admin {
                 self.open_admin(address, bound);
@@ -347,7 +369,6 @@ impl App {
             }
             Err(error) => tracing::error!(%error, "the certificate authority cannot be renewed"),
         }
-        self.roots = roots;
     }
 
     /// Takes no new work, lets what is under way finish, and gives up at the deadline. Says whether all finished.
@@ -362,8 +383,8 @@ impl App {
         if !finished {
             tracing::warn!(seconds = self.drain.as_secs(), "some requests did not finish in time");
         }
-        if let Some((_, stop)) = self.admin {
-            stop.cancel();
+        if let Some(admin) = self.admin {
+            admin.stop.cancel();
         }
         finished
     }

@@ -9,6 +9,8 @@ pub mod destination;
 pub mod duration;
 pub mod error;
 pub mod mutations;
+pub mod nets;
+pub mod reference;
 pub mod request;
 pub mod secret;
 
@@ -17,5 +19,6 @@ pub use deps::{Clock, Deps, Environment};
 pub use destination::{Destination, Host, Protocol};
 pub use error::{Code, Fault, Refusal};
 pub use mutations::Mutations;
+pub use reference::{Public, SecretField, SecretRef, Secrets, Unavailable};
 pub use request::{BodyNeed, RequestView};
 pub use secret::Secret;

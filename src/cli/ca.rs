@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::{Context, Failure};
-use crate::config::Document;
+use crate::config::{ConfigError, Document};
 use crate::listen::ca::{Ca, Settings, write_bundle};
 use crate::upstream::system_roots;
 
@@ -43,8 +43,14 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<u8, Failur
 /// The `ca` section alone: an error elsewhere in the file is no matter here.
 fn settings(context: &Context) -> Result<Settings, Failure> {
     let path = context.config_path()?;
-    let text =
-        std::fs::read_to_string(&path).map_err(|error| Failure::Other(format!("{}: {error}", path.display())))?;
+    let unreadable = |error: std::io::Error| {
+        Failure::Config(vec![ConfigError {
+            path: String::new(),
+            line: 0,
+            message: format!("it cannot be read: {error}"),
+        }])
+    };
+    let text = std::fs::read_to_string(&path).map_err(unreadable)?;
     let document = Document::parse(&text).map_err(|error| Failure::Config(vec![error]))?;
     if !document.has("ca") {
         return Ok(Settings::default());

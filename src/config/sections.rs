@@ -10,13 +10,13 @@ use serde::Deserialize;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::document::{ConfigError, Document, join};
+use crate::base::SecretField;
 use crate::base::duration;
 use crate::listen::ca::Settings as CaSettings;
 use crate::listen::framing::MAX_HEADERS;
 use crate::listen::settings::{Address, Forward, Reverse};
 use crate::route::{HostPattern, PathPrefix, Unbound};
 use crate::scheme::{self, Draft, Kind};
-use crate::source::SecretField;
 use crate::upstream;
 
 /// A whole configuration, checked in itself; references are not loaded yet.
@@ -201,7 +201,7 @@ impl Config {
     /// Everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, Vec<ConfigError>> {
         let text = std::fs::read_to_string(path).map_err(|error| {
-            vec![ConfigError { path: String::new(), line: 0, message: format!("{}: {error}", path.display()) }]
+            vec![ConfigError { path: String::new(), line: 0, message: format!("it cannot be read: {error}") }]
         })?;
         Self::parse(&text)
     }
@@ -277,7 +277,7 @@ struct RawBinding {
     paths: Vec<String>,
     #[serde(default)]
     allow_cleartext: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::base::nets::deserialize")]
     allow_addresses: Vec<IpNet>,
     #[serde(default)]
     only_named: bool,

@@ -122,11 +122,14 @@ impl Ca {
             }
         }
         let (key, pem) = generate(now)?;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&settings.directory)
-            .map_err(|why| error(&settings.directory, why))?;
+        // What is above it (the bundle lives there) must stay readable to others.
+        if let Some(parent) = settings.directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            fs::create_dir_all(parent).map_err(|why| error(parent, why))?;
+        }
+        match fs::DirBuilder::new().mode(0o700).create(&settings.directory) {
+            Err(why) if why.kind() != std::io::ErrorKind::AlreadyExists => return Err(error(&settings.directory, why)),
+            _ => {}
+        }
         fs::set_permissions(&settings.directory, fs::Permissions::from_mode(0o700))
             .map_err(|why| error(&settings.directory, why))?;
         write_atomically(&key_path, key.serialize_pem().as_bytes(), 0o600)?;

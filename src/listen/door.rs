@@ -9,9 +9,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::ca::server_config;
 use super::settings::{Address, Forward, Mode, Reverse, Route as RouteSettings, Tls};
+use crate::base::Secrets;
 use crate::base::{Destination, Host};
 use crate::route::{Caller, PathPrefix};
-use crate::source::Secrets;
 
 /// What a listener does with a connection.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::source::{SecretField, SecretRef};
+use crate::base::{SecretField, SecretRef};
 
 /// The `listeners` section.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -86,7 +86,7 @@ pub struct Route {
     #[serde(default)]
     pub allow_cleartext: bool,
     /// Addresses that this route may reach though they are normally refused.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::base::nets::deserialize")]
     pub allow_addresses: Vec<IpNet>,
     /// Web pages that may use it.
     #[serde(default)]

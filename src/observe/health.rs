@@ -30,16 +30,19 @@ pub struct Health {
 }
 
 /// The routes of the admin listener.
-pub fn router(health: Arc<ArcSwap<Health>>) -> Router {
+pub fn router(health: Arc<ArcSwap<Health>>, unusable: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Router {
+    let unusable: Arc<dyn Fn() -> Vec<String> + Send + Sync> = Arc::new(unusable);
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .layer(middleware::from_fn(refuse_web_pages))
-        .with_state(health)
+        .with_state((health, unusable))
 }
 
-async fn readyz(State(health): State<Arc<ArcSwap<Health>>>) -> Response {
-    let health = Health::clone(&health.load());
+type Sources = (Arc<ArcSwap<Health>>, Arc<dyn Fn() -> Vec<String> + Send + Sync>);
+
+async fn readyz(State((health, unusable)): State<Sources>) -> Response {
+    let health = Health { unusable_credentials: unusable(), ..Health::clone(&health.load()) };
     let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()
 }

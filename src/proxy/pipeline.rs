@@ -292,7 +292,7 @@ fn await_continue(request: Request<Body>, patience: Duration) -> Request<Body> {
     let (go, wait) = oneshot::channel();
     let go = std::sync::Mutex::new(Some(go));
     let mut request = request
-        .map(|body| Body::boxed(Held { body, wait: Some(wait), patience: Box::pin(tokio::time::sleep(patience)) }));
+        .map(|body| Body::boxed(Held { body, hold: Hold::Waiting(wait, Box::pin(tokio::time::sleep(patience))) }));
     hyper::ext::on_informational(&mut request, move |response| {
         if response.status() == StatusCode::CONTINUE
             && let Ok(mut go) = go.lock()
@@ -305,11 +305,20 @@ fn await_continue(request: Request<Body>, patience: Duration) -> Request<Body> {
     request
 }
 
+/// Whether the upstream has asked for a body yet.
+enum Hold {
+    /// Not yet.
+    Waiting(oneshot::Receiver<()>, Pin<Box<tokio::time::Sleep>>),
+    /// It has, or it said nothing for too long.
+    Wanted,
+    /// The final answer came first: the body is not wanted any more, and the caller must not be asked for it.
+    Unwanted,
+}
+
 /// A body that waits for the upstream's word.
 struct Held {
     body: Body,
-    wait: Option<oneshot::Receiver<()>>,
-    patience: Pin<Box<tokio::time::Sleep>>,
+    hold: Hold,
 }
 
 impl HttpBody for Held {
@@ -317,13 +326,18 @@ impl HttpBody for Held {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(wait) = &mut self.wait {
-            if Pin::new(wait).poll(cx).is_pending() && self.patience.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            self.wait = None;
+        if let Hold::Waiting(word, patience) = &mut self.hold {
+            self.hold = match Pin::new(word).poll(cx) {
+                Poll::Ready(Ok(())) => Hold::Wanted,
+                Poll::Ready(Err(_)) => Hold::Unwanted,
+                Poll::Pending if patience.as_mut().poll(cx).is_pending() => return Poll::Pending,
+                Poll::Pending => Hold::Wanted,
+            };
         }
-        Pin::new(&mut self.body).poll_frame(cx)
+        match self.hold {
+            Hold::Wanted => Pin::new(&mut self.body).poll_frame(cx),
+            Hold::Waiting(..) | Hold::Unwanted => Poll::Pending,
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -181,6 +181,9 @@ impl RouteTable {
         }
         match self.find(ask) {
             Err(refusal) => Decision::Deny(refusal),
+            Ok(Some(binding)) if ask.named.is_some() && !binding.credential.enabled => {
+                Decision::Deny(unknown(ask.destination))
+            }
             Ok(Some(binding)) => match permit(binding, ask.destination) {
                 Ok(permit) => Decision::Use(permit),
                 Err(refusal) => Decision::Deny(refusal),
@@ -263,11 +266,7 @@ impl RouteTable {
         call: Option<(&Method, &str)>,
     ) -> Result<Passage, Refusal> {
         if named.is_some() {
-            // One answer for a credential that does not exist, that is another's, and that is not for this call.
-            return Err(Refusal::new(
-                Code::CredentialUnknown,
-                format!("no credential of that name may be used by this caller for {destination}"),
-            ));
+            return Err(unknown(destination));
         }
         if self.unbound == Unbound::Deny || self.is_bound(destination) {
             return Err(needed(destination, call));
@@ -280,6 +279,14 @@ impl RouteTable {
         }
         Ok(Passage::new((self.unbound == Unbound::Observe).then(|| needed_binding(destination, call))))
     }
+}
+
+/// One answer for a credential that does not exist, that is another's, that is switched off and that is not for this call.
+fn unknown(destination: &Destination) -> Refusal {
+    Refusal::new(
+        Code::CredentialUnknown,
+        format!("no credential of that name may be used by this caller for {destination}"),
+    )
 }
 
 fn permit(binding: &Arc<Binding>, destination: &Destination) -> Result<Permit, Refusal> {

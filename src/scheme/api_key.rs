@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{Draft, Kind, Scheme, SettingsError, at, settings};
 use crate::base::{Mutations, Refusal, RequestView, Secret};
-use crate::source::{SecretField, SecretRef, Secrets, Unavailable};
+use crate::base::{SecretField, SecretRef, Secrets, Unavailable};
 
 pub(super) const KIND: Kind = Kind {
     name: "api_key",

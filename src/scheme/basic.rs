@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{Draft, Kind, Scheme, at, settings};
 use crate::base::{Mutations, Refusal, RequestView};
-use crate::source::{Public, SecretField, SecretRef, Secrets, Unavailable};
+use crate::base::{Public, SecretField, SecretRef, Secrets, Unavailable};
 
 pub(super) const KIND: Kind = Kind {
     name: "basic",

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use http::HeaderName;
 
 use crate::base::{BodyNeed, Mutations, Refusal, RequestView};
-use crate::source::{SecretRef, Secrets, Unavailable};
+use crate::base::{SecretRef, Secrets, Unavailable};
 
 mod api_key;
 mod basic;

@@ -3,21 +3,11 @@
 //! **Never prints, logs or returns a secret as text; never keeps one longer than it takes to hand it over.**
 
 mod command;
-mod reference;
 
-pub use reference::{Public, SecretField, SecretRef};
-
-use std::collections::HashMap;
-
-use crate::base::{Deps, Secret};
+use crate::base::{Deps, Secret, SecretRef, Secrets, Unavailable};
 
 /// A secret file larger than this is a mistake (a log, a disk image), not a key.
 const MAX_SECRET_BYTES: u64 = 1024 * 1024;
-
-/// Why a reference gives no secret. The texts name the reference, never its content.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Unavailable(pub String);
 
 /// Reads what references name.
 #[derive(Debug, Clone)]
@@ -54,13 +44,13 @@ impl Sources {
 
     /// Loads several references, each once.
     pub async fn load_all<'a>(&self, references: impl IntoIterator<Item = &'a SecretRef>) -> Secrets {
-        let mut loaded = HashMap::new();
+        let mut secrets = Secrets::default();
         for reference in references {
-            if !loaded.contains_key(reference) {
-                loaded.insert(reference.clone(), self.load(reference).await);
+            if !secrets.contains(reference) {
+                secrets.insert(reference.clone(), self.load(reference).await);
             }
         }
-        Secrets(loaded)
+        secrets
     }
 }
 
@@ -71,49 +61,6 @@ async fn read_file(path: &std::path::Path) -> Result<Secret, Unavailable> {
         return Err(Unavailable(format!("file {} is larger than 1 MiB", path.display())));
     }
     tokio::fs::read(path).await.map(Secret::from_text).map_err(failed)
-}
-
-/// Secrets that were loaded, by their reference.
-#[derive(Debug, Default)]
-pub struct Secrets(HashMap<SecretRef, Result<Secret, Unavailable>>);
-
-impl Secrets {
-    /// The secret of a reference.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub fn get(&self, reference: &SecretRef) -> Result<Secret, Unavailable> {
-        self.0.get(reference).cloned().unwrap_or_else(|| Err(Unavailable(format!("{reference} was not loaded"))))
-    }
-
-    /// The secret of a field.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub fn field(&self, field: &SecretField) -> Result<Secret, Unavailable> {
-        self.get(field.reference())
-    }
-
-    /// The text of a public field.
-    ///
-    /// # Errors
-    /// Why there is none: its reference gave nothing, or nothing that is text.
-    pub fn public(&self, field: &Public) -> Result<String, Unavailable> {
-        match field {
-            Public::Literal(text) => Ok(text.clone()),
-            Public::Reference(reference) => self
-                .get(reference)?
-                .expose_str()
-                .map(str::to_owned)
-                .ok_or_else(|| Unavailable(format!("{reference} is not text"))),
-        }
-    }
-}
-
-impl FromIterator<(SecretRef, Secret)> for Secrets {
-    fn from_iter<I: IntoIterator<Item = (SecretRef, Secret)>>(iter: I) -> Self {
-        Self(iter.into_iter().map(|(reference, secret)| (reference, Ok(secret))).collect())
-    }
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ const SPECIAL_V4: &[(Ipv4Net, &str)] = &[
 const SPECIAL_V6: &[(Ipv6Net, &str)] = &[
     (v6([0, 0, 0, 0, 0, 0, 0, 0], 128), "unspecified"),
     (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), "loopback"),
+    // Local NAT64 (RFC 8215): where the IPv4 address stands in it is the network's own affair.
+    (v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48), "translated locally"),
     (v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64), "discard"),
     (v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32), "documentation"),
     (v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20), "documentation"),
@@ -54,7 +56,7 @@ const fn v6(s: [u16; 8], prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]), prefix)
 }
 
-/// The IPv4 address inside an IPv6 one: mapped and compatible (RFC 4291), NAT64 (RFC 6052, RFC 8215), 6to4 (RFC 3056),
+/// The IPv4 address inside an IPv6 one: mapped and compatible (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056),
 /// Teredo (RFC 4380, stored inverted) and ISATAP (RFC 5214). A gateway would deliver to that address.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = address.segments();
@@ -64,7 +66,6 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
             Some(from(high, low))
         }
         [0, 0, 0, 0, 0xffff, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(from(high, low)),
-        [0x64, 0xff9b, 1, ..] => Some(from(s[6], s[7])),
         [0x2002, high, low, ..] => Some(from(high, low)),
         [0x2001, 0, _, _, _, _, high, low] => Some(from(!high, !low)),
         [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => Some(from(high, low)),

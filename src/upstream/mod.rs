@@ -20,13 +20,14 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::base::duration;
-use crate::source::{Public, SecretField, SecretRef};
+use crate::base::{Public, SecretField, SecretRef};
 
 /// The `upstream` section.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Ranges that are normally refused and may be dialled.
+    #[serde(deserialize_with = "crate::base::nets::deserialize")]
     pub allow_addresses: Vec<IpNet>,
     /// Further roots, beside the system's, for upstreams.
     pub ca_file: Option<PathBuf>,

@@ -19,9 +19,9 @@ use super::connect::{Connector, Dialer, unreachable};
 use super::guard::{Guard, OwnAddresses};
 use super::tls::Roots;
 use super::{ProxySettings, Settings};
+use crate::base::Secrets;
 use crate::base::body::{BoxError, Watch};
 use crate::base::{Body, Code, Destination, Host, Protocol, Refusal};
-use crate::source::Secrets;
 
 /// Idle connections kept per destination and egress; more than this at once are closed after use.
 const IDLE_PER_HOST: usize = 256;
@@ -329,7 +329,7 @@ mod tests {
     #[test]
     fn exceptions_are_dialled_directly() {
         let parts = super::super::ProxyParts {
-            url: crate::source::Public::Literal("http://proxy.test:3128".into()),
+            url: crate::base::Public::Literal("http://proxy.test:3128".into()),
             username: None,
             password: None,
             no_proxy: vec!["direct.test".into(), ".corp.test".into(), "10.0.0.0/8".into()],

@@ -1,10 +1,13 @@
-//! References to secrets, as they stand in the configuration in place of the values.
+//! References to secrets, as they stand in the configuration in place of the values, and what they gave.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
+
+use super::secret::Secret;
 
 /// The name of a secret's resting place: `{ env: NAME }`, `{ file: PATH }` or `{ command: [PROGRAM, …], expires: 1h }`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -162,6 +165,64 @@ impl<'de> Deserialize<'de> for Public {
             TextOr::Text(text) => Self::Literal(text),
             TextOr::Reference(reference) => Self::Reference(reference),
         })
+    }
+}
+
+/// Why a reference gives no secret. The texts name the reference, never its content.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unavailable(pub String);
+
+/// Secrets that were loaded, by their reference.
+#[derive(Debug, Default)]
+pub struct Secrets(HashMap<SecretRef, Result<Secret, Unavailable>>);
+
+impl Secrets {
+    /// Whether a reference was tried, with whatever outcome.
+    pub fn contains(&self, reference: &SecretRef) -> bool {
+        self.0.contains_key(reference)
+    }
+
+    /// Notes what a reference gave.
+    pub fn insert(&mut self, reference: SecretRef, outcome: Result<Secret, Unavailable>) {
+        self.0.insert(reference, outcome);
+    }
+
+    /// The secret of a reference.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn get(&self, reference: &SecretRef) -> Result<Secret, Unavailable> {
+        self.0.get(reference).cloned().unwrap_or_else(|| Err(Unavailable(format!("{reference} was not loaded"))))
+    }
+
+    /// The secret of a field.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn field(&self, field: &SecretField) -> Result<Secret, Unavailable> {
+        self.get(field.reference())
+    }
+
+    /// The text of a public field.
+    ///
+    /// # Errors
+    /// Why there is none: its reference gave nothing, or nothing that is text.
+    pub fn public(&self, field: &Public) -> Result<String, Unavailable> {
+        match field {
+            Public::Literal(text) => Ok(text.clone()),
+            Public::Reference(reference) => self
+                .get(reference)?
+                .expose_str()
+                .map(str::to_owned)
+                .ok_or_else(|| Unavailable(format!("{reference} is not text"))),
+        }
+    }
+}
+
+impl FromIterator<(SecretRef, Secret)> for Secrets {
+    fn from_iter<I: IntoIterator<Item = (SecretRef, Secret)>>(iter: I) -> Self {
+        Self(iter.into_iter().map(|(reference, secret)| (reference, Ok(secret))).collect())
     }
 }
 

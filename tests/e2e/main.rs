@@ -1,0 +1,15 @@
+//! End-to-end tests: they drive the real binary, as a user would, against servers of their own.
+
+#![expect(unreachable_pub, reason = "the modules of one test program share what they mark pub")]
+
+mod bad_input;
+mod callers;
+mod clients;
+mod commands;
+mod desync;
+mod forward;
+mod operations;
+mod protocols;
+mod reverse;
+mod secrets;
+mod support;

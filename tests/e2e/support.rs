@@ -1,0 +1,616 @@
+//! A running Countersign, an origin that records what reaches it, and raw callers.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+/// Nothing that a test waits for takes this long; a test that reaches it has failed.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The binary under test: a release build when `tests/run` made one.
+pub fn binary() -> PathBuf {
+    std::env::var_os("COUNTERSIGN_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_countersign")), PathBuf::from)
+}
+
+/// A command of the binary with an environment of nothing but what a user has.
+pub fn countersign(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", "/nonexistent");
+    command
+}
+
+/// A root that signs the certificates of test origins.
+pub struct Root(CertifiedIssuer<'static, KeyPair>);
+
+impl Root {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "Test origin root");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// Certificate and key for some names, as DER and PEM.
+    pub fn leaf(&self, names: &[&str]) -> (rcgen::Certificate, KeyPair) {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "Test origin");
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        (certificate, key)
+    }
+
+    pub fn server_config(&self, names: &[&str], alpn: &[&str]) -> Arc<rustls::ServerConfig> {
+        provider();
+        let (certificate, key) = self.leaf(names);
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let mut config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+}
+
+/// One TLS provider for every test.
+pub fn provider() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+/// What reached an origin.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub method: String,
+    pub target: String,
+    pub version: http::Version,
+    pub headers: http::HeaderMap,
+    pub body: Bytes,
+}
+
+impl Seen {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+pub type Answer = Response<BoxBody<Bytes, Infallible>>;
+type Handler = Arc<dyn Fn(&Seen) -> Answer + Send + Sync>;
+
+pub fn text(status: u16, body: &str) -> Answer {
+    Response::builder().status(status).body(Full::new(Bytes::from(body.to_owned())).boxed()).unwrap()
+}
+
+/// A server that records every request and answers `hello from the origin`, unless told otherwise.
+pub struct Origin {
+    pub address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<Mutex<usize>>,
+}
+
+impl Origin {
+    /// Cleartext HTTP/1.1.
+    pub async fn http() -> Self {
+        Self::start(None, Arc::new(|_| text(200, "hello from the origin"))).await
+    }
+
+    /// TLS with HTTP/2 and HTTP/1.1.
+    pub async fn https(root: &Root, names: &[&str]) -> Self {
+        Self::https_with(root, names, &["h2", "http/1.1"], |_| text(200, "hello from the origin")).await
+    }
+
+    pub async fn https_with(
+        root: &Root,
+        names: &[&str],
+        alpn: &[&str],
+        handler: impl Fn(&Seen) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(Some(root.server_config(names, alpn)), Arc::new(handler)).await
+    }
+
+    pub async fn http_with(handler: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start(None, Arc::new(handler)).await
+    }
+
+    async fn start(tls: Option<Arc<rustls::ServerConfig>>, handler: Handler) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(Mutex::new(0));
+        let (record, count) = (Arc::clone(&seen), Arc::clone(&connections));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                *count.lock().unwrap() += 1;
+                let (tls, handler, record) = (tls.clone(), Arc::clone(&handler), Arc::clone(&record));
+                tokio::spawn(async move {
+                    let service = service_fn(move |request: Request<Incoming>| {
+                        let (handler, record) = (Arc::clone(&handler), Arc::clone(&record));
+                        async move {
+                            let (parts, body) = request.into_parts();
+                            let Ok(body) = body.collect().await else {
+                                return Ok::<_, Infallible>(text(400, "broken body"));
+                            };
+                            let seen = Seen {
+                                method: parts.method.to_string(),
+                                target: parts.uri.path_and_query().map_or("", |target| target.as_str()).to_owned(),
+                                version: parts.version,
+                                headers: parts.headers,
+                                body: body.to_bytes(),
+                            };
+                            let answer = handler(&seen);
+                            record.lock().unwrap().push(seen);
+                            Ok(answer)
+                        }
+                    });
+                    match tls {
+                        None => {
+                            let io = TokioIo::new(stream);
+                            let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+                        }
+                        Some(config) => {
+                            let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
+                            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                            let io = TokioIo::new(stream);
+                            if h2 {
+                                let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                                let _ = builder.serve_connection(io, service).await;
+                            } else {
+                                let builder = hyper::server::conn::http1::Builder::new();
+                                let _ = builder.serve_connection(io, service).await;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, seen, connections }
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    pub fn only(&self) -> Seen {
+        let seen = self.seen();
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        seen[0].clone()
+    }
+
+    /// Nothing reached it, not even a connection.
+    pub fn untouched(&self) -> bool {
+        self.seen.lock().unwrap().is_empty() && *self.connections.lock().unwrap() == 0
+    }
+
+    pub fn connections(&self) -> usize {
+        *self.connections.lock().unwrap()
+    }
+}
+
+#[derive(Default)]
+struct Log {
+    text: Mutex<String>,
+    grown: Condvar,
+}
+
+/// A running `countersign serve`.
+pub struct Proxy {
+    pub child: Child,
+    pub folder: tempfile::TempDir,
+    pub config: PathBuf,
+    log: Arc<Log>,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Starts it with a configuration in which `FOLDER` stands for a folder of the test's own, and waits until it listens.
+    pub fn start(config: &str) -> Self {
+        Self::start_with(config, &[], |_| {})
+    }
+
+    pub fn start_with(config: &str, variables: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        prepare(folder.path());
+        let path = folder.path().join("countersign.yaml");
+        let text = config.replace("FOLDER", folder.path().to_str().unwrap());
+        let text = if text.contains("\nca:") || text.starts_with("ca:") {
+            text
+        } else {
+            format!("{text}\nca: {{ directory: {}/ca }}\n", folder.path().display())
+        };
+        std::fs::write(&path, text).unwrap();
+        let mut command = countersign(&["serve", "--config", path.to_str().unwrap()]);
+        command.envs(variables.iter().copied()).stderr(Stdio::piped()).stdout(Stdio::null()).current_dir(folder.path());
+        let mut child = command.spawn().unwrap();
+        let log = Arc::new(Log::default());
+        let (sink, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines() {
+                let Ok(line) = line else { break };
+                sink.text.lock().unwrap().push_str(&(line + "\n"));
+                sink.grown.notify_all();
+            }
+            sink.text.lock().unwrap().push_str("END OF LOG\n");
+            sink.grown.notify_all();
+        });
+        let proxy = Self { child, folder, config: path, log, reader: Some(reader) };
+        let started = proxy.wait_log(|log| log.contains("\"started\"") || log.contains("END OF LOG"));
+        assert!(started.contains("\"started\""), "it did not start:\n{started}");
+        proxy
+    }
+
+    /// Waits until the log fulfils a condition and returns it.
+    pub fn wait_log(&self, done: impl Fn(&str) -> bool) -> String {
+        let guard = self.log.text.lock().unwrap();
+        let (guard, timeout) = self.log.grown.wait_timeout_while(guard, DEADLINE, |text| !done(text)).unwrap();
+        let text = guard.clone();
+        // The lock is free again before anything fails, so that the log can still be shown.
+        drop(guard);
+        assert!(!timeout.timed_out(), "the log never said it");
+        text
+    }
+
+    pub fn log(&self) -> String {
+        self.log.text.lock().unwrap().clone()
+    }
+
+    /// Request lines of the log, parsed.
+    pub fn requests(&self, count: usize) -> Vec<serde_json::Value> {
+        let lines = |log: &str| -> Vec<serde_json::Value> {
+            let request = |value: &serde_json::Value| value["target"] == "countersign::request";
+            log.lines().filter_map(|line| serde_json::from_str(line).ok()).filter(request).collect()
+        };
+        lines(&self.wait_log(|log| lines(log).len() >= count))
+    }
+
+    /// The address of the n-th listener of a kind.
+    pub fn address(&self, kind: &str, index: usize) -> String {
+        let log = self.log();
+        let of_kind = |value: &serde_json::Value| value["message"] == "listening" && value["listener"] == kind;
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let address = lines.filter(of_kind).nth(index).unwrap_or_else(|| panic!("no {kind} {index}:\n{log}"));
+        address["address"].as_str().unwrap().to_owned()
+    }
+
+    pub fn forward(&self) -> String {
+        self.address("forward", 0)
+    }
+
+    pub fn reverse(&self) -> String {
+        self.address("reverse", 0)
+    }
+
+    pub fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("ca/ca.pem")
+    }
+
+    pub fn bundle(&self) -> PathBuf {
+        self.folder.path().join("ca-bundle.pem")
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Ends it by SIGTERM and returns its whole log.
+    pub fn stop(mut self) -> String {
+        self.signal("TERM");
+        let status = self.child.wait().unwrap();
+        self.reader.take().unwrap().join().unwrap();
+        assert!(status.success(), "{status}\n{}", self.log());
+        self.log()
+    }
+
+    /// A client that trusts our CA, through the forward listener.
+    pub fn client(&self) -> reqwest::Client {
+        self.client_as("")
+    }
+
+    /// The same with proxy credentials, such as `runner:token@`.
+    pub fn client_as(&self, userinfo: &str) -> reqwest::Client {
+        provider();
+        let root = reqwest::Certificate::from_pem(&std::fs::read(self.ca_file()).unwrap()).unwrap();
+        let proxy = reqwest::Proxy::all(format!("http://{userinfo}{}", self.forward())).unwrap();
+        reqwest::Client::builder()
+            .no_proxy()
+            .proxy(proxy)
+            .tls_certs_only([root])
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(DEADLINE)
+            .build()
+            .unwrap()
+    }
+
+    /// Resident memory in KiB, and its peak.
+    pub fn memory(&self) -> (u64, u64) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let field = |name: &str| -> u64 {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        (field("VmRSS"), field("VmHWM"))
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of countersign ---\n{}", self.log());
+        }
+    }
+}
+
+/// The usual configuration: names under `.test` lead to loopback origins; `api.test` is bound to an api_key in `SECRET`.
+pub struct Config {
+    pub listeners: String,
+    pub resolve: Vec<(String, SocketAddr)>,
+    pub credentials: String,
+    pub bindings: String,
+    pub rest: String,
+}
+
+pub const SECRET: &str = "s3cret-k3y";
+
+impl Config {
+    pub fn new() -> Self {
+        Self {
+            listeners: "  forward:\n    - address: 127.0.0.1:0\n".into(),
+            resolve: Vec::new(),
+            credentials: "  - { id: key, scheme: api_key, key: { env: SECRET }, hosts: [api.test, \"*.api.test\"] }\n"
+                .into(),
+            bindings: "  - { credential: key, hosts: [api.test] }\n".into(),
+            rest: String::new(),
+        }
+    }
+
+    pub fn resolve(mut self, name: &str, address: SocketAddr) -> Self {
+        self.resolve.push((name.into(), address));
+        self
+    }
+
+    pub fn listeners(mut self, text: &str) -> Self {
+        self.listeners = text.into();
+        self
+    }
+
+    pub fn credentials(mut self, text: &str) -> Self {
+        self.credentials = text.into();
+        self
+    }
+
+    pub fn bindings(mut self, text: &str) -> Self {
+        self.bindings = text.into();
+        self
+    }
+
+    pub fn rest(mut self, text: &str) -> Self {
+        self.rest.push_str(text);
+        self
+    }
+
+    pub fn text(&self) -> String {
+        let mut resolve = String::new();
+        for (name, address) in &self.resolve {
+            resolve.push_str(&format!("    \"{name}\": {address}\n"));
+        }
+        format!(
+            "listeners:\n{}credentials:\n{}bindings:\n{}upstream:\n  allow_addresses: [127.0.0.0/8]\n  ca_file: FOLDER/origin.pem\n  \
+             resolve:\n    \"unused.test:1\": 127.0.0.1:1\n{resolve}{}",
+            self.listeners, self.credentials, self.bindings, self.rest
+        )
+    }
+
+    pub fn start(&self, root: &Root) -> Proxy {
+        Proxy::start_with(&self.text(), &[("SECRET", SECRET), ("TOKEN", "t0ken")], |folder| {
+            std::fs::write(folder.join("origin.pem"), root.pem()).unwrap();
+        })
+    }
+}
+
+/// An answer as it came over a raw connection.
+#[derive(Debug, Clone)]
+pub struct Raw {
+    pub text: String,
+}
+
+impl Raw {
+    pub fn status(&self) -> u16 {
+        self.text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+    }
+
+    /// The `code` of the problem document in it.
+    pub fn code(&self) -> String {
+        let body = self.text.split("\r\n\r\n").last().unwrap_or_default();
+        let document: serde_json::Value = serde_json::from_str(body.trim()).unwrap_or_default();
+        document["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// Sends bytes and reads until the other side closes, or says nothing more for a while after an answer began.
+pub fn raw(address: &str, bytes: &[u8]) -> Raw {
+    let stream = TcpStream::connect(address).unwrap();
+    talk(stream, bytes)
+}
+
+pub fn talk(mut stream: impl Read + Write, bytes: &[u8]) -> Raw {
+    stream.write_all(bytes).unwrap();
+    stream.flush().unwrap();
+    Raw { text: read_answer(&mut stream) }
+}
+
+/// Reads one answer: its head, and its body by content-length, chunks or the end of the connection.
+pub fn read_answer(stream: &mut impl Read) -> String {
+    let mut answer = Vec::new();
+    let mut byte = [0];
+    while !answer.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => answer.push(byte[0]),
+            _ => return String::from_utf8_lossy(&answer).into_owned(),
+        }
+    }
+    let head = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    let mut body = Vec::new();
+    if let Some(length) = length {
+        body.resize(length, 0);
+        let mut read = 0;
+        while read < length {
+            match stream.read(&mut body[read..]) {
+                Ok(count) if count > 0 => read += count,
+                _ => break,
+            }
+        }
+        body.truncate(read);
+    } else if head.contains("transfer-encoding: chunked") {
+        while !body.ends_with(b"0\r\n\r\n") {
+            match stream.read(&mut byte) {
+                Ok(1) => body.push(byte[0]),
+                _ => break,
+            }
+        }
+    }
+    answer.extend(body);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// A blocking TLS client connection inside a CONNECT tunnel, with any server name.
+pub fn tls_tunnel(
+    proxy: &Proxy,
+    connect: &str,
+    sni: &str,
+    alpn: &[&str],
+) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+    provider();
+    let mut stream = TcpStream::connect(proxy.forward()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    write!(stream, "CONNECT {connect} HTTP/1.1\r\nHost: {connect}\r\n\r\n").unwrap();
+    let answer = read_connect(&mut stream);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut config = rustls::ClientConfig::builder()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(NoVerifier))
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let name = rustls_pki_types::ServerName::try_from(sni.to_owned()).unwrap();
+    let connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    rustls::StreamOwned::new(connection, stream)
+}
+
+/// The head of an answer to CONNECT, and not a byte more.
+pub fn read_connect(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count == 1) {
+        head.push(byte[0]);
+    }
+    String::from_utf8_lossy(&head).into_owned()
+}
+
+/// For the caller that trusts everything: what a careless script does, and an attacker.
+#[derive(Debug)]
+struct NoVerifier;
+
+impl rustls::client::danger::ServerCertVerifier for NoVerifier {
+    fn verify_server_cert(
+        &self,
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &[rustls_pki_types::CertificateDer<'_>],
+        _: &rustls_pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls_pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The test kit, or the reason why this test is skipped. In CI a missing kit is a failure.
+pub fn kit(test: &str) -> Option<PathBuf> {
+    let kit = std::env::var_os("COUNTERSIGN_TESTKIT").map(PathBuf::from);
+    match kit.filter(|kit| kit.join("venv/bin/python").exists()) {
+        Some(kit) => Some(kit),
+        None => skip(test, "the test kit is not installed; run tests/run"),
+    }
+}
+
+/// A command of the system, or a skip.
+pub fn tool(test: &str, name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.exists());
+    found.or_else(|| skip(test, &format!("{name} is not installed")))
+}
+
+fn skip<T>(test: &str, why: &str) -> Option<T> {
+    assert!(std::env::var_os("CI").is_none(), "{test}: {why}");
+    println!("SKIPPED {test}: {why}");
+    if let Some(file) = std::env::var_os("COUNTERSIGN_SKIPPED") {
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+        writeln!(file, "{test}: {why}").unwrap();
+    }
+    None
+}
+
+/// Runs a client with exactly this environment, and returns its standard output parsed as JSON.
+pub fn run_client(
+    program: &Path,
+    arguments: &[&str],
+    environment: &HashMap<String, String>,
+) -> Result<serde_json::Value, String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("HOME", "/nonexistent")
+        .envs(environment)
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !output.status.success() {
+        return Err(format!("{} {stdout} {stderr}", output.status));
+    }
+    serde_json::from_str(stdout.trim().lines().last().unwrap_or_default()).map_err(|_| format!("{stdout} {stderr}"))
+}
