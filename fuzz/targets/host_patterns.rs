@@ -6,6 +6,7 @@
 use countersign::base::{Destination, Host, Protocol};
 use countersign::route::{HostPattern, PathPrefix, refuse_path_tricks};
 use countersign_fuzz::check_host;
+use http::uri::PathAndQuery;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -98,7 +99,8 @@ fn paths(prefix: &str, path: &str) {
     assert_eq!(rest.is_some(), parsed.matches(path));
     let Some(rest) = rest else { return };
     assert_eq!(format!("{}{rest}", parsed.as_str()), path);
-    if !plain {
+    // Only a path that hyper lets through is ever judged.
+    if !plain || !path.parse::<PathAndQuery>().is_ok_and(|whole| whole.path() == path) {
         return;
     }
     for server in SERVERS {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::Method;
 
+use super::watch::Fingerprints;
 use crate::base::Deps;
 use crate::base::{SecretRef, Secrets};
 use crate::config::{CallerProof, CallerSettings, Config, ConfigError, CredentialSettings};
@@ -50,8 +51,8 @@ pub struct Built {
     pub warnings: Vec<ConfigError>,
     /// Credentials whose secrets expire, to be loaded again in time.
     pub expiring: Vec<Expiring>,
-    /// Files whose change means a reload.
-    pub files: Vec<PathBuf>,
+    /// Files whose change means a reload, as they were before they were read.
+    pub seen: Fingerprints,
 }
 
 /// A credential whose secrets expire, or could not be loaded yet.
@@ -73,7 +74,7 @@ pub struct Expiring {
 /// Every mistake that the whole shows and the parts do not.
 pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<ConfigError>> {
     let mut builder = Builder {
-        files: files(&config),
+        seen: Fingerprints::take(files(&config)),
         secrets: load_secrets(&config, parts.deps).await,
         config,
         errors: Vec::new(),
@@ -84,10 +85,15 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
     };
     let callers = builder.callers(parts.private.as_ref());
     let credentials = builder.credentials();
-    let doors = builder.doors(&callers, parts.private.as_ref());
+    let mut doors = builder.doors(&callers);
     let mut bindings = builder.bindings(&credentials, &callers);
     bindings.extend(builder.route_bindings(&doors, &credentials, &callers));
     let upstream = builder.upstream(&parts);
+    if let Some((caller, credential)) = &parts.private {
+        // The configured listeners were built for their routes' bindings alone.
+        let loopback = crate::listen::Address::Tcp(([127, 0, 0, 1], 0).into());
+        doors = vec![Door::private(loopback, caller, credential.as_deref())];
+    }
     builder.check_private(parts.private.as_ref(), &credentials, &callers);
     let unbound = builder.config.unbound;
     let table = RouteTable::new(bindings, credentials.into_values().collect(), callers, unbound);
@@ -105,15 +111,7 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
 
 /// Every reference of the configuration, each loaded once.
 async fn load_secrets(config: &Config, deps: &Deps) -> Secrets {
-    let tokens = config.callers.iter().filter_map(|caller| match &caller.proof {
-        CallerProof::Token(token) => Some(token.reference()),
-        CallerProof::Uid(_) | CallerProof::ClientCert(_) => None,
-    });
-    let credentials =
-        config.credentials.iter().filter(|credential| credential.enabled).flat_map(|c| c.draft.references());
-    let rest = config.upstream.references().into_iter().chain(config.listeners.references());
-    let references: Vec<&SecretRef> = tokens.chain(credentials).chain(rest).collect();
-    Sources::new(deps.clone()).load_all(references).await
+    Sources::new(deps.clone()).load_all(config.references()).await
 }
 
 /// The files that a configuration names.
@@ -122,20 +120,12 @@ fn files(config: &Config) -> Vec<PathBuf> {
         SecretRef::File { file } => Some(file.clone()),
         SecretRef::Env { .. } | SecretRef::Command { .. } => None,
     };
-    let mut files: Vec<PathBuf> =
-        config.credentials.iter().flat_map(|c| c.draft.references()).filter_map(file).collect();
-    for caller in &config.callers {
-        if let CallerProof::Token(token) = &caller.proof {
-            files.extend(file(token.reference()));
-        }
-    }
-    files.extend(config.upstream.references().into_iter().filter_map(file));
+    let mut files: Vec<PathBuf> = config.references().into_iter().filter_map(file).collect();
     files.extend(config.upstream.ca_file.clone());
     let forward = config.listeners.forward.iter().filter_map(|listener| listener.tls.as_ref());
     for tls in forward.chain(config.listeners.reverse.iter().filter_map(|listener| listener.tls.as_ref())) {
         files.push(tls.certificate.clone());
         files.extend(tls.client_ca.clone());
-        files.extend(file(tls.key.reference()));
     }
     files.sort();
     files.dedup();
@@ -149,7 +139,7 @@ struct Builder {
     unresolved: Vec<ConfigError>,
     warnings: Vec<ConfigError>,
     expiring: Vec<Expiring>,
-    files: Vec<PathBuf>,
+    seen: Fingerprints,
     /// Where each binding stands, by its name.
     paths: HashMap<String, String>,
 }
@@ -333,11 +323,7 @@ impl Builder {
         }
     }
 
-    fn doors(&mut self, callers: &Callers, private: Option<&(String, Option<String>)>) -> Vec<Door> {
-        if let Some((caller, credential)) = private {
-            let loopback = crate::listen::Address::Tcp(([127, 0, 0, 1], 0).into());
-            return vec![Door::private(loopback, caller, credential.as_deref())];
-        }
+    fn doors(&mut self, callers: &Callers) -> Vec<Door> {
         let mut doors = Vec::new();
         let has_callers = !callers.is_empty();
         let listeners = self.config.listeners.clone();
@@ -354,7 +340,27 @@ impl Builder {
             let door = Door::reverse(settings, &self.secrets, has_callers, &path);
             built(self, path, door);
         }
+        self.check_addresses(&listeners);
         doors
+    }
+
+    /// No two listeners on one address; port 0 is a new one each time.
+    fn check_addresses(&mut self, listeners: &crate::listen::Settings) {
+        use crate::listen::Address;
+        let forward = listeners.forward.iter().map(|listener| &listener.address).enumerate();
+        let reverse = listeners.reverse.iter().map(|listener| &listener.address).enumerate();
+        let paths = forward
+            .map(|(index, address)| (format!("listeners.forward[{index}].address"), address))
+            .chain(reverse.map(|(index, address)| (format!("listeners.reverse[{index}].address"), address)));
+        let mut seen: Vec<&Address> = Vec::new();
+        for (path, address) in
+            paths.filter(|(_, address)| !matches!(address, Address::Tcp(socket) if socket.port() == 0))
+        {
+            if seen.contains(&address) {
+                self.error(&path, format!("two listeners on {address}"));
+            }
+            seen.push(address);
+        }
     }
 
     fn check_private(
@@ -413,7 +419,7 @@ impl Builder {
             unresolved: self.unresolved,
             warnings: self.warnings,
             expiring: self.expiring,
-            files: self.files,
+            seen: self.seen,
         }
     }
 }

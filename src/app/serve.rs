@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::build::{Built, Parts, build};
 use super::refresh::Keepers;
-use super::watch::{Watch, fingerprint};
+use super::watch::{Fingerprints, Watch};
 use crate::base::Deps;
 use crate::config::{Config, ConfigError};
 use crate::listen::ca::{self, Ca, CaError};
@@ -74,8 +74,7 @@ pub struct App {
     admin: Option<Admin>,
     health: Arc<ArcSwap<Health>>,
     keepers: Keepers,
-    files: Vec<PathBuf>,
-    seen: u64,
+    seen: Fingerprints,
     drain: Duration,
 }
 
@@ -117,6 +116,7 @@ impl App {
         private: Option<(String, Option<String>)>,
         authority: Authority,
     ) -> Result<Self, StartError> {
+        let own_file = path.map(|path| Fingerprints::take([path.to_owned()]));
         let roots = system_roots();
         let own: OwnAddresses = Arc::default();
         let admin = config.admin.clone().filter(|_| private.is_none());
@@ -140,12 +140,12 @@ impl App {
         if let Authority::OnDisk(settings) = &authority {
             ca::write_bundle(&settings.bundle_path(), &roots, &ca)?;
         }
-        let Built { state, doors, limits, drain, expiring, mut files, .. } = built;
+        let Built { state, doors, limits, drain, expiring, mut seen, .. } = built;
         let proxy = Arc::new(Proxy::new(state, deps.clone()));
         let shared = Arc::new(Shared::new(proxy, Arc::clone(&deps.clock), Some(ca), limits));
-        files.extend(path.map(Path::to_owned));
+        seen.extend(own_file);
         let mut app = Self {
-            seen: fingerprint(&files),
+            seen,
             keepers: Keepers::start(expiring, &deps),
             deps,
             path: path.map(Path::to_owned),
@@ -157,7 +157,6 @@ impl App {
             listeners: Vec::new(),
             admin: None,
             health: Arc::default(),
-            files,
             drain,
         };
         for (door, bound) in doors.into_iter().zip(bound) {
@@ -172,6 +171,10 @@ impl App {
     }
 
     fn listen(&mut self, door: Door, bound: Bound) {
+        if let Address::Tcp(address) = bound.address {
+            // Known to the guard before the first connection is accepted.
+            self.own.rcu(|own| own.iter().copied().chain([address]).collect::<Vec<_>>());
+        }
         let configured = door.address.clone();
         self.listeners.push((configured, Listener::start(bound, door, &self.shared)));
     }
@@ -229,20 +232,20 @@ impl App {
     /// Runs until told to stop; `reload` is for SIGHUP. A change of a watched file reloads too.
     pub async fn run(&mut self, mut reload: impl AsyncFnMut(), stop: impl Future<Output = ()>) {
         let mut watch = Watch::new();
-        watch.set(&self.files);
         let mut stop = std::pin::pin!(stop);
         let mut roots = tokio::time::interval(ROOTS_INTERVAL);
         roots.tick().await;
         loop {
+            watch.set(self.seen.files());
+            // What changed before its folder was watched.
+            if self.seen.changed() {
+                self.reload().await;
+                continue;
+            }
             tokio::select! {
                 () = stop.as_mut() => return,
                 () = reload() => self.reload().await,
-                () = watch.changed() => {
-                    let now = fingerprint(&self.files);
-                    if now != self.seen {
-                        self.reload().await;
-                    }
-                }
+                () = watch.changed() => {}
                 _ = roots.tick() => {
                     self.renew_authority();
                     if system_roots() != self.roots {
@@ -250,13 +253,12 @@ impl App {
                     }
                 }
             }
-            watch.set(&self.files);
         }
     }
 
     /// Reads the configuration again. A bad one changes nothing and says so.
     pub async fn reload(&mut self) {
-        self.seen = fingerprint(&self.files);
+        self.seen.renew();
         let Some(path) = self.path.clone() else { return };
         match self.try_reload(&path).await {
             Ok(()) => tracing::info!(file = %path.display(), "configuration reloaded"),
@@ -272,6 +274,8 @@ impl App {
     }
 
     async fn try_reload(&mut self, path: &Path) -> Result<(), StartError> {
+        // Taken before anything is read: what changes from here on is a change again.
+        let own_file = Fingerprints::take([path.to_owned()]);
         let config = Config::load(path).map_err(StartError::Config)?;
         let (ca_settings, admin) = (config.ca.clone(), config.admin.clone());
         let roots = system_roots();
@@ -284,15 +288,20 @@ impl App {
             private: self.private.clone(),
         };
         let built = build(config, parts).await.map_err(StartError::Config)?;
+        let mut free: Vec<_> = self
+            .listeners
+            .iter()
+            .map(|(configured, listener)| (configured.clone(), listener.door.load().kind()))
+            .collect();
         let mut new = Vec::new();
         for door in &built.doors {
-            let kept = self.listeners.iter().any(|(configured, listener)| {
-                *configured == door.address && listener.door.load().kind() == door.kind()
-            });
-            new.push(if kept {
-                None
-            } else {
-                Some(Bound::new(&door.address, door.mode).await.map_err(StartError::Other)?)
+            let same = free.iter().position(|(configured, kind)| *configured == door.address && *kind == door.kind());
+            new.push(match same {
+                Some(index) => {
+                    free.swap_remove(index);
+                    None
+                }
+                None => Some(Bound::new(&door.address, door.mode).await.map_err(StartError::Other)?),
             });
         }
         let configured = admin.as_ref().map(|admin| &admin.address);
@@ -305,7 +314,7 @@ impl App {
         ca::write_bundle(&ca_settings.bundle_path(), &roots, &ca)?;
         // From here on nothing fails.
         report(&built);
-        let Built { state, doors, limits, drain, expiring, mut files, .. } = built;
+        let Built { state, doors, limits, drain, expiring, mut seen, .. } = built;
         self.authority = Authority::OnDisk(ca_settings);
         if self.shared.ca().is_none_or(|old| old.pem() != ca.pem()) {
             self.shared.set_ca(Some(ca));
@@ -315,9 +324,8 @@ impl App {
         self.shared.proxy.replace(state);
         self.keepers = Keepers::start(expiring, &self.deps);
         self.drain = drain;
-        files.push(path.to_owned());
-        self.files = files;
-        self.seen = fingerprint(&self.files);
+        seen.extend(Some(own_file));
+        self.seen = seen;
         self.replace_listeners(doors, new);
         if !admin_stays {
             if let Some(admin) = self.admin.take() {
@@ -379,6 +387,7 @@ impl App {
         self.health.store(Arc::new(health));
         self.shared.drain.cancel();
         self.shared.tasks.close();
+        tracing::info!("draining");
         let finished = tokio::time::timeout(self.drain, self.shared.tasks.wait()).await.is_ok();
         if !finished {
             tracing::warn!(seconds = self.drain.as_secs(), "some requests did not finish in time");

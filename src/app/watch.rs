@@ -64,12 +64,48 @@ fn folder(file: &Path) -> PathBuf {
     }
 }
 
-/// The content of some files as one value; a missing file counts as itself.
-pub(super) fn fingerprint(files: &[PathBuf]) -> u64 {
+/// Files, and what was in them.
+#[derive(Debug, Default)]
+pub struct Fingerprints {
+    files: Vec<PathBuf>,
+    contents: Vec<u64>,
+}
+
+impl Fingerprints {
+    /// Looks at some files; one that is missing counts as such.
+    pub(super) fn take(files: impl IntoIterator<Item = PathBuf>) -> Self {
+        let files: Vec<PathBuf> = files.into_iter().collect();
+        let contents = files.iter().map(|file| content(file)).collect();
+        Self { files, contents }
+    }
+
+    /// Adds others.
+    pub(super) fn extend(&mut self, others: Option<Self>) {
+        if let Some(other) = others {
+            self.files.extend(other.files);
+            self.contents.extend(other.contents);
+        }
+    }
+
+    /// The files.
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Whether any is not what it was.
+    pub(super) fn changed(&self) -> bool {
+        self.files.iter().zip(&self.contents).any(|(file, before)| content(file) != *before)
+    }
+
+    /// Takes the present content as seen.
+    pub(super) fn renew(&mut self) {
+        self.contents = self.files.iter().map(|file| content(file)).collect();
+    }
+}
+
+fn content(file: &Path) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    for file in files {
-        std::fs::read(file).ok().hash(&mut hasher);
-    }
+    std::fs::read(file).ok().hash(&mut hasher);
     hasher.finish()
 }

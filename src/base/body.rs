@@ -3,9 +3,10 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderName;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -16,6 +17,8 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub trait Watch: Send + Sync {
     /// Some bytes passed.
     fn passed(&mut self, bytes: usize);
+    /// More was asked for and is not there yet.
+    fn waiting(&mut self) {}
     /// The body came to its end (not called when it is dropped before).
     fn ended(&mut self);
     /// Reading it failed.
@@ -44,11 +47,15 @@ pub struct Body {
     ahead: Option<Frame<Bytes>>,
     watch: Option<Box<dyn Watch>>,
     release: Option<Arc<dyn Release>>,
+    trailers: Option<TrailerFilter>,
 }
+
+/// Says which trailer fields may pass.
+pub type TrailerFilter = Box<dyn Fn(&HeaderName) -> bool + Send + Sync>;
 
 impl Body {
     fn of(kind: Kind) -> Self {
-        Self { kind, ahead: None, watch: None, release: None }
+        Self { kind, ahead: None, watch: None, release: None, trailers: None }
     }
 
     /// No body.
@@ -78,6 +85,13 @@ impl Body {
     #[must_use]
     pub fn watched(mut self, watch: Box<dyn Watch>) -> Self {
         self.watch = Some(watch);
+        self
+    }
+
+    /// The same body, of whose trailers only some pass.
+    #[must_use]
+    pub fn filtering_trailers(mut self, filter: TrailerFilter) -> Self {
+        self.trailers = Some(filter);
         self
     }
 
@@ -122,14 +136,26 @@ impl HttpBody for Body {
         if let Some(frame) = this.ahead.take() {
             return Poll::Ready(Some(Ok(frame)));
         }
-        let frame = match &mut this.kind {
-            Kind::Empty => None,
+        let polled = match &mut this.kind {
+            Kind::Empty => Poll::Ready(None),
             Kind::Full(_) => match std::mem::replace(&mut this.kind, Kind::Empty) {
-                Kind::Full(bytes) if !bytes.is_empty() => Some(Ok(Frame::data(bytes))),
-                _ => None,
+                Kind::Full(bytes) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                _ => Poll::Ready(None),
             },
-            Kind::Incoming(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(BoxError::from)),
-            Kind::Boxed(body) => ready!(body.as_mut().poll_frame(cx)),
+            Kind::Incoming(body) => {
+                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BoxError::from)))
+            }
+            Kind::Boxed(body) => body.as_mut().poll_frame(cx),
+        };
+        let Poll::Ready(frame) = polled else {
+            if let Some(watch) = &mut this.watch {
+                watch.waiting();
+            }
+            return Poll::Pending;
+        };
+        let frame = match (&this.trailers, frame) {
+            (Some(filter), Some(Ok(frame))) => Some(Ok(filtered(frame, filter))),
+            (_, frame) => frame,
         };
         if let Some(mut watch) = this.watch.take() {
             match &frame {
@@ -169,6 +195,19 @@ impl HttpBody for Body {
             hint.set_upper(upper + ahead);
         }
         hint
+    }
+}
+
+fn filtered(frame: Frame<Bytes>, passes: &TrailerFilter) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            let gone: Vec<HeaderName> = trailers.keys().filter(|name| !passes(name)).cloned().collect();
+            for name in gone {
+                trailers.remove(name);
+            }
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
     }
 }
 

@@ -37,12 +37,13 @@ pub struct RequestView<'a> {
     pub body: Option<BodyDigest>,
 }
 
-/// Whether a header name is another spelling of `name`: servers that make variables of headers read `_` as `-`, and
-/// some drop an underscore at the end. Both are lower case, as [`http::HeaderName`] keeps them.
-pub fn is_spelling_of(candidate: &str, name: &str) -> bool {
-    let candidate = candidate.trim_end_matches('_');
-    candidate.len() == name.len()
-        && candidate.bytes().zip(name.bytes()).all(|(one, two)| one == two || (one == b'_' && two == b'-'))
+/// Whether two header names are spellings of one: servers that make variables of headers read `_` as `-`, and some drop
+/// an underscore at the end. Both are lower case, as [`http::HeaderName`] keeps them.
+pub fn is_spelling_of(one: &str, other: &str) -> bool {
+    let plain = |name: &'_ str| name.trim_end_matches('_').len();
+    let (one, other) = (&one.as_bytes()[..plain(one)], &other.as_bytes()[..plain(other)]);
+    let read = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| read(*one) == read(*other))
 }
 
 #[cfg(test)]
@@ -54,6 +55,7 @@ mod tests {
         assert!(is_spelling_of("x_api-key", "x-api-key"));
         assert!(is_spelling_of("authorization", "authorization"));
         assert!(is_spelling_of("authorization_", "authorization"));
+        assert!(is_spelling_of("x-api-key", "x_api_key"));
         assert!(!is_spelling_of("x-api-keys", "x-api-key"));
         assert!(!is_spelling_of("x.api-key", "x-api-key"));
     }

@@ -6,13 +6,15 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Context, Failure, raise_file_limit, variable};
 use crate::app::App;
+use crate::base::SecretRef;
 use crate::listen::Address;
 use crate::listen::ca::bundle;
 use crate::upstream::Roots;
@@ -44,20 +46,49 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
     }
     context.start_logs(&config.log);
     raise_file_limit();
+    // From here on no signal ends us before what we made is gone again.
+    let mut signals = Signals::new().map_err(|error| Failure::Other(error.to_string()))?;
+    // What Countersign reads from the environment is not for the command.
+    let hidden: Vec<String> = config.references().into_iter().filter_map(variable_of).collect();
     let app = App::start_private(config, context.deps.clone(), arguments.caller, arguments.credential).await?;
     let folder = tempfile::Builder::new()
         .prefix("countersign-run-")
         .tempdir()
         .map_err(|error| Failure::Other(error.to_string()))?;
-    let status = supervise(context, &app, folder.path(), &arguments.command).await;
+    let status = supervise(context, &app, folder.path(), &arguments.command, &hidden, &mut signals).await;
     // Before the exit code: nothing is left behind even when the command failed.
     folder.close().map_err(|error| Failure::Other(error.to_string()))?;
-    app.drain().await;
-    let status = status?;
+    // Whoever the command left behind has no proxy any more; a moment is enough for what is under way.
+    let _ = tokio::time::timeout(Duration::from_secs(1), app.drain()).await;
+    let status = match status? {
+        Ended::Status(status) => status,
+        Ended::NotStarted(code) => return Ok(code),
+    };
     Ok(status.code().map_or_else(|| 128_u8.wrapping_add(status.signal().unwrap_or(0) as u8), |code| code as u8))
 }
 
-async fn supervise(context: &Context, app: &App, folder: &Path, command: &[OsString]) -> Result<ExitStatus, Failure> {
+/// How the command ended.
+enum Ended {
+    Status(ExitStatus),
+    /// It could not be started: 127 when there is none, 126 when it cannot be run, as shells have it.
+    NotStarted(u8),
+}
+
+fn variable_of(reference: &SecretRef) -> Option<String> {
+    match reference {
+        SecretRef::Env { env } => Some(env.clone()),
+        SecretRef::File { .. } | SecretRef::Command { .. } => None,
+    }
+}
+
+async fn supervise(
+    context: &Context,
+    app: &App,
+    folder: &Path,
+    command: &[OsString],
+    hidden: &[String],
+    signals: &mut Signals,
+) -> Result<Ended, Failure> {
     let other = |error: std::io::Error| Failure::Other(error.to_string());
     let address = app.addresses().into_iter().find_map(|(_, address)| match address {
         Address::Tcp(address) => Some(address),
@@ -73,39 +104,62 @@ async fn supervise(context: &Context, app: &App, folder: &Path, command: &[OsStr
     let store = folder.join("trust.p12");
     write_private(&store, &trust_store(&certificates)?).map_err(other)?;
     let [program, rest @ ..] = command else { return Err(Failure::Other("no command".into())) };
-    let mut child = Command::new(program)
-        .args(rest)
-        .envs(variables(&address.to_string(), &pem, &store, variable(context, "JAVA_TOOL_OPTIONS")))
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| Failure::Other(format!("{}: {error}", program.to_string_lossy())))?;
-    wait(&mut child).await.map_err(other)
+    let mut prepared = Command::new(program);
+    prepared.args(rest).kill_on_drop(true);
+    for name in hidden {
+        prepared.env_remove(name);
+    }
+    prepared.envs(variables(&address.to_string(), &pem, &store, variable(context, "JAVA_TOOL_OPTIONS")));
+    match prepared.spawn() {
+        Ok(mut child) => signals.wait(&mut child).await.map(Ended::Status).map_err(other),
+        Err(error) => {
+            eprintln!("countersign: {}: {error}", program.to_string_lossy());
+            Ok(Ended::NotStarted(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 }))
+        }
+    }
 }
 
-/// Waits for the command, passing signals on to it.
-async fn wait(child: &mut Child) -> std::io::Result<ExitStatus> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut quit = signal(SignalKind::quit())?;
-    let mut user1 = signal(SignalKind::user_defined1())?;
-    let mut user2 = signal(SignalKind::user_defined2())?;
-    // A terminal sends Ctrl-C and Ctrl-\ to the command as well; twice would mean "at once" to many programs.
-    let terminal = std::io::stdin().is_terminal();
-    loop {
-        let (number, from_terminal) = tokio::select! {
-            status = child.wait() => return status,
-            _ = interrupt.recv() => (rustix::process::Signal::INT, terminal),
-            _ = quit.recv() => (rustix::process::Signal::QUIT, terminal),
-            _ = terminate.recv() => (rustix::process::Signal::TERM, false),
-            _ = hangup.recv() => (rustix::process::Signal::HUP, false),
-            _ = user1.recv() => (rustix::process::Signal::USR1, false),
-            _ = user2.recv() => (rustix::process::Signal::USR2, false),
-        };
-        let pid = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32));
-        if let (Some(pid), false) = (pid, from_terminal) {
-            // It may have ended just now; then `wait` says so next.
-            let _ = rustix::process::kill_process(pid, number);
+/// The signals that are the command's affair.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    quit: Signal,
+    user1: Signal,
+    user2: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Waits for the command, passing signals on to it.
+    async fn wait(&mut self, child: &mut Child) -> std::io::Result<ExitStatus> {
+        // A terminal sends Ctrl-C and Ctrl-\ to the command as well; twice would mean "at once" to many programs.
+        let terminal = std::io::stdin().is_terminal();
+        loop {
+            let (number, from_terminal) = tokio::select! {
+                status = child.wait() => return status,
+                _ = self.interrupt.recv() => (rustix::process::Signal::INT, terminal),
+                _ = self.quit.recv() => (rustix::process::Signal::QUIT, terminal),
+                _ = self.terminate.recv() => (rustix::process::Signal::TERM, false),
+                _ = self.hangup.recv() => (rustix::process::Signal::HUP, false),
+                _ = self.user1.recv() => (rustix::process::Signal::USR1, false),
+                _ = self.user2.recv() => (rustix::process::Signal::USR2, false),
+            };
+            let pid = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32));
+            if let (Some(pid), false) = (pid, from_terminal) {
+                // It may have ended just now; then `wait` says so next.
+                let _ = rustix::process::kill_process(pid, number);
+            }
         }
     }
 }

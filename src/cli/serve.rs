@@ -29,7 +29,6 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
         hangup.recv().await;
     };
     app.run(reload, stop).await;
-    tracing::info!("draining");
     let finished = tokio::select! {
         finished = app.drain() => finished,
         // A second Ctrl-C means now.

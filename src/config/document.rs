@@ -56,7 +56,7 @@ impl Document {
     /// # Errors
     /// The place where it stops being YAML. Nothing of the text is repeated.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let options = serde_saphyr::options! { with_snippet: false };
+        let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
         match serde_saphyr::from_str_with_options::<Option<Node>>(text, options) {
             Ok(root) => Ok(Self { root: root.unwrap_or_default() }),
             Err(error) => Err(ConfigError {
@@ -263,6 +263,12 @@ mod tests {
         let document = Document::parse(TEXT).unwrap();
         let error = document.read::<Item>("a[1]").unwrap_err();
         assert_eq!((error.path.as_str(), error.line), ("a[1].b", 4));
+    }
+
+    #[test]
+    fn words_are_words_and_only_true_and_false_are_booleans() {
+        let document = Document::parse("a: [off, no, on, yes, true]\n").unwrap();
+        assert_eq!(document.value("a"), serde_json::json!(["off", "no", "on", "yes", true]));
     }
 
     #[test]

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::document::{ConfigError, Document, join};
-use crate::base::SecretField;
 use crate::base::duration;
+use crate::base::{SecretField, SecretRef};
 use crate::listen::ca::Settings as CaSettings;
 use crate::listen::framing::MAX_HEADERS;
 use crate::listen::settings::{Address, Forward, Reverse};
@@ -204,6 +204,16 @@ impl Config {
             vec![ConfigError { path: String::new(), line: 0, message: format!("it cannot be read: {error}") }]
         })?;
         Self::parse(&text)
+    }
+
+    /// Every reference of the configuration to a secret's resting place.
+    pub fn references(&self) -> Vec<&SecretRef> {
+        let tokens = self.callers.iter().filter_map(|caller| match &caller.proof {
+            CallerProof::Token(token) => Some(token.reference()),
+            CallerProof::Uid(_) | CallerProof::ClientCert(_) => None,
+        });
+        let credentials = self.credentials.iter().flat_map(|credential| credential.draft.references());
+        tokens.chain(credentials).chain(self.upstream.references()).chain(self.listeners.references()).collect()
     }
 
     /// Checks a configuration text.
@@ -447,8 +457,8 @@ impl Reader<'_> {
         if !(1..=MAX_HEADERS).contains(&limits.header_count) {
             self.error("limits.header_count", format!("from 1 to {MAX_HEADERS}"));
         }
-        if !(1024..=1024 * 1024).contains(&limits.header_bytes) {
-            self.error("limits.header_bytes", "from 1024 to 1048576");
+        if !(1024..=256 * 1024).contains(&limits.header_bytes) {
+            self.error("limits.header_bytes", "from 1024 to 262144");
         }
         for (key, value) in [("connections", limits.connections), ("caller_requests", limits.caller_requests)] {
             if value == 0 {

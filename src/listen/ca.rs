@@ -118,6 +118,12 @@ impl Ca {
             let not_after = not_after(&pem).map_err(|why| error(&certificate_path, why))?;
             if not_after > now + CA_RENEWAL {
                 let key = KeyPair::from_pem(&key).map_err(|why| error(&key_path, why))?;
+                if !belong_together(&pem, &key) {
+                    return Err(error(
+                        &key_path,
+                        "this key is not the certificate's; delete both to have new ones made",
+                    ));
+                }
                 return Self::from_parts(key, pem, not_after);
             }
         }
@@ -242,6 +248,13 @@ fn not_after(pem: &str) -> Result<SystemTime, String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).map_err(|error| error.to_string())?;
     let seconds = u64::try_from(certificate.validity().not_after.timestamp()).map_err(|error| error.to_string())?;
     Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+fn belong_together(pem: &str, key: &KeyPair) -> bool {
+    CertificateDer::from_pem_slice(pem.as_bytes()).is_ok_and(|der| {
+        x509_parser::parse_x509_certificate(&der)
+            .is_ok_and(|(_, certificate)| *certificate.public_key().subject_public_key.data == *key.public_key_raw())
+    })
 }
 
 /// System roots and ours, as PEM.

@@ -13,6 +13,9 @@ use crate::base::{Code, Fault, Refusal};
 /// The most headers that a request may be allowed to have: what hyper parses without asking the allocator.
 pub const MAX_HEADERS: usize = 100;
 
+/// The longest request target that the `http` crate takes.
+const MAX_TARGET: usize = u16::MAX as usize - 1;
+
 /// Bytes of one chunk-size line with its extensions; hyper's own bound is higher.
 const CHUNK_LINE: usize = 4096;
 
@@ -148,6 +151,11 @@ impl Framing {
         let lone = |index: usize| bytes[index] == b'\n' && (index == 0 || bytes[index - 1] != b'\r');
         if (0..length).any(lone) {
             return bad("a line of the request head does not end in CR LF");
+        }
+        // What hyper would refuse without a word is refused here with one.
+        let target = request.path.unwrap_or_default();
+        if target.len() > MAX_TARGET || http::Uri::try_from(target).is_err() {
+            return bad("the request target is not a URI, or too long");
         }
         let next = next_state(&request)?;
         Ok(Some((length, next)))
@@ -360,6 +368,11 @@ mod tests {
         }
         assert!(verdict("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").contains("HTTP/1.0"));
         assert!(verdict("CONNECT a:443 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc").contains("CONNECT"));
+        for target in ["/a<b", "http://[::1/", "http:///x"] {
+            let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let said = verdict(&head);
+            assert!(said.contains("not a URI") || said.contains("malformed"), "{target}: {said}");
+        }
         assert!(verdict("GET / HTTP/2.0\r\nHost: a\r\n\r\n").contains("malformed"));
         assert!(verdict("GET  / HTTP/1.1\r\nHost: a\r\n\r\n").contains("malformed"));
     }

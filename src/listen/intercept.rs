@@ -102,7 +102,7 @@ async fn terminate(
         }
     };
     let sni = start.client_hello().server_name().map(Host::parse);
-    let differs = sni.is_some_and(|host| host.is_ok_and(|host| host != *tunnel.destination.host()));
+    let differs = sni.is_some_and(|host| host.ok().as_ref() != Some(tunnel.destination.host()));
     let config = match ca.server_config(tunnel.destination.host(), conn.shared.clock.now()) {
         Ok(config) => config,
         Err(error) => {

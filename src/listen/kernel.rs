@@ -2,6 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+/// The state of a connection that both ends hold open (include/net/tcp_states.h).
+const ESTABLISHED: &str = "01";
+
 /// The uid that owns the local socket at the other end of a loopback connection, from the kernel's table.
 pub(super) async fn peer_uid(local: SocketAddr, peer: SocketAddr) -> Option<u32> {
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
@@ -22,11 +25,13 @@ pub(super) fn own_uid() -> u32 {
 fn find(table: &str, own: SocketAddr, remote: SocketAddr) -> Option<u32> {
     table.lines().skip(1).find_map(|line| {
         let mut fields = line.split_ascii_whitespace();
-        let (own_field, remote_field) = (fields.nth(1)?, fields.next()?);
+        let (own_field, remote_field, state) = (fields.nth(1)?, fields.next()?, fields.next()?);
         if address(own_field)? != canonical(own) || address(remote_field)? != canonical(remote) {
             return None;
         }
-        fields.nth(4)?.parse().ok()
+        let (uid, inode) = (fields.nth(3)?, fields.nth(1)?);
+        // A socket that its owner has closed is listed as nobody's (inode 0) under uid 0; it proves nothing.
+        (state == ESTABLISHED && inode != "0").then(|| uid.parse().ok()).flatten()
     })
 }
 
@@ -61,10 +66,12 @@ mod tests {
     #[cfg(target_endian = "little")]
     fn a_line_of_the_kernels_table_is_read() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
-                     0: 0100007F:C350 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1000        0 1\n";
+                     0: 0100007F:C350 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1000        0 1\n   \
+                     1: 0100007F:C351 0100007F:1F90 05 00000000:00000000 00:00000000 00000000  0        0 0\n";
         let (own, remote) = ("127.0.0.1:50000".parse().unwrap(), "127.0.0.1:8080".parse().unwrap());
         assert_eq!(find(table, own, remote), Some(1000));
         assert_eq!(find(table, remote, own), None);
+        assert_eq!(find(table, "127.0.0.1:50001".parse().unwrap(), remote), None, "a closed socket is nobody's");
     }
 
     #[tokio::test]

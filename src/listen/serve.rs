@@ -330,7 +330,11 @@ where
             format!("{} connections are open (`limits.connections`)", limits.connections),
         )
         .with_retry_after(Duration::from_secs(1));
-        return turn_away(stream, &refusal).await;
+        // Cleartext means nothing to a caller that is about to speak TLS.
+        if rules.tls.is_none() {
+            turn_away(stream, &refusal).await;
+        }
+        return;
     }
     let handler = match rules.kind {
         Kind::Forward { .. } => Handler::Forward,
@@ -372,17 +376,22 @@ where
 {
     let mut read = Vec::new();
     let mut buffer = [0; PREFACE.len()];
+    let mut deadline = None;
     while read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
         let patience = if read.is_empty() { limits.patience.idle } else { limits.patience.header_read };
+        let until = *deadline.get_or_insert_with(|| tokio::time::Instant::now() + patience);
         let drain = conn.shared.drain.clone();
         let room = &mut buffer[..PREFACE.len() - read.len()];
         let count = tokio::select! {
-            result = tokio::time::timeout(patience, stream.read(room)) => match result {
+            result = tokio::time::timeout_at(until, stream.read(room)) => match result {
                 Ok(Ok(count)) if count > 0 => count,
                 _ => return,
             },
             () = drain.cancelled() => return,
         };
+        if read.is_empty() {
+            deadline = None;
+        }
         read.extend_from_slice(&buffer[..count]);
     }
     let h2 = read == PREFACE;
@@ -460,10 +469,26 @@ struct Activity {
     seen: AtomicU64,
 }
 
-impl Release for Activity {
-    fn released(&self) {
-        self.active.fetch_sub(1, Ordering::Relaxed);
+/// One request under way on an HTTP/2 connection: until its body is gone, or the caller gives it up before.
+struct Active(Arc<Activity>);
+
+impl Active {
+    fn begin(activity: Arc<Activity>) -> Self {
+        activity.seen.fetch_add(1, Ordering::Relaxed);
+        activity.active.fetch_add(1, Ordering::Relaxed);
+        Self(activity)
     }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Release for Active {
+    /// Dropping is what counts, and the body holds the only reference.
+    fn released(&self) {}
 }
 
 async fn serve_h2<S>(stream: S, conn: Arc<Conn>, handler: Handler)
@@ -477,13 +502,12 @@ where
     let service = service_fn(move |request: Request<Incoming>| {
         let (conn, handler, activity) = (Arc::clone(&conn), handler.clone(), Arc::clone(&activity));
         async move {
-            activity.seen.fetch_add(1, Ordering::Relaxed);
-            activity.active.fetch_add(1, Ordering::Relaxed);
+            let active = Active::begin(activity);
             let response = match too_many_headers(&request, limits.head.count) {
                 Some(refusal) => problem(&refusal),
                 None => respond(&conn, &handler, request).await,
             };
-            Ok::<_, Infallible>(response.map(|body| body.releasing(activity)))
+            Ok::<_, Infallible>(response.map(|body| body.releasing(Arc::new(active))))
         }
     });
     let serving = http2::Builder::new(TokioExecutor::new())

@@ -1,6 +1,6 @@
 //! The header pass: what belongs to one connection, to the proxy or to us goes, before anything is signed.
 
-use http::header::{CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
 
 use crate::base::Refusal;
 use crate::base::request::is_spelling_of;
@@ -37,6 +37,9 @@ fn is_ours(name: &HeaderName) -> bool {
     begins("proxy") || begins("countersign")
 }
 
+/// Headers that frame or route a message.
+const FRAMING: [&str; 3] = ["content-length", "transfer-encoding", "host"];
+
 /// Cleans a caller's request. Host goes too: it is rebuilt from the destination.
 ///
 /// # Errors
@@ -54,10 +57,17 @@ pub(super) fn clean_request(headers: &mut HeaderMap) -> Result<Found, Refusal> {
         } else if *name == EXPECT {
             found.expects_continue |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
         }
+        if name.as_str().contains('_') && FRAMING.iter().any(|framing| is_spelling_of(name.as_str(), framing)) {
+            return Err(Refusal::bad_request("a header looks like one that frames the message"));
+        }
         if *name == HOST || is_hop_by_hop(name) || is_ours(name) {
             gone.push(name.clone());
         }
     }
+    if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Err(Refusal::bad_request("two Content-Length headers"));
+    }
+    found.expects_continue &= !gone.contains(&EXPECT);
     found.websocket = gone.contains(&UPGRADE) && is_websocket(headers);
     let trailers = headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(b"trailers"));
     for name in gone {
@@ -95,19 +105,23 @@ fn join_cookies(headers: &mut HeaderMap) -> Result<(), Refusal> {
 
 /// Removes the caller's own copies of the headers that a scheme sets, in every spelling.
 pub(super) fn remove_owned(headers: &mut HeaderMap, owned: &[HeaderName]) {
-    for name in owned {
+    let copies: Vec<_> = headers
+        .keys()
+        .filter(|name| owned.iter().any(|own| is_spelling_of(name.as_str(), own.as_str())))
+        .cloned()
+        .collect();
+    for name in copies {
         headers.remove(name);
     }
-    if headers.keys().any(|name| name.as_str().contains('_')) {
-        let look_alikes: Vec<_> = headers
-            .keys()
-            .filter(|name| owned.iter().any(|own| is_spelling_of(name.as_str(), own.as_str())))
-            .cloned()
-            .collect();
-        for name in look_alikes {
-            headers.remove(name);
-        }
-    }
+}
+
+/// Whether a trailer field of a caller's may go on: it must be nothing that the header pass would have taken away.
+pub(super) fn trailer_passes(name: &HeaderName, owned: &[HeaderName]) -> bool {
+    let framing = |name: &str| FRAMING.iter().any(|framing| is_spelling_of(name, framing));
+    !is_hop_by_hop(name)
+        && !is_ours(name)
+        && !framing(name.as_str())
+        && !owned.iter().any(|own| is_spelling_of(name.as_str(), own.as_str()))
 }
 
 /// Cleans an upstream's answer: only what belongs to that one connection goes, and what would pass for our own word.
@@ -239,6 +253,28 @@ mod tests {
         ]);
         clean_response(&mut headers, false);
         assert_eq!(names(&headers), ["location"]);
+    }
+
+    #[test]
+    fn what_frames_a_message_is_neither_doubled_nor_imitated() {
+        for pairs in [
+            [("content-length", "1"), ("content-length", "1")],
+            [("content_length", "1"), ("a", "b")],
+            [("transfer_encoding", "x"), ("a", "b")],
+        ] {
+            assert!(clean_request(&mut map(&pairs)).is_err(), "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn trailers_are_judged_like_headers() {
+        let owned = [http::header::AUTHORIZATION];
+        for name in
+            ["authorization", "authorization_", "proxy-x", "countersign_x", "connection", "content-length", "host"]
+        {
+            assert!(!trailer_passes(&HeaderName::from_static(name), &owned), "{name}");
+        }
+        assert!(trailer_passes(&HeaderName::from_static("grpc-status"), &owned));
     }
 
     #[test]

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HeaderMap};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, EXPECT, HeaderMap};
+use http::{Request, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use super::headers::{clean_request, clean_response, refuse_two_hosts, remove_owned};
+use super::headers::{clean_request, clean_response, refuse_two_hosts, remove_owned, trailer_passes};
 use super::links::Links;
 use super::record::{Place, Record};
 use super::respond::problem;
@@ -169,7 +169,12 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
     record.place = Some(Place::take(&caller, state.limits.caller_requests).ok_or_else(|| too_many(state))?);
     refuse_two_hosts(request.headers())?;
     let named = named_credential(request.headers())?.or(named);
-    let found = clean_request(request.headers_mut())?;
+    let mut found = clean_request(request.headers_mut())?;
+    if found.expects_continue && request.version() == Version::HTTP_2 {
+        // hyper sends no interim answers on HTTP/2, so the upstream's could not be passed on.
+        request.headers_mut().remove(EXPECT);
+        found.expects_continue = false;
+    }
     let route = match &via {
         Via::Route { binding, confined, .. } => {
             if *confined {
@@ -258,10 +263,11 @@ async fn sign(
     limit: u64,
 ) -> Result<Request<Body>, Refusal> {
     let (mut parts, mut body) = request.into_parts();
-    if parts.method == Method::TRACE || parts.method.as_str() == "TRACK" {
-        return Err(Refusal::bad_request("TRACE would send the credential back to the caller"));
-    }
     remove_owned(&mut parts.headers, permit.owned_headers());
+    if !body.is_end_stream() {
+        let owned = permit.owned_headers().to_vec();
+        body = body.filtering_trailers(Box::new(move |name| trailer_passes(name, &owned)));
+    }
     let need = permit.body_need(&view(&parts, destination, None));
     let digest = match need {
         BodyNeed::None => None,
@@ -291,8 +297,8 @@ fn view<'a>(
 fn await_continue(request: Request<Body>, patience: Duration) -> Request<Body> {
     let (go, wait) = oneshot::channel();
     let go = std::sync::Mutex::new(Some(go));
-    let mut request = request
-        .map(|body| Body::boxed(Held { body, hold: Hold::Waiting(wait, Box::pin(tokio::time::sleep(patience))) }));
+    let mut request =
+        request.map(|body| Body::boxed(Held { body, hold: Hold::Waiting { word: wait, patience, timer: None } }));
     hyper::ext::on_informational(&mut request, move |response| {
         if response.status() == StatusCode::CONTINUE
             && let Ok(mut go) = go.lock()
@@ -308,7 +314,12 @@ fn await_continue(request: Request<Body>, patience: Duration) -> Request<Body> {
 /// Whether the upstream has asked for a body yet.
 enum Hold {
     /// Not yet.
-    Waiting(oneshot::Receiver<()>, Pin<Box<tokio::time::Sleep>>),
+    Waiting {
+        word: oneshot::Receiver<()>,
+        patience: Duration,
+        /// Begins when the body is first asked for, that is, when the head is on its way.
+        timer: Option<Pin<Box<tokio::time::Sleep>>>,
+    },
     /// It has, or it said nothing for too long.
     Wanted,
     /// The final answer came first: the body is not wanted any more, and the caller must not be asked for it.
@@ -326,17 +337,18 @@ impl HttpBody for Held {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Hold::Waiting(word, patience) = &mut self.hold {
+        if let Hold::Waiting { word, patience, timer } = &mut self.hold {
+            let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(*patience)));
             self.hold = match Pin::new(word).poll(cx) {
                 Poll::Ready(Ok(())) => Hold::Wanted,
                 Poll::Ready(Err(_)) => Hold::Unwanted,
-                Poll::Pending if patience.as_mut().poll(cx).is_pending() => return Poll::Pending,
+                Poll::Pending if timer.as_mut().poll(cx).is_pending() => return Poll::Pending,
                 Poll::Pending => Hold::Wanted,
             };
         }
         match self.hold {
             Hold::Wanted => Pin::new(&mut self.body).poll_frame(cx),
-            Hold::Waiting(..) | Hold::Unwanted => Poll::Pending,
+            Hold::Waiting { .. } | Hold::Unwanted => Poll::Pending,
         }
     }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::binding::{Binding, Coordinates, CredentialEntry, Tie};
 use super::caller::{Caller, Callers};
-use super::matcher::refuse_path_tricks;
+use super::matcher::{PathPrefix, refuse_path_tricks};
 use super::permit::{Passage, Permit};
 use crate::base::request::is_spelling_of;
 use crate::base::{Code, Destination, Host, Protocol, Refusal};
@@ -184,6 +184,9 @@ impl RouteTable {
             Ok(Some(binding)) if ask.named.is_some() && !binding.credential.enabled => {
                 Decision::Deny(unknown(ask.destination))
             }
+            Ok(Some(_)) if *ask.method == Method::TRACE || ask.method.as_str() == "TRACK" => {
+                Decision::Deny(Refusal::bad_request("TRACE would send the credential back to the caller"))
+            }
             Ok(Some(binding)) => match permit(binding, ask.destination) {
                 Ok(permit) => Decision::Use(permit),
                 Err(refusal) => Decision::Deny(refusal),
@@ -332,7 +335,9 @@ fn needed_binding(destination: &Destination, call: Option<(&Method, &str)>) -> S
     match call {
         None => format!("{{ credential: ID, hosts: [\"{host}\"] }}"),
         Some((method, path)) => {
-            format!("{{ credential: ID, hosts: [\"{host}\"], methods: [{method}], paths: [{path:?}] }}")
+            // A path that no rule may hold is left out, so that what is shown can be pasted.
+            let paths = PathPrefix::parse(path).map_or_else(|_| String::new(), |path| format!(", paths: [\"{path}\"]"));
+            format!("{{ credential: ID, hosts: [\"{host}\"], methods: [{method}]{paths} }}")
         }
     }
 }
@@ -392,7 +397,7 @@ mod tests {
 
     use super::*;
     use crate::base::{Mutations, RequestView, Secret};
-    use crate::route::{CallerRule, HostPattern, PathPrefix, Readiness};
+    use crate::route::{CallerRule, HostPattern, Readiness};
     use crate::scheme::Scheme;
 
     #[derive(Debug)]

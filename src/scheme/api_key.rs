@@ -9,6 +9,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{Draft, Kind, Scheme, SettingsError, at, settings};
+use crate::base::request::is_spelling_of;
 use crate::base::{Mutations, Refusal, RequestView, Secret};
 use crate::base::{SecretField, SecretRef, Secrets, Unavailable};
 
@@ -89,7 +90,7 @@ impl Settings {
     }
 
     fn check(&self) -> Result<(), SettingsError> {
-        let mut seen = Vec::new();
+        let mut seen: Vec<(Location, String)> = Vec::new();
         for place in self.places() {
             let wrong = |message: &str| at(format!("{}field", place.path), message);
             if place.field.is_empty() {
@@ -107,11 +108,14 @@ impl Settings {
                 }
                 Location::Cookie | Location::Query => {}
             }
-            let same = (place.location == Location::Header, place.field.to_ascii_lowercase());
-            if seen.contains(&same) {
+            let same = |(location, field): &(Location, String)| {
+                let lower = place.field.to_ascii_lowercase();
+                *location == place.location && (is_spelling_of(field, &lower) || *field == lower)
+            };
+            if seen.iter().any(same) {
                 return Err(wrong("two keys cannot stand in one field"));
             }
-            seen.push(same);
+            seen.push((place.location, place.field.to_ascii_lowercase()));
             if place.prefix.bytes().any(|b| b.is_ascii_control()) {
                 return Err(at(format!("{}type", place.path), "a prefix cannot hold control characters"));
             }

@@ -12,12 +12,13 @@ pub use pool::{Egress, Upstream};
 pub use tls::{Roots, system_roots};
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 
 use crate::base::duration;
 use crate::base::{Public, SecretField, SecretRef};
@@ -61,13 +62,31 @@ impl Default for Settings {
 }
 
 /// A corporate proxy: an address, or an address with credentials and exceptions.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProxySettings {
     /// `http://proxy.corp:3128`
     Address(String),
     /// With credentials or exceptions.
     Full(ProxyParts),
+}
+
+impl<'de> Deserialize<'de> for ProxySettings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> de::Visitor<'de> for Either {
+            type Value = ProxySettings;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address such as http://proxy.corp:3128, or a map with `url`")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ProxySettings, E> {
+                Ok(ProxySettings::Address(text.to_owned()))
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<ProxySettings, A::Error> {
+                ProxyParts::deserialize(de::value::MapAccessDeserializer::new(map)).map(ProxySettings::Full)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// The long form of a corporate proxy.

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use http::header::PROXY_AUTHORIZATION;
-use http::{Request, Response, Uri};
+use http::header::{CONTENT_LENGTH, HeaderValue, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -21,7 +21,7 @@ use super::tls::Roots;
 use super::{ProxySettings, Settings};
 use crate::base::Secrets;
 use crate::base::body::{BoxError, Watch};
-use crate::base::{Body, Code, Destination, Host, Protocol, Refusal};
+use crate::base::{Body, Code, Destination, Fault, Host, Protocol, Refusal};
 
 /// Idle connections kept per destination and egress; more than this at once are closed after use.
 const IDLE_PER_HOST: usize = 256;
@@ -224,16 +224,23 @@ impl Egress {
                 Err(_) => Err(self.no_answer()),
             };
         }
+        let unknown_length =
+            request.body().size_hint().exact().is_none() && !request.headers().contains_key(CONTENT_LENGTH);
+        if unknown_length && matches!(*request.method(), Method::GET | Method::HEAD) {
+            // hyper sends no body with these methods unless it is told how.
+            request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         // While the body moves, the upstream cannot be expected to answer: the time starts again with every frame.
-        let moved = Arc::new(AtomicU64::new(0));
-        let request = request.map(|body| body.watched(Box::new(Progress(Arc::clone(&moved)))));
+        let progress = Arc::new(Progress::default());
+        let request = request.map(|body| body.watched(Box::new(Watched(Arc::clone(&progress)))));
         let mut answer = std::pin::pin!(client.request(request));
         loop {
-            let before = moved.load(Ordering::Relaxed);
+            let before = progress.frames.load(Ordering::Relaxed);
             match tokio::time::timeout(self.response_timeout, &mut answer).await {
                 Ok(answer) => return answer.map_err(|error| explain(&error)),
-                Err(_) if moved.load(Ordering::Relaxed) == before => return Err(self.no_answer()),
-                Err(_) => {}
+                Err(_) if progress.frames.load(Ordering::Relaxed) != before => {}
+                Err(_) if progress.starved.load(Ordering::Relaxed) => return Err(self.no_body()),
+                Err(_) => return Err(self.no_answer()),
             }
         }
     }
@@ -251,6 +258,16 @@ impl Egress {
         }
     }
 
+    fn no_body(&self) -> Refusal {
+        Refusal::new(
+            Code::Overloaded,
+            format!("no more of the request body came within {} s", self.response_timeout.as_secs_f32()),
+        )
+        .with_status(StatusCode::REQUEST_TIMEOUT)
+        .with_proxy_error("http_request_error")
+        .with_fault(Fault::Caller)
+    }
+
     fn no_answer(&self) -> Refusal {
         Refusal::new(
             Code::UpstreamTimeout,
@@ -265,12 +282,23 @@ impl fmt::Debug for Egress {
     }
 }
 
-/// Notes that a request body moves.
-struct Progress(Arc<AtomicU64>);
+/// How a request body moves.
+#[derive(Default)]
+struct Progress {
+    frames: AtomicU64,
+    /// We would send more, and the caller gives nothing.
+    starved: AtomicBool,
+}
 
-impl Watch for Progress {
+struct Watched(Arc<Progress>);
+
+impl Watch for Watched {
     fn passed(&mut self, _: usize) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.frames.fetch_add(1, Ordering::Relaxed);
+        self.0.starved.store(false, Ordering::Relaxed);
+    }
+    fn waiting(&mut self) {
+        self.0.starved.store(true, Ordering::Relaxed);
     }
     fn ended(&mut self) {
         self.passed(0);

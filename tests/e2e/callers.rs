@@ -50,11 +50,13 @@ async fn a_407_says_how_and_keeps_the_connection_for_the_second_try() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_binding_is_for_the_callers_it_names() {
-    let callers = "callers:\n  - { name: runner, token: { env: TOKEN } }\n  - { name: other, token: { env: SECRET } }\n";
+    let callers =
+        "callers:\n  - { name: runner, token: { env: TOKEN } }\n  - { name: other, token: { env: SECRET } }\n";
     let config = Config::new().bindings("  - { credential: key, hosts: [api.test], callers: [runner] }\n");
     let (proxy, origin, _root) = start(config, callers).await;
     let absolute = |token: &str| {
-        let head = format!("GET https://api.test/ HTTP/1.1\r\nHost: api.test\r\nProxy-Authorization: Bearer {token}\r\n\r\n");
+        let head =
+            format!("GET https://api.test/ HTTP/1.1\r\nHost: api.test\r\nProxy-Authorization: Bearer {token}\r\n\r\n");
         raw(&proxy.forward(), head.as_bytes())
     };
     assert_eq!(absolute(SECRET).code(), "unbound");
@@ -70,7 +72,12 @@ async fn a_reverse_route_takes_its_own_header_and_strips_it() {
         let address = proxy.reverse();
         raw(&address, format!("GET /api HTTP/1.1\r\nHost: {address}\r\n{header}\r\n").as_bytes())
     };
-    for wrong in ["", "Countersign-Authorization: Bearer wrong\r\n", "Proxy-Authorization: Bearer t0ken\r\n", "Authorization: Bearer t0ken\r\n"] {
+    for wrong in [
+        "",
+        "Countersign-Authorization: Bearer wrong\r\n",
+        "Proxy-Authorization: Bearer t0ken\r\n",
+        "Authorization: Bearer t0ken\r\n",
+    ] {
         let answer = ask(wrong);
         assert_eq!((answer.status(), answer.code().as_str()), (407, "caller_unknown"), "{wrong}");
     }

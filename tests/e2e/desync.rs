@@ -6,6 +6,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
+use http_desync_guardian::RequestSafetyTier;
+use http_desync_guardian::request_analyzer::HttpRequestData;
 use serde_json::Value;
 
 use crate::support::{Config, Root};
@@ -25,20 +27,26 @@ fn cases() -> Vec<Case> {
             continue;
         }
         let text = std::fs::read_to_string(&file).unwrap();
-        let found: Vec<Value> = serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let found: Vec<Value> =
+            serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         for case in found {
             let field = |key: &str| match &case[key] {
                 Value::String(text) => text.clone(),
                 Value::Null => String::new(),
                 other => other.to_string(),
             };
-            let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string().replace("null", ""), str::to_owned);
+            let plain =
+                |value: &Value| value.as_str().map_or_else(|| value.to_string().replace("null", ""), str::to_owned);
             let mut head = format!("{} {} {}\r\n", field("method"), field("uri"), field("version"));
             for header in case["headers"].as_array().into_iter().flatten() {
                 head.push_str(&format!("{}: {}\r\n", plain(&header["name"]), plain(&header["value"])));
             }
             head.push_str("\r\n");
-            cases.push(Case { name: field("name"), tier: case["expected"]["tier"].as_str().unwrap_or_default().to_owned(), head });
+            cases.push(Case {
+                name: field("name"),
+                tier: case["expected"]["tier"].as_str().unwrap_or_default().to_owned(),
+                head,
+            });
         }
     }
     cases
@@ -70,7 +78,8 @@ impl Recorder {
                         let mut bytes = bytes.lock().unwrap();
                         bytes.extend_from_slice(&buffer[..count]);
                         if complete(&bytes).is_some() {
-                            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                            let _ =
+                                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
                             let _ = stream.shutdown(std::net::Shutdown::Write);
                         }
                     }
@@ -82,7 +91,10 @@ impl Recorder {
 
     /// What came on each connection since the last call.
     fn take(&self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut *self.connections.lock().unwrap()).iter().map(|bytes| bytes.lock().unwrap().clone()).collect()
+        std::mem::take(&mut *self.connections.lock().unwrap())
+            .iter()
+            .map(|bytes| bytes.lock().unwrap().clone())
+            .collect()
     }
 }
 
@@ -111,11 +123,8 @@ fn send(address: &str, request: &[u8]) -> String {
 }
 
 /// The library's own verdict on what reached the upstream.
-fn tier(bytes: &[u8]) -> String {
-    use http_desync_guardian::request_analyzer::HttpRequestData;
-    let settings = http_desync_guardian::RequestAnalysisResult::default();
-    let _ = settings;
-    format!("{:?}", HttpRequestData::parse(bytes))
+fn tier(bytes: &[u8]) -> RequestSafetyTier {
+    HttpRequestData::analyze_raw_request(bytes).tier
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,7 +157,11 @@ async fn no_severe_request_reaches_an_upstream_as_anything_but_one_well_formed_r
                 if bytes.is_empty() {
                     continue;
                 }
-                let what = format!("{kind}, {}: {head:?}\nreached the upstream as {:?}\nanswer {answer:?}", case.name, String::from_utf8_lossy(&bytes));
+                let what = format!(
+                    "{kind}, {}: {head:?}\nreached the upstream as {:?}\nanswer {answer:?}",
+                    case.name,
+                    String::from_utf8_lossy(&bytes)
+                );
                 let Some(length) = complete(&bytes) else {
                     // A body that broke off is a request that never came to its end; no server acts on it.
                     assert_ne!(case.tier, "Severe", "{what}");
@@ -157,13 +170,23 @@ async fn no_severe_request_reaches_an_upstream_as_anything_but_one_well_formed_r
                 assert_eq!(length, bytes.len(), "more than one request: {what}");
                 let head = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
                 assert_eq!(head.matches("\r\nhost:").count(), 1, "{what}");
-                assert!(head.matches("\r\ncontent-length:").count() + head.matches("\r\ntransfer-encoding:").count() <= 1, "{what}");
-                assert!(!head.contains("host: smuggled.test") || head.matches("smuggled").count() == 0 || head.contains("host: api.test"), "{what}");
+                assert!(
+                    head.matches("\r\ncontent-length:").count() + head.matches("\r\ntransfer-encoding:").count() <= 1,
+                    "{what}"
+                );
+                assert!(
+                    !head.contains("host: smuggled.test")
+                        || head.matches("smuggled").count() == 0
+                        || head.contains("host: api.test"),
+                    "{what}"
+                );
                 reached += 1;
             }
         }
     }
     assert!(reached > 30 && severe > 20, "{reached} reached, {severe} severe: the cases were not really sent");
     // The process lives on.
-    assert!(send(&proxy.forward(), b"GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\n\r\n").starts_with("HTTP/1.1 200"));
+    assert!(
+        send(&proxy.forward(), b"GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\n\r\n").starts_with("HTTP/1.1 200")
+    );
 }

@@ -39,7 +39,8 @@ async fn a_changed_file_or_a_hangup_reloads_and_a_bad_file_changes_nothing() {
     let reloads = |count: usize| proxy.wait_log(|log| log.matches("configuration reloaded").count() >= count);
     assert_eq!(raw(&proxy.forward(), GET).status(), 200);
     let good = std::fs::read_to_string(&proxy.config).unwrap();
-    std::fs::write(&proxy.config, good.replace("hosts: [api.test], allow", "hosts: [api.test], paths: [/only], allow")).unwrap();
+    std::fs::write(&proxy.config, good.replace("hosts: [api.test], allow", "hosts: [api.test], paths: [/only], allow"))
+        .unwrap();
     reloads(1);
     assert_eq!(raw(&proxy.forward(), GET).code(), "unbound");
     std::fs::write(&proxy.config, "unbound: maybe\n").unwrap();
@@ -98,7 +99,11 @@ async fn a_caller_that_was_removed_is_refused_inside_its_open_connection() {
 async fn a_reload_under_load_drops_no_request() {
     let root = Root::new();
     let origin = Origin::http().await;
-    let proxy = Config::new().resolve("api.test:80", origin.address).bindings(OPEN).rest("log: { requests: false }\n").start(&root);
+    let proxy = Config::new()
+        .resolve("api.test:80", origin.address)
+        .bindings(OPEN)
+        .rest("log: { requests: false }\n")
+        .start(&root);
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let workers: Vec<_> = (0..8)
         .map(|_| {
@@ -143,7 +148,8 @@ async fn a_drain_finishes_what_is_in_flight_and_takes_nothing_new() {
         text(200, "finished")
     })
     .await;
-    let config = Config::new().resolve("api.test:80", origin.address).bindings(OPEN).rest("admin: { address: 127.0.0.1:0 }\n");
+    let config =
+        Config::new().resolve("api.test:80", origin.address).bindings(OPEN).rest("admin: { address: 127.0.0.1:0 }\n");
     let proxy = config.start(&root);
     let (address, admin) = (proxy.forward(), proxy.address("admin", 0));
     let idle = TcpStream::connect(&address).unwrap();
@@ -251,9 +257,15 @@ async fn each_limit_refuses_with_a_problem_document() {
     let answer = crate::support::Raw { text: read_answer(&mut slow) };
     assert_eq!((answer.status(), answer.code().as_str()), (408, "overloaded"), "{}", answer.text);
     drop(slow);
-    let large = raw(&address, format!("GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\nX: {}\r\n\r\n", "y".repeat(3000)).as_bytes());
+    let large = raw(
+        &address,
+        format!("GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\nX: {}\r\n\r\n", "y".repeat(3000)).as_bytes(),
+    );
     assert_eq!((large.status(), large.code().as_str()), (431, "overloaded"));
-    let many = raw(&address, format!("GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\n{}\r\n", "X: y\r\n".repeat(5)).as_bytes());
+    let many = raw(
+        &address,
+        format!("GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\n{}\r\n", "X: y\r\n".repeat(5)).as_bytes(),
+    );
     assert_eq!(many.status(), 431);
     let mut held: Vec<TcpStream> = Vec::new();
     let refused = loop {

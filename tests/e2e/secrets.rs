@@ -5,17 +5,21 @@ use crate::support::{Config, Origin, Proxy, Root, raw};
 /// Every vector of every scheme that signs something, as a credential of its own.
 fn credentials() -> (String, String, Vec<String>, Vec<(String, String)>) {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
-    let (mut credentials, mut bindings, mut paths, mut variables) = (String::new(), String::new(), Vec::new(), Vec::new());
+    let (mut credentials, mut bindings, mut paths, mut variables) =
+        (String::new(), String::new(), Vec::new(), Vec::new());
     for kind in countersign::scheme::KINDS {
         for file in std::fs::read_dir(root.join(kind.name)).unwrap() {
             let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
             let vectors: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
-            for (index, vector) in vectors.iter().enumerate().filter(|(_, vector)| vector["expect"]["refused"].is_null()) {
+            for (index, vector) in
+                vectors.iter().enumerate().filter(|(_, vector)| vector["expect"]["refused"].is_null())
+            {
                 let id = format!("{}-{index}", kind.name);
                 let mut settings = vector["credential"].to_string();
                 for name in vector["secrets"].as_object().unwrap().keys() {
                     let variable = format!("{}_{index}_{name}", kind.name).to_uppercase();
-                    settings = settings.replace(&format!("{{\"env\":\"{name}\"}}"), &format!("{{\"env\":\"{variable}\"}}"));
+                    settings =
+                        settings.replace(&format!("{{\"env\":\"{name}\"}}"), &format!("{{\"env\":\"{variable}\"}}"));
                     variables.push((variable.clone(), format!("k4n4ry-{}", variable.to_lowercase())));
                 }
                 let common = format!("{{\"id\":\"{id}\",\"scheme\":\"{}\",\"hosts\":[\"api.test\"],", kind.name);
@@ -42,7 +46,8 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
         .bindings(&bindings)
         .resolve("api.test:80", origin.address)
         .rest("admin: { address: 127.0.0.1:0 }\nlog: { level: trace, requests: true }\n");
-    let environment: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let environment: Vec<(&str, &str)> =
+        variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let proxy = Proxy::start_with(&config.text(), &environment, |folder| {
         std::fs::write(folder.join("origin.pem"), root.pem()).unwrap();
     });
@@ -67,7 +72,9 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
         assert!(encoded, "{id} signed nothing: {all}");
     }
     for page in ["/livez", "/readyz"] {
-        shown.push_str(&raw(&proxy.address("admin", 0), format!("GET {page} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).text);
+        shown.push_str(
+            &raw(&proxy.address("admin", 0), format!("GET {page} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).text,
+        );
     }
     let path = proxy.config.clone();
     let text = std::fs::read_to_string(&path).unwrap();
