@@ -7,9 +7,10 @@ use http::{HeaderMap, Uri};
 use serde_json::json;
 
 use super::{Context, Failure};
-use crate::app::{Parts, build};
-use crate::base::{Destination, Refusal};
-use crate::route::{Ask, Decision, RouteTable};
+use crate::app::{Built, Parts, build};
+use crate::base::{Code, Destination, Protocol, Refusal};
+use crate::listen::Door;
+use crate::route::{Ask, Decision, refuse_path_tricks};
 use crate::upstream::system_roots;
 
 #[derive(Args)]
@@ -45,7 +46,7 @@ pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, 
             return Err(Failure::Other(format!("say who calls with --caller: one of {}", several.join(", "))));
         }
     };
-    let answer = explain(&built.state.routes, &caller, arguments).map_err(Failure::Other)?;
+    let answer = explain(&built, &caller, arguments).map_err(Failure::Other)?;
     if arguments.json {
         println!("{}", answer.json());
     } else {
@@ -65,14 +66,26 @@ struct Answer {
     reason: Option<String>,
 }
 
-fn explain(routes: &RouteTable, caller: &str, arguments: &Arguments) -> Result<Answer, String> {
+fn explain(built: &Built, caller: &str, arguments: &Arguments) -> Result<Answer, String> {
+    let routes = &built.state.routes;
     let method = crate::config::method(&arguments.method)?;
     let uri: Uri = arguments.url.parse().map_err(|_| format!("`{}` is not a URL", arguments.url))?;
     let caller = routes.callers().named(caller).ok_or_else(|| format!("there is no caller {caller}"))?;
-    let destination = match Destination::from_absolute(&uri) {
-        Ok(destination) => destination,
+    let called = match Destination::from_absolute(&uri) {
+        Ok(called) => called,
         Err(refusal) => return Ok(Answer::denied(None, &refusal)),
     };
+    // The address of one of our own reverse listeners stands for what its route calls.
+    let routed = built.doors.iter().find_map(|door| door.routed(&called, &uri));
+    let (destination, uri, route) = match routed {
+        Some((route, target)) => (route.destination.clone(), target, Some(route)),
+        None => (called, uri, None),
+    };
+    let shown = Some(destination.to_string());
+    let denied = |refusal: &Refusal| Ok(Answer::denied(shown.clone(), refusal));
+    if let Some(Err(refusal)) = route.filter(|route| !route.base.is_empty()).map(|_| refuse_path_tricks(uri.path())) {
+        return denied(&refusal);
+    }
     let ask = Ask {
         caller: &caller,
         destination: &destination,
@@ -80,33 +93,51 @@ fn explain(routes: &RouteTable, caller: &str, arguments: &Arguments) -> Result<A
         path: uri.path(),
         headers: &HeaderMap::new(),
         named: arguments.credential.as_deref(),
-        route: None,
+        route: route.filter(|route| route.bound).map(|route| &*route.name),
     };
-    let shown = Some(destination.to_string());
-    Ok(match routes.decide(&ask) {
-        Decision::Use(permit) => Answer {
-            decision: "use",
-            credential: Some(permit.credential().to_string()),
-            binding: Some(permit.binding().to_string()),
-            destination: shown,
-            headers: permit.owned_headers().iter().map(ToString::to_string).collect(),
-            code: None,
-            reason: None,
+    let foreseen = |addresses| built.state.upstream.egress(addresses).and_then(|egress| egress.foresee(&destination));
+    match routes.decide(&ask) {
+        Decision::Deny(refusal) => denied(&refusal),
+        Decision::Use(permit) => {
+            if let Err(refusal) = foreseen(permit.allow_addresses()) {
+                return denied(&refusal);
+            }
+            let forward: Vec<bool> = built.doors.iter().filter_map(Door::intercepts).collect();
+            if route.is_none()
+                && destination.protocol() == Protocol::Https
+                && !forward.is_empty()
+                && !forward.contains(&true)
+            {
+                let why = "no forward listener has `intercept: true`, so a tunnel to this host is refused";
+                return denied(&Refusal::new(Code::InterceptionOff, why));
+            }
+            let own = permit.owned_headers().iter().map(ToString::to_string);
+            Ok(Answer {
+                decision: "use",
+                credential: Some(permit.credential().to_string()),
+                binding: Some(permit.binding().to_string()),
+                headers: own.chain(permit.adds()).collect(),
+                destination: shown,
+                code: None,
+                reason: None,
+            })
+        }
+        Decision::Pass(passage) => match foreseen(&Arc::default()) {
+            Err(refusal) => denied(&refusal),
+            Ok(()) => Ok(Answer {
+                decision: "pass",
+                credential: None,
+                binding: None,
+                headers: Vec::new(),
+                destination: shown,
+                code: None,
+                reason: Some(passage.observed().map_or_else(
+                    || "no binding; `unbound` lets it pass without a credential".to_owned(),
+                    |binding| format!("no binding; `unbound: observe` lets it pass; the binding would be {binding}"),
+                )),
+            }),
         },
-        Decision::Pass(passage) => Answer {
-            decision: "pass",
-            credential: None,
-            binding: None,
-            destination: shown,
-            headers: Vec::new(),
-            code: None,
-            reason: Some(passage.observed().map_or_else(
-                || "no binding; `unbound` lets it pass without a credential".to_owned(),
-                |binding| format!("no binding; `unbound: observe` lets it pass; the binding would be {binding}"),
-            )),
-        },
-        Decision::Deny(refusal) => Answer::denied(shown, &refusal),
-    })
+    }
 }
 
 impl Answer {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::uri::{PathAndQuery, Uri};
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
@@ -10,7 +11,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use super::ca::server_config;
 use super::settings::{Address, Forward, Mode, Reverse, Route as RouteSettings, Tls};
 use crate::base::Secrets;
-use crate::base::{Destination, Host};
+use crate::base::{Destination, Host, Refusal};
 use crate::route::{Caller, PathPrefix};
 
 /// What a listener does with a connection.
@@ -132,6 +133,29 @@ impl Door {
         }
     }
 
+    /// Whether a forward listener terminates TLS; `None` for a reverse listener.
+    pub fn intercepts(&self) -> Option<bool> {
+        match self.kind {
+            Kind::Forward { intercept } => Some(intercept),
+            Kind::Reverse { .. } => None,
+        }
+    }
+
+    /// What a request to this listener's own address becomes: its route and its target at the upstream. `None` when the
+    /// address is not this listener's, or when no route has the path.
+    pub fn routed(&self, called: &Destination, uri: &Uri) -> Option<(&Route, Uri)> {
+        let Address::Tcp(own) = self.address else { return None };
+        let here = match called.host() {
+            Host::Address(ip) => own.ip() == *ip || own.ip().is_unspecified(),
+            Host::Name(name) => &**name == "localhost",
+        };
+        if !here || own.port() != called.port() {
+            return None;
+        }
+        let route = self.routes().iter().find(|route| route.prefix.matches(uri.path()))?;
+        Some((route, route.target(uri).ok()?))
+    }
+
     /// The routes of a reverse listener.
     pub fn routes(&self) -> &[Route] {
         match &self.kind {
@@ -142,6 +166,23 @@ impl Door {
 }
 
 impl Route {
+    /// The target at the upstream: the prefix stripped, the route's own path put before, every other byte as it came.
+    ///
+    /// # Errors
+    /// `bad_request` when the outcome is no target.
+    pub(super) fn target(&self, uri: &Uri) -> Result<Uri, Refusal> {
+        let rest = self.prefix.rest(uri.path()).unwrap_or("/");
+        let path = match (self.base.is_empty(), rest.is_empty()) {
+            (true, true) => "/".to_owned(),
+            _ => format!("{}{rest}", self.base),
+        };
+        let text = uri.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+        let bad = |_| Refusal::bad_request("not a path");
+        let mut parts = http::uri::Parts::default();
+        parts.path_and_query = Some(PathAndQuery::from_maybe_shared(bytes::Bytes::from(text)).map_err(|_| bad(()))?);
+        Uri::from_parts(parts).map_err(|_| bad(()))
+    }
+
     fn new(settings: &RouteSettings, name: Arc<str>) -> Result<Self, (String, String)> {
         let at = |key: &str, why: String| (key.to_owned(), why);
         let prefix = PathPrefix::parse(&settings.prefix).map_err(|why| at("prefix", why))?;

@@ -12,34 +12,48 @@ use super::intercept;
 use super::serve::Conn;
 use crate::base::{Body, Code, Destination, Refusal};
 use crate::proxy::{Inbound, Via, problem, refuse_two_hosts};
-use crate::route::Gate;
+use crate::route::{Caller, Gate};
 
 /// Answers one request on a forward listener.
 pub(super) async fn respond(conn: &Arc<Conn>, request: Request<Incoming>) -> Response<Body> {
-    let answer = if request.method() == Method::CONNECT {
-        connect(conn, request).await
-    } else {
-        match absolute(conn, request) {
-            Ok(inbound) => return conn.shared.proxy.handle(inbound).await,
-            Err(refusal) => Err(refusal),
+    let connect_to = request.method() == Method::CONNECT;
+    let destination = destination(&request);
+    let (caller, answer) = match &destination {
+        Err(refusal) => (None, Err(refusal.clone())),
+        Ok(destination) if connect_to => {
+            let mut caller = None;
+            let answer = connect(conn, request, destination, &mut caller).await;
+            (caller, answer)
         }
+        Ok(destination) => match absolute(conn, request, destination) {
+            Ok(inbound) => return conn.shared.proxy.handle(inbound).await,
+            Err(refusal) => (None, Err(refusal)),
+        },
     };
     answer.unwrap_or_else(|refusal| {
-        conn.log_refusal("forward", &refusal);
+        conn.log_refusal("forward", caller.as_deref(), destination.as_ref().ok(), &refusal);
         problem(&refusal)
     })
 }
 
-fn absolute(conn: &Arc<Conn>, request: Request<Incoming>) -> Result<Inbound, Refusal> {
-    if request.uri().authority().is_none() {
+/// The destination that the request line names: the CONNECT target, or the address of an absolute form.
+fn destination(request: &Request<Incoming>) -> Result<Destination, Refusal> {
+    let Some(authority) = request.uri().authority() else {
         return Err(Refusal::bad_request(
             "this is a forward proxy: the request line must hold the whole address (a reverse listener takes paths)",
         ));
+    };
+    if request.method() == Method::CONNECT {
+        Destination::from_connect(authority.as_str())
+    } else {
+        Destination::from_absolute(request.uri())
     }
-    let destination = Destination::from_absolute(request.uri())?;
-    agree(request.headers(), &destination)?;
+}
+
+fn absolute(conn: &Arc<Conn>, request: Request<Incoming>, destination: &Destination) -> Result<Inbound, Refusal> {
+    agree(request.headers(), destination)?;
     let Identity { caller, named } = who(conn, identify::Door::Forward, request.headers())?;
-    Ok(Inbound { request, destination, caller, named, via: Via::Forward })
+    Ok(Inbound { request, destination: destination.clone(), caller, named, via: Via::Forward })
 }
 
 /// The caller of a request on this connection, and the credential it names by the channel.
@@ -67,16 +81,20 @@ pub(super) fn agree(headers: &HeaderMap, destination: &Destination) -> Result<()
     }
 }
 
-async fn connect(conn: &Arc<Conn>, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-    let authority = request.uri().authority().ok_or_else(|| Refusal::bad_request("CONNECT needs a host and a port"))?;
-    let destination = Destination::from_connect(authority.as_str())?;
+async fn connect(
+    conn: &Arc<Conn>,
+    request: Request<Incoming>,
+    destination: &Destination,
+    who_called: &mut Option<Arc<Caller>>,
+) -> Result<Response<Body>, Refusal> {
     // Clients write the Host of a CONNECT with and without the port; both name the same host.
-    if request.version() < Version::HTTP_2 && !host_without_port(request.headers(), &destination) {
-        agree(request.headers(), &destination)?;
+    if request.version() < Version::HTTP_2 && !host_without_port(request.headers(), destination) {
+        agree(request.headers(), destination)?;
     }
     let Identity { caller, named } = who(conn, identify::Door::Forward, request.headers())?;
+    *who_called = Some(Arc::clone(&caller));
     let state = conn.shared.proxy.state();
-    match state.routes.gate(&caller, &destination, named.as_deref()) {
+    match state.routes.gate(&caller, destination, named.as_deref()) {
         Gate::Deny(refusal) => Err(refusal),
         Gate::Intercept => {
             if !matches!(conn.door.load().kind, Kind::Forward { intercept: true }) {
@@ -88,15 +106,15 @@ async fn connect(conn: &Arc<Conn>, request: Request<Incoming>) -> Result<Respons
             let Some(ca) = conn.shared.ca() else {
                 return Err(Refusal::new(Code::InterceptionOff, "the certificate authority is not available"));
             };
-            intercept::spawn(conn, ca, hyper::upgrade::on(request), destination, caller, named);
+            intercept::spawn(conn, ca, hyper::upgrade::on(request), destination.clone(), caller, named);
             Ok(Response::new(Body::empty()))
         }
         Gate::Tunnel(passage) => {
+            let stream = state.upstream.egress(&Arc::default())?.tunnel(destination).await?;
             if let Some(binding) = passage.observed() {
                 tracing::info!(target: "countersign::observe", %destination, binding, "no binding; passed because `unbound: observe`");
             }
-            let stream = state.upstream.egress(&Arc::default())?.tunnel(&destination).await?;
-            intercept::spawn_blind(conn, hyper::upgrade::on(request), stream, destination, &caller);
+            intercept::spawn_blind(conn, hyper::upgrade::on(request), stream, destination.clone(), &caller);
             Ok(Response::new(Body::empty()))
         }
     }

@@ -28,6 +28,25 @@ pub struct HeadLimits {
     pub count: usize,
 }
 
+impl HeadLimits {
+    /// The refusal of a head with too many bytes.
+    pub(super) fn too_large(self) -> Refusal {
+        Self::refuse(format!("the request head is larger than {} bytes (`limits.header_bytes`)", self.bytes))
+    }
+
+    /// The refusal of a head with too many headers.
+    pub(super) fn too_many(self) -> Refusal {
+        Self::refuse(format!("the request has more than {} headers (`limits.header_count`)", self.count))
+    }
+
+    fn refuse(detail: String) -> Refusal {
+        Refusal::new(Code::Overloaded, detail)
+            .with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+            .with_proxy_error("http_request_error")
+            .with_fault(Fault::Caller)
+    }
+}
+
 /// What may be done with the bytes at hand.
 #[derive(Debug)]
 pub enum Advance {
@@ -114,15 +133,7 @@ impl Framing {
 
     fn head(&self, bytes: &[u8]) -> Result<Option<(usize, State)>, Refusal> {
         let bad = |what: &'static str| Err(Refusal::bad_request(what));
-        let too_large = || {
-            Refusal::new(
-                Code::Overloaded,
-                format!("the request head is larger than {} bytes (`limits.header_bytes`)", self.limits.bytes),
-            )
-            .with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
-            .with_proxy_error("http_request_error")
-            .with_fault(Fault::Caller)
-        };
+        let too_large = || self.limits.too_large();
         let ended = bytes.ends_with(b"\r\n\r\n")
             || bytes.windows(2).any(|pair| pair == b"\n\n")
             || bytes.windows(4).any(|four| four == b"\r\n\r\n");
@@ -137,15 +148,7 @@ impl Framing {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) if bytes.len() > self.limits.bytes => return Err(too_large()),
             Ok(httparse::Status::Partial) => return Ok(None),
-            Err(httparse::Error::TooManyHeaders) => {
-                return Err(Refusal::new(
-                    Code::Overloaded,
-                    format!("the request has more than {} headers (`limits.header_count`)", self.limits.count),
-                )
-                .with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
-                .with_proxy_error("http_request_error")
-                .with_fault(Fault::Caller));
-            }
+            Err(httparse::Error::TooManyHeaders) => return Err(self.limits.too_many()),
             Err(error) => return Err(Refusal::bad_request(format!("the request head is malformed: {error}"))),
         };
         let lone = |index: usize| bytes[index] == b'\n' && (index == 0 || bytes[index - 1] != b'\r');

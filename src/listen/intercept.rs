@@ -81,7 +81,7 @@ async fn terminate(
             "{} has a credential, and what came through the tunnel is not TLS; secrets do not travel in cleartext tunnels",
             tunnel.destination
         ));
-        conn.log_refusal("tunnel", &refusal);
+        conn.log_refusal("tunnel", Some(&tunnel.caller), Some(&tunnel.destination), &refusal);
         let _ = io.write_all(&problem_bytes(&refusal)).await;
         let _ = io.shutdown().await;
         return None;
@@ -136,7 +136,7 @@ pub(super) async fn respond(conn: &Arc<Conn>, tunnel: &Tunnel, request: Request<
             conn.shared.proxy.handle(inbound).await
         }
         Err(refusal) => {
-            conn.log_refusal("tunnel", &refusal);
+            conn.log_refusal("tunnel", Some(&tunnel.caller), Some(&tunnel.destination), &refusal);
             problem(&refusal)
         }
     }
@@ -184,6 +184,9 @@ pub(super) fn spawn_blind(
         let mut io = TokioIo::new(upgraded);
         let copied = tokio::io::copy_bidirectional_with_sizes(&mut io, &mut upstream, BUFFER, BUFFER).await;
         let (sent, received) = copied.unwrap_or_default();
+        if !conn.shared.proxy.state().log_requests {
+            return;
+        }
         let total_ms = conn.shared.clock.instant().saturating_duration_since(started).as_millis() as u64;
         tracing::info!(
             target: "countersign::request",

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::header::{HOST, HeaderMap, HeaderName, ORIGIN};
-use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
@@ -21,7 +20,7 @@ pub(super) async fn respond(conn: &Arc<Conn>, request: Request<Incoming>) -> Res
     match inbound(conn, request) {
         Ok(inbound) => conn.shared.proxy.handle(inbound).await,
         Err(refusal) => {
-            conn.log_refusal("reverse", &refusal);
+            conn.log_refusal("reverse", None, None, &refusal);
             problem(&refusal)
         }
     }
@@ -43,7 +42,7 @@ fn inbound(conn: &Arc<Conn>, mut request: Request<Incoming>) -> Result<Inbound, 
         .ok_or_else(|| Refusal::new(Code::NoRoute, "no route of this listener has a prefix of this path"))?;
     refuse_web_pages(request.headers(), route)?;
     let Identity { caller, named } = who(conn, identify::Door::Reverse, request.headers())?;
-    let target = target(route, request.uri())?;
+    let target = route.target(request.uri())?;
     let scheme = if door.tls.is_some() { Protocol::Https } else { Protocol::Http };
     let links =
         Links { public: format!("{}://{host}{}", scheme.as_str(), route.prefix.as_str()), base: route.base.clone() };
@@ -115,21 +114,6 @@ fn refuse_web_pages(headers: &HeaderMap, route: &Route) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The target at the upstream: the prefix stripped, the route's own path put before, every other byte as it came.
-fn target(route: &Route, uri: &Uri) -> Result<Uri, Refusal> {
-    let rest = route.prefix.rest(uri.path()).unwrap_or("/");
-    let path = match (route.base.is_empty(), rest.is_empty()) {
-        (true, true) => "/".to_owned(),
-        _ => format!("{}{rest}", route.base),
-    };
-    let text = uri.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
-    let target =
-        PathAndQuery::from_maybe_shared(bytes::Bytes::from(text)).map_err(|_| Refusal::bad_request("not a path"))?;
-    let mut parts = http::uri::Parts::default();
-    parts.path_and_query = Some(target);
-    Uri::from_parts(parts).map_err(|_| Refusal::bad_request("not a path"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,8 +132,7 @@ mod tests {
 
     #[test]
     fn the_prefix_is_stripped_and_every_other_byte_stays() {
-        let target =
-            |prefix, base, path: &str| target(&route(prefix, base), &path.parse().unwrap()).unwrap().to_string();
+        let target = |prefix, base, path: &str| route(prefix, base).target(&path.parse().unwrap()).unwrap().to_string();
         assert_eq!(target("/azure", "", "/azure/a%2Fb?q=%20+"), "/a%2Fb?q=%20+");
         assert_eq!(target("/azure", "", "/azure?x"), "/?x");
         assert_eq!(target("/azure", "/v1", "/azure"), "/v1");

@@ -30,7 +30,7 @@ use super::settings::Address;
 use super::vet::{Patience, Vet};
 use super::{forward, kernel, reverse};
 use crate::base::body::Release;
-use crate::base::{Body, Clock, Code, Fault, Refusal};
+use crate::base::{Body, Clock, Code, Destination, Refusal};
 use crate::proxy::{Proxy, problem, problem_bytes};
 use crate::route::Caller;
 
@@ -135,11 +135,21 @@ pub(super) struct Conn {
 
 impl Conn {
     /// Logs what was refused before the pipeline saw it.
-    #[expect(clippy::unused_self, reason = "called on the connection that the refusal belongs to")]
-    pub(super) fn log_refusal(&self, via: &'static str, refusal: &Refusal) {
+    pub(super) fn log_refusal(
+        &self,
+        via: &'static str,
+        caller: Option<&Caller>,
+        destination: Option<&Destination>,
+        refusal: &Refusal,
+    ) {
+        if !self.shared.proxy.state().log_requests {
+            return;
+        }
         tracing::info!(
             target: "countersign::request",
+            caller = caller.map_or("-", |caller| &*caller.name),
             via,
+            destination = destination.map_or_else(|| "-".to_owned(), ToString::to_string),
             status = refusal.status.as_u16(),
             code = refusal.code.as_str(),
             fault = refusal.fault.as_str(),
@@ -503,7 +513,7 @@ where
         let (conn, handler, activity) = (Arc::clone(&conn), handler.clone(), Arc::clone(&activity));
         async move {
             let active = Active::begin(activity);
-            let response = match too_many_headers(&request, limits.head.count) {
+            let response = match head_too_large(&request, limits.head) {
                 Some(refusal) => problem(&refusal),
                 None => respond(&conn, &handler, request).await,
             };
@@ -513,7 +523,8 @@ where
     let serving = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
-        .max_header_list_size(u32::try_from(limits.head.bytes).unwrap_or(u32::MAX))
+        // More room than is allowed, so that a head past the limit is answered and not cut off.
+        .max_header_list_size(u32::try_from(limits.head.bytes * 4).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(Duration::from_secs(60))
@@ -537,13 +548,16 @@ where
     let _ = serving.await;
 }
 
-fn too_many_headers(request: &Request<Incoming>, limit: usize) -> Option<Refusal> {
-    (request.headers().len() > limit).then(|| {
-        Refusal::new(Code::Overloaded, format!("the request has more than {limit} headers (`limits.header_count`)"))
-            .with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
-            .with_proxy_error("http_request_error")
-            .with_fault(Fault::Caller)
-    })
+/// The limits of a head over HTTP/2, where [`super::framing`] does not look.
+fn head_too_large(request: &Request<Incoming>, limits: HeadLimits) -> Option<Refusal> {
+    let headers = request.headers();
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    // As HTTP/2 counts them (RFC 9113 section 6.5.2), less its overhead.
+    let bytes = target + headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
+    if headers.len() > limits.count {
+        return Some(limits.too_many());
+    }
+    (bytes > limits.bytes).then(|| limits.too_large())
 }
 
 impl Bound {

@@ -15,3 +15,9 @@ pub use headers::refuse_two_hosts;
 pub use links::Links;
 pub use pipeline::{Inbound, Limits, Proxy, State, Via};
 pub use respond::{problem, problem_bytes};
+
+/// The header pass, for the fuzzer alone; `false` when it refuses.
+#[cfg(fuzzing)]
+pub fn fuzz_clean_request(headers: &mut http::HeaderMap) -> bool {
+    headers::clean_request(headers).is_ok()
+}

@@ -199,10 +199,11 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
     if !found.expects_continue {
         request.body_mut().look_ahead().await.map_err(|_| Refusal::bad_request("the request body is malformed"))?;
     }
+    let mut observed = None;
     let egress = match decision {
         Decision::Deny(refusal) => return Err(refusal),
         Decision::Pass(passage) => {
-            log_observed(&passage, &destination);
+            observed = Some(passage);
             state.upstream.egress(&Arc::default())?
         }
         Decision::Use(permit) => {
@@ -219,6 +220,9 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
     let h1_only = found.websocket || found.expects_continue;
     let mut response = egress.send(&destination, request, h1_only).await?;
     record.answered(response.status());
+    if let Some(passage) = observed {
+        log_observed(&passage, &destination);
+    }
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switched && on_upgrade.is_none() {
         return Err(Refusal::new(Code::UpstreamUnreachable, "the upstream switched protocols unasked")

@@ -1,6 +1,6 @@
 //! The one log line of a request: who, through which binding, to where, with what outcome, whose fault, how long.
 //!
-//! Never a secret, never a path, never a query string.
+//! Never a secret, never a query string.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -112,6 +112,7 @@ impl Drop for Record {
             status = self.status.map_or(0, |status| status.as_u16()),
             code,
             fault,
+            detail = self.refusal.as_ref().map(|refusal| &*refusal.detail),
             outcome = self.ended.unwrap_or("caller_left"),
             bytes = self.bytes,
             upstream_ms = self.answered.map(|at| millis(self.started, at)),

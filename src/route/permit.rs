@@ -43,6 +43,11 @@ impl Permit {
         self.scheme.owned_headers()
     }
 
+    /// What it adds beside its own headers, by name.
+    pub fn adds(&self) -> Vec<String> {
+        self.scheme.adds()
+    }
+
     /// What the scheme must know of the body.
     pub fn body_need(&self, view: &RequestView<'_>) -> BodyNeed {
         self.scheme.body_need(view)

@@ -204,6 +204,11 @@ impl Scheme for ApiKey {
         &self.owned
     }
 
+    fn adds(&self) -> Vec<String> {
+        let cookies = self.mutations.cookies.first().map(|_| "cookie".to_owned());
+        cookies.into_iter().chain(self.mutations.query.iter().map(|(name, _)| format!("?{name}"))).collect()
+    }
+
     fn authorize(&self, _view: &RequestView<'_>, _now: SystemTime) -> Result<Arc<Mutations>, Refusal> {
         Ok(Arc::clone(&self.mutations))
     }

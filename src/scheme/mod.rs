@@ -74,6 +74,11 @@ pub trait Scheme: Send + Sync + fmt::Debug {
     /// The headers that are this scheme's own: the caller's copies are removed before signing.
     fn owned_headers(&self) -> &[HeaderName];
 
+    /// What it adds beside its own headers, by name, for people: `cookie`, `?api_key`.
+    fn adds(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What must be known of the body first.
     fn body_need(&self, _view: &RequestView<'_>) -> BodyNeed {
         BodyNeed::None

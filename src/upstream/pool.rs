@@ -245,6 +245,20 @@ impl Egress {
         }
     }
 
+    /// What the guard would say of a destination whose address is known without DNS: a literal, or one in `resolve`.
+    ///
+    /// # Errors
+    /// `destination_forbidden`.
+    pub fn foresee(&self, destination: &Destination) -> Result<(), Refusal> {
+        let port = destination.port();
+        let known = match (self.dialer.resolve.get(&(destination.host().clone(), port)), destination.host()) {
+            (Some(address), _) => Some(*address),
+            (None, Host::Address(ip)) => Some(std::net::SocketAddr::new(*ip, port)),
+            (None, Host::Name(_)) => None,
+        };
+        known.map_or(Ok(()), |address| self.dialer.guard.check(address))
+    }
+
     /// A connection for a blind tunnel.
     ///
     /// # Errors

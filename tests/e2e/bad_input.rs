@@ -423,3 +423,110 @@ fn a_wrong_configuration_is_refused_with_its_path_line_and_reason() {
         assert!(said.contains(expected), "{text}: {said}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_no_uri_gets_a_problem_document_too() {
+    for target in ["http://api.test/a<b", "http://[::1/", "http:///x"] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: api.test\r\n\r\n");
+        refused_head(head.as_bytes(), 400, "bad_request").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_name_that_is_no_host_is_no_agreement() {
+    let (proxy, origin) = tls().await;
+    let mut stream = tls_tunnel(&proxy, "api.test:443", "xn--a.evil.test", &["http/1.1"]);
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: api.test\r\n\r\n").unwrap();
+    let answer = crate::support::Raw { text: read_answer(&mut stream) };
+    assert_eq!((answer.status(), answer.code().as_str()), (421, "destination_mismatch"), "{}", answer.text);
+    still_works(proxy, &origin);
+}
+
+/// What an upstream that is a plain socket is sent for one request, byte for byte.
+async fn upstream_sees(request: &[u8]) -> String {
+    let root = Root::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = Config::new()
+        .resolve("api.test:80", listener.local_addr().unwrap())
+        .credentials(
+            "  - { id: key, scheme: api_key, key: { env: SECRET }, field: X_Api_Key, type: \"\", hosts: [api.test] }\n",
+        )
+        .bindings("  - { credential: key, hosts: [api.test], allow_cleartext: true }\n")
+        .start(&root);
+    let origin = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut bytes = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            let count = stream.read(&mut buffer).unwrap();
+            bytes.extend_from_slice(&buffer[..count]);
+            let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            if !head.contains("transfer-encoding: chunked")
+                || body.ends_with("0\r\n\r\n")
+                || body.contains("\r\n0\r\n") && body.ends_with("\r\n\r\n")
+            {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+                return text;
+            }
+        }
+    });
+    let answer = raw(&proxy.forward(), request);
+    assert_eq!(answer.status(), 200, "{}", answer.text);
+    origin.join().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_are_judged_like_headers() {
+    let seen = upstream_sees(
+        b"POST http://api.test/ HTTP/1.1\r\nHost: api.test\r\nTrailer: x-ok, x-api-key, countersign-x, proxy-x\r\nTransfer-Encoding: chunked\r\n\r\n\
+          5\r\nhello\r\n0\r\nx-ok: fine\r\nX-Api-Key: mine\r\nCountersign-X: mine\r\nProxy-X: mine\r\n\r\n",
+    )
+    .await;
+    assert!(seen.contains("5\r\nhello\r\n0\r\n") && !seen.contains("mine"), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_spelt_with_hyphens_is_a_look_alike_of_one_spelt_with_underscores() {
+    let seen =
+        upstream_sees(b"GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: mine\r\nX_Api-Key: mine\r\n\r\n")
+            .await;
+    assert!(seen.contains(&format!("x_api_key: {SECRET}")) && !seen.contains("mine"), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_get_with_a_body_of_unknown_length_keeps_it() {
+    let seen = upstream_sees(b"GET http://api.test/_search HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n").await;
+    assert!(seen.contains("transfer-encoding: chunked") && seen.contains("5\r\nhello\r\n0\r\n"), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipelined_requests_are_answered_in_turn_and_a_bad_one_among_them_in_its_turn() {
+    let (proxy, origin) = cleartext().await;
+    let get = "GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\n\r\n";
+    let mut stream = TcpStream::connect(proxy.forward()).unwrap();
+    stream.write_all(format!("{get}{get}{get}NONSENSE\r\n\r\n").as_bytes()).unwrap();
+    for _ in 0..3 {
+        assert!(read_answer(&mut stream).starts_with("HTTP/1.1 200"));
+    }
+    assert!(read_answer(&mut stream).starts_with("HTTP/1.1 400"));
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    assert_eq!(origin.seen().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_is_closed_when_its_time_is_up() {
+    let root = Root::new();
+    let origin = Origin::http().await;
+    let proxy = Config::new()
+        .resolve("api.test:80", origin.address)
+        .bindings("  - { credential: key, hosts: [api.test], allow_cleartext: true }\n")
+        .rest("limits: { idle_timeout: 300ms }\n")
+        .start(&root);
+    let mut stream = TcpStream::connect(proxy.forward()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(b"GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\n\r\n").unwrap();
+    assert!(read_answer(&mut stream).starts_with("HTTP/1.1 200"));
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0, "closed, and nothing more was said");
+}

@@ -23,7 +23,11 @@ fn run(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
 }
 
 const CONFIG: &str = "
-listeners: { forward: [{ address: 127.0.0.1:0 }] }
+listeners:
+  forward: [{ address: 127.0.0.1:0 }]
+  reverse:
+    - address: 127.0.0.1:18181
+      routes: [{ prefix: /api, upstream: https://api.test, credential: key, callers: [runner] }]
 ca: { directory: FOLDER/state/ca, bundle: FOLDER/out/bundle.pem }
 callers:
   - { name: runner, token: { env: TOKEN } }
@@ -41,7 +45,7 @@ fn check_says_that_everything_is_in_order_or_lists_every_error() {
     let good = folder(CONFIG);
     let (code, out, _) = run(good.path(), &["check"]);
     assert_eq!(code, 0);
-    assert!(out.contains("2 credentials, 1 listeners"), "{out}");
+    assert!(out.contains("2 credentials, 2 listeners"), "{out}");
     assert!(!good.path().join("state").exists(), "check makes nothing");
     let bad = folder("unbound: maybe\nlisteners: { forward: [{ adress: x }] }\n");
     let (code, out, err) = run(bad.path(), &["check"]);
@@ -100,11 +104,45 @@ fn explain_answers_for_any_caller_method_and_url() {
     let (code, out, _) = run(folder.path(), &["explain", "--caller", "runner", "get", "https://api.test/v1"]);
     assert_eq!(code, 0);
     assert!(out.contains("decision     use") && out.contains("headers      authorization"), "{out}");
+    let answer = explain(&["--caller", "runner", "GET", "http://127.0.0.1:18181/api/v1/x"]);
+    assert_eq!(
+        (answer["decision"].as_str(), answer["binding"].as_str()),
+        (Some("use"), Some("listeners.reverse[0].routes[0]"))
+    );
+    assert_eq!(answer["destination"], "https://api.test");
+    let answer = explain(&["--caller", "other", "GET", "http://127.0.0.1:18181/api/v1/x"]);
+    assert_eq!(answer["code"], "unbound");
+    let answer = explain(&["--caller", "runner", "TRACE", "https://api.test/v1"]);
+    assert_eq!(answer["decision"], "deny");
     assert_eq!(
         run(folder.path(), &["explain", "GET", "https://api.test/v1"]).0,
         1,
         "several callers: one must be named"
     );
+}
+
+#[test]
+fn explain_foresees_the_guard_and_a_listener_that_does_not_intercept() {
+    let folder = folder(
+        "listeners: { forward: [{ address: 127.0.0.1:0, intercept: false }] }\nunbound: pass\ncredentials:\n  - { id: key, scheme: api_key, \
+         key: { env: SECRET }, hosts: [api.test, 10.0.0.1], location: cookie, field: sid }\nbindings:\n  - { credential: key, allow_cleartext: true }\n",
+    );
+    for (url, decision, code) in [
+        ("https://api.test/", "deny", "interception_off"),
+        ("http://10.0.0.1/", "deny", "destination_forbidden"),
+        ("http://2130706433/", "deny", "destination_forbidden"),
+        ("https://other.test/", "pass", ""),
+    ] {
+        let (_, out, err) = run(folder.path(), &["explain", "--json", "GET", url]);
+        let answer: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{url}: {out}{err}"));
+        assert_eq!(
+            (answer["decision"].as_str(), answer["code"].as_str().unwrap_or("")),
+            (Some(decision), code),
+            "{url}"
+        );
+    }
+    let (_, out, _) = run(folder.path(), &["explain", "--json", "GET", "http://api.test/"]);
+    assert!(out.contains("\"cookie\""), "{out}");
 }
 
 #[test]
