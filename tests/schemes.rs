@@ -1,6 +1,15 @@
 //! Walks every scheme there is: each has vectors and a recipe, signs what its vectors say, and shows its secrets nowhere
 //! but in the request. The whole way through a running proxy is in `e2e/secrets.rs`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and drives the real outside"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -70,6 +70,9 @@ fn judged(origin: &Origin, client: &str, from: usize) {
     }
 }
 
+/// A client: its name, program, arguments and environment.
+type Invocation = (&'static str, PathBuf, Vec<String>, HashMap<String, String>);
+
 struct Setup {
     proxy: Proxy,
     origin: Origin,
@@ -111,7 +114,7 @@ impl Setup {
             store.display()
         );
         let node = self.kit.join("node");
-        let cases: Vec<(&str, PathBuf, Vec<String>, HashMap<String, String>)> = vec![
+        let cases: Vec<Invocation> = vec![
             (
                 "requests",
                 python.clone(),

@@ -1,5 +1,13 @@
 //! End-to-end tests: they drive the real binary, as a user would, against servers of their own.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and drives the real outside"
+)]
 #![expect(unreachable_pub, reason = "the modules of one test program share what they mark pub")]
 
 mod bad_input;

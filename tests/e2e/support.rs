@@ -81,7 +81,6 @@ pub fn provider() {
 /// What reached an origin.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    pub method: String,
     pub target: String,
     pub version: http::Version,
     pub headers: http::HeaderMap,
@@ -151,7 +150,6 @@ impl Origin {
                                 return Ok::<_, Infallible>(text(400, "broken body"));
                             };
                             let seen = Seen {
-                                method: parts.method.to_string(),
                                 target: parts.uri.path_and_query().map_or("", |target| target.as_str()).to_owned(),
                                 version: parts.version,
                                 headers: parts.headers,
@@ -200,10 +198,6 @@ impl Origin {
     pub fn untouched(&self) -> bool {
         self.seen.lock().unwrap().is_empty() && *self.connections.lock().unwrap() == 0
     }
-
-    pub fn connections(&self) -> usize {
-        *self.connections.lock().unwrap()
-    }
 }
 
 #[derive(Default)]
@@ -223,10 +217,6 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts it with a configuration in which `FOLDER` stands for a folder of the test's own, and waits until it listens.
-    pub fn start(config: &str) -> Self {
-        Self::start_with(config, &[], |_| {})
-    }
-
     pub fn start_with(config: &str, variables: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         prepare(folder.path());
