@@ -69,9 +69,10 @@ impl Host {
         if text.contains('%') {
             return Err(bad());
         }
-        let text = text.strip_suffix('.').filter(|_| !text.starts_with('[')).unwrap_or(text);
         match url::Host::parse(text).map_err(|_| bad())? {
             url::Host::Domain(name) => {
+                // One dot at the end is the root of the DNS and means the same name (RFC 1034 section 3.1).
+                let name = name.strip_suffix('.').unwrap_or(&name);
                 let empty_label = name.split('.').any(str::is_empty);
                 if empty_label || name.len() > 253 || name.split('.').any(|label| label.len() > 63) {
                     return Err(bad());
@@ -323,6 +324,8 @@ mod tests {
             "a/b",
             "[::1",
             "1.2.3.4.5",
+            "100..",
+            "127.0.0.1..",
             "exa<mple",
             "[1.2.3.4]",
             "a.".repeat(140).as_str(),

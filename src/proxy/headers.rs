@@ -27,7 +27,8 @@ pub fn refuse_two_hosts(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// Hop-by-hop headers (RFC 9110 section 7.6.1 and the customary ones), beside those named in `Connection`.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(name.as_str(), "connection" | "keep-alive" | "te" | "transfer-encoding" | "upgrade" | "http2-settings")
+    const NAMES: [&str; 6] = ["connection", "http2-settings", "keep-alive", "te", "transfer-encoding", "upgrade"];
+    NAMES.iter().any(|hop| is_spelling_of(name.as_str(), hop))
 }
 
 /// Every `Proxy-*` and `Countersign-*` header, also when spelt with `_`.

@@ -34,6 +34,9 @@ impl HostPattern {
         if wildcard && host.name().is_none() {
             return Err(format!("`{text}`: a wildcard needs a domain after it, such as `*.example.com`"));
         }
+        if wildcard && host.to_string().len() > 251 {
+            return Err(format!("`{text}`: no name below it is short enough for the DNS"));
+        }
         let has_port = rest.rfind(':').is_some_and(|colon| rest.rfind(']').is_none_or(|bracket| colon > bracket));
         Ok(Self { wildcard, host, port: has_port.then(|| destination.port()) })
     }
@@ -154,6 +157,8 @@ pub fn refuse_path_tricks(path: &str) -> Result<(), Refusal> {
                 // Servers that decode twice would see any of the above behind an escaped percent sign.
                 Some(b"25") => return refuse("an escaped percent sign"),
                 Some(b"00") => return refuse("an escaped NUL"),
+                // No UTF-8 begins so; some servers read an overlong dot or slash in it.
+                Some(b"c0" | b"c1") => return refuse("an overlong escape"),
                 Some(b"3b") => return refuse("an escaped `;`"),
                 Some(_)
                     if path.is_char_boundary(index + 3)
@@ -273,6 +278,7 @@ mod tests {
             "/a%zz",
             "//a",
             "/a%00",
+            "/%c0%ae",
         ] {
             assert!(refuse_path_tricks(path).is_err(), "{path}");
         }
