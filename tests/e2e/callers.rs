@@ -163,3 +163,40 @@ async fn a_listener_that_others_reach_needs_callers_or_the_escape_named_for_its_
     assert!(listen("      allow_anonymous: true\n").status.success());
     assert!(listen(CALLERS).status.success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_for_its_own_user_turns_others_away() {
+    let test = "same_user with another uid";
+    let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap());
+    if uid != 0 {
+        crate::support::skip::<()>(test, "it needs root to become somebody else");
+        return;
+    }
+    let (Some(_), Some(_)) = (crate::support::tool(test, "setpriv"), crate::support::tool(test, "curl")) else {
+        return;
+    };
+    let config = Config::new().listeners("  forward:\n    - { address: 127.0.0.1:0, same_user: true }\n");
+    let (proxy, origin, _root) = start(config, "").await;
+    // Both ask for the same; what differs is who asks. The proxy runs as root, so only root is its own user.
+    let status = |prefix: &[&str]| {
+        let url = format!("http://{}", proxy.forward());
+        let arguments = [
+            "curl",
+            "-sS",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_connect}",
+            "--proxytunnel",
+            "-x",
+            &url,
+            "http://api.test:443/",
+        ];
+        let all: Vec<&str> = prefix.iter().chain(&arguments).copied().collect();
+        let output = std::process::Command::new(all[0]).args(&all[1..]).env("HOME", "/nonexistent").output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert_eq!(status(&["setpriv", "--reuid=65534", "--clear-groups"]), "403");
+    assert!(origin.untouched());
+    assert_eq!(status(&[]), "200");
+}

@@ -376,3 +376,41 @@ async fn a_corporate_proxy_is_chained_to_with_its_exceptions() {
     assert!(seen.try_recv().is_err(), "an exception is dialled directly");
     assert!(origin.seen().iter().all(|seen| seen.header("proxy-authorization").is_none()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_does_not_take_the_connection_is_a_504_that_says_so() {
+    let root = Root::new();
+    // A listener whose queue is full: the kernel drops what comes after.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let _held: Vec<_> = (0..4)
+        .map(|_| {
+            let stream = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let _ = stream.connect(&address.into());
+            stream
+        })
+        .collect();
+    let proxy = Config::new().resolve("api.test:443", address).rest("  connect_timeout: 300ms\n").start(&root);
+    let answer = raw(&proxy.forward(), b"GET https://api.test/ HTTP/1.1\r\nHost: api.test\r\n\r\n");
+    assert_eq!((answer.status(), answer.code().as_str()), (504, "upstream_timeout"), "{}", answer.text);
+    assert!(answer.text.contains("connection_timeout"), "{}", answer.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_stops_in_the_middle_of_its_body_is_told_so_and_the_upstream_not_blamed() {
+    let root = Root::new();
+    let origin = Origin::http().await;
+    let proxy = Config::new()
+        .resolve("api.test:80", origin.address)
+        .bindings("  - { credential: key, hosts: [api.test], allow_cleartext: true }\n")
+        .rest("  response_timeout: 300ms\n")
+        .start(&root);
+    let head = b"POST http://api.test/ HTTP/1.1\r\nHost: api.test\r\nContent-Length: 10\r\n\r\nhalf";
+    let answer = raw(&proxy.forward(), head);
+    assert_eq!((answer.status(), answer.code().as_str()), (408, "overloaded"), "{}", answer.text);
+    assert_eq!(proxy.requests(1)[0]["fault"], "caller");
+    assert!(origin.seen().iter().all(|seen| seen.body.len() < 10));
+}

@@ -573,7 +573,7 @@ pub fn tool(test: &str, name: &str) -> Option<PathBuf> {
     found.or_else(|| skip(test, &format!("{name} is not installed")))
 }
 
-fn skip<T>(test: &str, why: &str) -> Option<T> {
+pub fn skip<T>(test: &str, why: &str) -> Option<T> {
     assert!(std::env::var_os("CI").is_none(), "{test}: {why}");
     println!("SKIPPED {test}: {why}");
     if let Some(file) = std::env::var_os("COUNTERSIGN_SKIPPED") {
