@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use super::door::Kind;
 use super::identify::{self, Identity};
 use super::intercept;
-use super::serve::Conn;
+use super::shared::Conn;
 use crate::base::{Body, Code, Destination, Refusal};
 use crate::proxy::{Inbound, Via, problem, refuse_two_hosts};
 use crate::route::{Caller, Gate};

@@ -14,8 +14,9 @@ use tokio_rustls::LazyConfigAcceptor;
 
 use super::ca::Ca;
 use super::forward::agree;
+use super::http::{Handler, serve_boxed};
 use super::rewound::Rewound;
-use super::serve::{Conn, Handler, serve_boxed};
+use super::shared::Conn;
 use crate::base::{Body, Code, Destination, Host, Protocol, Refusal};
 use crate::proxy::{Inbound, Via, problem, problem_bytes};
 use crate::route::Caller;

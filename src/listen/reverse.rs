@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use super::door::{Door, Kind, Route};
 use super::forward::who;
 use super::identify::{self, Identity};
-use super::serve::Conn;
+use super::shared::Conn;
 use crate::base::{Body, Code, Destination, Host, Protocol, Refusal};
 use crate::proxy::{Inbound, Links, Via, problem, refuse_two_hosts};
 

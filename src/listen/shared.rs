@@ -1,0 +1,133 @@
+//! What all listeners and all connections share: the proxy, the authority, the limits, and who is connected.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::ca::Ca;
+use super::door::Door;
+use super::framing::HeadLimits;
+use super::identify::Evidence;
+use super::vet::Patience;
+use crate::base::{Clock, Destination, Refusal};
+use crate::proxy::Proxy;
+use crate::route::Caller;
+
+/// Limits of connections.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionLimits {
+    /// Open connections over all listeners.
+    pub connections: usize,
+    /// Bounds of a request head.
+    pub head: HeadLimits,
+    /// Time allowed to callers.
+    pub patience: Patience,
+}
+
+/// What all listeners share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Where requests go.
+    pub proxy: Arc<Proxy>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Every task that serves somebody.
+    pub tasks: TaskTracker,
+    /// Cancelled when no new work is taken.
+    pub drain: CancellationToken,
+    pub(super) local: Arc<Caller>,
+    ca: ArcSwapOption<Ca>,
+    limits: ArcSwap<ConnectionLimits>,
+    open: AtomicUsize,
+}
+
+impl Shared {
+    /// Shared parts of all listeners.
+    pub fn new(proxy: Arc<Proxy>, clock: Arc<dyn Clock>, ca: Option<Arc<Ca>>, limits: ConnectionLimits) -> Self {
+        Self {
+            tasks: proxy.tasks().clone(),
+            proxy,
+            clock,
+            drain: CancellationToken::new(),
+            local: Arc::new(Caller::local()),
+            ca: ArcSwapOption::from(ca),
+            limits: ArcSwap::from_pointee(limits),
+            open: AtomicUsize::new(0),
+        }
+    }
+
+    /// The certificate authority, if there is one.
+    pub fn ca(&self) -> Option<Arc<Ca>> {
+        self.ca.load_full()
+    }
+
+    /// Replaces the authority.
+    pub fn set_ca(&self, ca: Option<Arc<Ca>>) {
+        self.ca.store(ca);
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> ConnectionLimits {
+        **self.limits.load()
+    }
+
+    /// Replaces the limits, for connections that come after.
+    pub fn set_limits(&self, limits: ConnectionLimits) {
+        self.limits.store(Arc::new(limits));
+    }
+}
+
+/// A place among the open connections; given back when dropped.
+pub(super) struct OpenPlace(Arc<Shared>);
+
+impl OpenPlace {
+    pub(super) fn take(shared: &Arc<Shared>) -> Option<Self> {
+        let place = Self(Arc::clone(shared));
+        (shared.open.fetch_add(1, Ordering::Relaxed) < shared.limits().connections).then_some(place)
+    }
+}
+
+impl Drop for OpenPlace {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One accepted connection.
+pub(super) struct Conn {
+    pub(super) shared: Arc<Shared>,
+    pub(super) door: Arc<ArcSwap<Door>>,
+    pub(super) evidence: Evidence,
+    pub(super) local_ip: Option<IpAddr>,
+    pub(super) place: Option<OpenPlace>,
+}
+
+impl Conn {
+    /// Logs what was refused before the pipeline saw it.
+    pub(super) fn log_refusal(
+        &self,
+        via: &'static str,
+        caller: Option<&Caller>,
+        destination: Option<&Destination>,
+        refusal: &Refusal,
+    ) {
+        if !self.shared.proxy.state().log_requests {
+            return;
+        }
+        tracing::info!(
+            target: "countersign::request",
+            caller = caller.map_or("-", |caller| &*caller.name),
+            via,
+            destination = destination.map_or_else(|| "-".to_owned(), ToString::to_string),
+            status = refusal.status.as_u16(),
+            code = refusal.code.as_str(),
+            fault = refusal.fault.as_str(),
+            detail = &*refusal.detail,
+            "request refused"
+        );
+    }
+}
