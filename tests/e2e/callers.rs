@@ -146,7 +146,7 @@ async fn a_client_certificate_proves_the_name_in_it() {
     assert_eq!(ask(Some((&root, "mesh.test"))), 0, "signed by somebody else");
     assert!(origin.untouched());
     assert_eq!(ask(Some((&callers_root, "mesh.test"))), 200);
-    assert_eq!(proxy.requests(1).last().unwrap()["caller"], "mesh");
+    assert_eq!(proxy.requests(3).last().unwrap()["caller"], "mesh");
 }
 
 #[tokio::test(flavor = "multi_thread")]
