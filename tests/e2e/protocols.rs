@@ -267,14 +267,14 @@ async fn a_gibibyte_each_way_moves_with_little_memory() {
         assert_eq!(uploaded.load(Ordering::Relaxed) - before, GIBIBYTE, "{version}");
     }
     let (_, peak) = proxy.memory();
-    println!("MEASURED peak memory after 4 GiB: {peak} KiB");
+    crate::support::measured(&format!("peak memory after 4 GiB: {peak} KiB"));
     assert!(peak < 64 * 1024, "{peak} KiB");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_and_a_thousand_idle_connections_cost_little_memory() {
     if std::env::var_os("COUNTERSIGN_BIN").is_none() {
-        println!("SKIPPED idle memory: it is measured on the release build, by tests/run");
+        crate::support::skip::<()>("idle memory", "it is measured on the release build, by tests/run");
         return;
     }
     let root = Root::new();
@@ -282,7 +282,7 @@ async fn idle_and_a_thousand_idle_connections_cost_little_memory() {
     let proxy =
         Config::new().resolve("api.test:443", origin.address).rest("limits: { idle_timeout: 1h }\n").start(&root);
     let (idle, _) = proxy.memory();
-    println!("MEASURED idle memory: {idle} KiB");
+    crate::support::measured(&format!("idle memory: {idle} KiB"));
     assert!(idle < 20 * 1024, "{idle} KiB");
     let plain = b"GET https://api.test/ HTTP/1.1\r\nHost: api.test\r\n\r\n";
     let open: Vec<_> = (0..1000)
@@ -294,7 +294,7 @@ async fn idle_and_a_thousand_idle_connections_cost_little_memory() {
         })
         .collect();
     let (plain_memory, _) = proxy.memory();
-    println!("MEASURED memory with 1000 idle connections: {plain_memory} KiB");
+    crate::support::measured(&format!("memory with 1000 idle connections: {plain_memory} KiB"));
     drop(open);
     let intercepted: Vec<_> = (0..1000)
         .map(|_| {
@@ -305,7 +305,7 @@ async fn idle_and_a_thousand_idle_connections_cost_little_memory() {
         })
         .collect();
     let (tls_memory, _) = proxy.memory();
-    println!("MEASURED memory with 1000 idle intercepted connections: {tls_memory} KiB");
+    crate::support::measured(&format!("memory with 1000 idle intercepted connections: {tls_memory} KiB"));
     assert!(plain_memory < 64 * 1024 && tls_memory < 64 * 1024, "{plain_memory} and {tls_memory} KiB");
     drop(intercepted);
     assert_eq!(raw(&proxy.forward(), plain).status(), 200);

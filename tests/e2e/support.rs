@@ -573,13 +573,24 @@ pub fn tool(test: &str, name: &str) -> Option<PathBuf> {
     found.or_else(|| skip(test, &format!("{name} is not installed")))
 }
 
+/// A figure that a test measured, for `tests/run` to print.
+pub fn measured(text: &str) {
+    println!("{text}");
+    append("COUNTERSIGN_MEASURED", text);
+}
+
+/// Adds a line to the file that a variable names, if it names one.
+fn append(variable: &str, line: &str) {
+    if let Some(file) = std::env::var_os(variable) {
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+        writeln!(file, "{line}").unwrap();
+    }
+}
+
 pub fn skip<T>(test: &str, why: &str) -> Option<T> {
     assert!(std::env::var_os("CI").is_none(), "{test}: {why}");
     println!("SKIPPED {test}: {why}");
-    if let Some(file) = std::env::var_os("COUNTERSIGN_SKIPPED") {
-        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
-        writeln!(file, "{test}: {why}").unwrap();
-    }
+    append("COUNTERSIGN_SKIPPED", &format!("{test}: {why}"));
     None
 }
 
