@@ -115,7 +115,7 @@ async fn load_secrets(config: &Config, deps: &Deps) -> Secrets {
 }
 
 /// The files that a configuration names.
-fn files(config: &Config) -> Vec<PathBuf> {
+pub(super) fn files(config: &Config) -> Vec<PathBuf> {
     let file = |reference: &SecretRef| match reference {
         SecretRef::File { file } => Some(file.clone()),
         SecretRef::Env { .. } | SecretRef::Command { .. } => None,
@@ -405,7 +405,8 @@ impl Builder {
                 limits: Limits {
                     caller_requests: limits.caller_requests,
                     hashed_body: limits.hashed_body,
-                    expect_continue: limits.expect_continue_timeout,
+                    // Well before the wait for an answer is over, or no body would ever be sent.
+                    expect_continue: limits.expect_continue_timeout.min(self.config.upstream.response_timeout / 2),
                 },
                 log_requests: self.config.log.requests,
             },

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
-use super::build::{Built, Parts, build};
+use super::build::{Built, Parts, build, files};
 use super::refresh::Keepers;
 use super::watch::{Fingerprints, Watch};
 use crate::base::Deps;
@@ -75,6 +75,8 @@ pub struct App {
     health: Arc<ArcSwap<Health>>,
     keepers: Keepers,
     seen: Fingerprints,
+    /// The files of a configuration that is being tried.
+    refused: Fingerprints,
     drain: Duration,
 }
 
@@ -146,6 +148,7 @@ impl App {
         seen.extend(own_file);
         let mut app = Self {
             seen,
+            refused: Fingerprints::default(),
             keepers: Keepers::start(expiring, &deps),
             deps,
             path: path.map(Path::to_owned),
@@ -239,18 +242,25 @@ impl App {
             watch.set(self.seen.files());
             // What changed before its folder was watched.
             if self.seen.changed() {
-                self.reload().await;
-                continue;
+                tokio::select! {
+                    () = stop.as_mut() => return,
+                    () = self.reload() => continue,
+                }
             }
-            tokio::select! {
+            let again = tokio::select! {
                 () = stop.as_mut() => return,
-                () = reload() => self.reload().await,
-                () = watch.changed() => {}
+                () = reload() => true,
+                () = watch.changed() => false,
                 _ = roots.tick() => {
                     self.renew_authority();
-                    if system_roots() != self.roots {
-                        self.reload().await;
-                    }
+                    system_roots() != self.roots
+                }
+            };
+            if again {
+                // Nothing is changed before everything is ready, so a stop may come at any moment.
+                tokio::select! {
+                    () = stop.as_mut() => return,
+                    () = self.reload() => {}
                 }
             }
         }
@@ -260,7 +270,13 @@ impl App {
     pub async fn reload(&mut self) {
         self.seen.renew();
         let Some(path) = self.path.clone() else { return };
-        match self.try_reload(&path).await {
+        let outcome = self.try_reload(&path).await;
+        if outcome.is_err() {
+            // What the refused configuration names may appear or be mended without the file itself changing.
+            let named = std::mem::take(&mut self.refused);
+            self.seen.extend_missing(named);
+        }
+        match outcome {
             Ok(()) => tracing::info!(file = %path.display(), "configuration reloaded"),
             Err(StartError::Config(errors)) => {
                 for error in &errors {
@@ -277,6 +293,7 @@ impl App {
         // Taken before anything is read: what changes from here on is a change again.
         let own_file = Fingerprints::take([path.to_owned()]);
         let config = Config::load(path).map_err(StartError::Config)?;
+        self.refused = Fingerprints::take(files(&config));
         let (ca_settings, admin) = (config.ca.clone(), config.admin.clone());
         let roots = system_roots();
         let upstream = Arc::clone(&self.shared.proxy.state().upstream);

@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Changes come in bursts (write, rename, chmod); one reload answers them all.
 const SETTLE: Duration = Duration::from_millis(200);
+
+/// The longest burst that one reload answers.
+const LONGEST_BURST: Duration = Duration::from_secs(1);
 
 /// Watches the folders of some files, since editors and Kubernetes replace files rather than write them.
 pub(super) struct Watch {
@@ -53,7 +57,11 @@ impl Watch {
         if self.events.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
-        while tokio::time::timeout(SETTLE, self.events.recv()).await.is_ok_and(|event| event.is_some()) {}
+        // A folder that is never quiet must not put the reload off for ever.
+        let end = Instant::now() + LONGEST_BURST;
+        while Instant::now() < end
+            && tokio::time::timeout(SETTLE, self.events.recv()).await.is_ok_and(|event| event.is_some())
+        {}
     }
 }
 
@@ -84,6 +92,16 @@ impl Fingerprints {
         if let Some(other) = others {
             self.files.extend(other.files);
             self.contents.extend(other.contents);
+        }
+    }
+
+    /// Adds those of others that are not here yet.
+    pub(super) fn extend_missing(&mut self, others: Self) {
+        for (file, content) in others.files.into_iter().zip(others.contents) {
+            if !self.files.contains(&file) {
+                self.files.push(file);
+                self.contents.push(content);
+            }
         }
     }
 

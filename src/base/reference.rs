@@ -69,6 +69,9 @@ impl<'de> Deserialize<'de> for SecretRef {
         if raw.expires.is_some() && raw.command.is_none() {
             return Err(de::Error::custom("`expires` goes with `command`"));
         }
+        if raw.expires.is_some_and(|expires| expires < Duration::from_secs(1)) {
+            return Err(de::Error::custom("`expires` is a second at least"));
+        }
         match (raw.env, raw.file, raw.command) {
             (Some(env), None, None) if !env.is_empty() => Ok(Self::Env { env }),
             (None, Some(file), None) if !file.as_os_str().is_empty() => Ok(Self::File { file }),
@@ -243,6 +246,7 @@ mod tests {
             json!({"env": "A", "file": "b"}),
             json!({"env": "A", "expires": "1h"}),
             json!({"command": []}),
+            json!({"command": ["x"], "expires": "1ms"}),
             json!({"enw": "A"}),
         ] {
             assert!(read(value.clone()).is_err(), "{value}");

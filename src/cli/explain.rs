@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use clap::Args;
 use http::{HeaderMap, Uri};
 use serde_json::json;
@@ -9,9 +10,9 @@ use serde_json::json;
 use super::{Context, Failure};
 use crate::app::{Built, Parts, build};
 use crate::base::{Code, Destination, Protocol, Refusal};
-use crate::listen::Door;
+use crate::listen::{Address, Door};
 use crate::route::{Ask, Decision, refuse_path_tricks};
-use crate::upstream::system_roots;
+use crate::upstream::{OwnAddresses, system_roots};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -34,7 +35,15 @@ pub(super) struct Arguments {
 pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, Failure> {
     let (_, config) = context.load()?;
     let names: Vec<String> = config.callers.iter().map(|caller| caller.name.clone()).collect();
-    let own = Arc::default();
+    // The guard refuses our own listeners; those with a port of their own are known before they are bound.
+    let forward = config.listeners.forward.iter().map(|listener| &listener.address);
+    let reverse = config.listeners.reverse.iter().map(|listener| &listener.address);
+    let admin = config.admin.iter().map(|admin| &admin.address);
+    let sockets = forward.chain(reverse).chain(admin).filter_map(|address| match address {
+        Address::Tcp(socket) if socket.port() != 0 => Some(*socket),
+        Address::Tcp(_) | Address::Unix(_) => None,
+    });
+    let own: OwnAddresses = Arc::new(ArcSwap::from_pointee(sockets.collect()));
     let roots = system_roots();
     let parts = Parts { deps: &context.deps, roots: &roots, own: &own, previous: None, private: None };
     let built = build(config, parts).await.map_err(Failure::Config)?;

@@ -50,7 +50,10 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
     let mut signals = Signals::new().map_err(|error| Failure::Other(error.to_string()))?;
     // What Countersign reads from the environment is not for the command.
     let hidden: Vec<String> = config.references().into_iter().filter_map(variable_of).collect();
-    let app = App::start_private(config, context.deps.clone(), arguments.caller, arguments.credential).await?;
+    let app = tokio::select! {
+        app = App::start_private(config, context.deps.clone(), arguments.caller, arguments.credential) => app?,
+        number = signals.before() => return Ok(128 + number),
+    };
     let folder = tempfile::Builder::new()
         .prefix("countersign-run-")
         .tempdir()
@@ -139,6 +142,16 @@ impl Signals {
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
         })
+    }
+
+    /// Waits for a signal that ends everything before the command has begun; its number.
+    async fn before(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => 2,
+            _ = self.quit.recv() => 3,
+            _ = self.terminate.recv() => 15,
+            _ = self.hangup.recv() => 1,
+        }
     }
 
     /// Waits for the command, passing signals on to it.

@@ -16,6 +16,9 @@ pub const MAX_HEADERS: usize = 100;
 /// The longest request target that the `http` crate takes.
 const MAX_TARGET: usize = u16::MAX as usize - 1;
 
+/// Empty lines that may stand before a head; careless clients send one.
+const BLANKS: u8 = 4;
+
 /// Bytes of one chunk-size line with its extensions; hyper's own bound is higher.
 const CHUNK_LINE: usize = 4096;
 
@@ -52,6 +55,8 @@ impl HeadLimits {
 pub enum Advance {
     /// So many of them may go on to the parser.
     Deliver(usize),
+    /// So many of them are an empty line before a head, which goes on and means nothing (RFC 9112 section 2.2).
+    Blank(usize),
     /// They are the beginning of a head; keep them until there are more.
     Partial,
     /// They follow a request to switch protocols; keep them until it is answered.
@@ -82,12 +87,13 @@ const CHUNK_START: State = State::ChunkSize { line: 0, digits: 0, size: 0, rest:
 pub struct Framing {
     state: State,
     limits: HeadLimits,
+    blanks: u8,
 }
 
 impl Framing {
     /// At the beginning of a connection.
     pub fn new(limits: HeadLimits) -> Self {
-        Self { state: State::Head, limits }
+        Self { state: State::Head, limits, blanks: 0 }
     }
 
     /// Between two messages.
@@ -111,9 +117,14 @@ impl Framing {
     /// the same bytes and more.
     pub fn advance(&mut self, bytes: &[u8]) -> Advance {
         match self.state {
+            State::Head if bytes.starts_with(b"\r\n") && self.blanks < BLANKS => {
+                self.blanks += 1;
+                Advance::Blank(2)
+            }
             State::Head => match self.head(bytes) {
                 Ok(Some((length, next))) => {
                     self.state = next;
+                    self.blanks = 0;
                     Advance::Deliver(length)
                 }
                 Ok(None) => Advance::Partial,
@@ -304,7 +315,7 @@ mod tests {
         let mut done = 0;
         while done < text.len() {
             match framing.advance(&text.as_bytes()[done..]) {
-                Advance::Deliver(n) => done += n,
+                Advance::Deliver(n) | Advance::Blank(n) => done += n,
                 Advance::Refuse(refusal) => return (done, refusal.detail.into_owned()),
                 other => return (done, format!("{other:?}")),
             }
@@ -322,7 +333,7 @@ mod tests {
         let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
         let chunked =
             "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nT: v\r\n\r\n";
-        for text in [get, post, chunked] {
+        for text in [get, post, chunked, "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"] {
             let text = format!("{text}{get}{text}");
             assert_eq!(feed(&text), (text.len(), "head".into()), "{text}");
         }
@@ -337,7 +348,7 @@ mod tests {
         for byte in text {
             held.push(*byte);
             match framing.advance(&held) {
-                Advance::Deliver(n) => assert_eq!(held.drain(..n).count(), n),
+                Advance::Deliver(n) | Advance::Blank(n) => assert_eq!(held.drain(..n).count(), n),
                 Advance::Partial => {}
                 other => panic!("{other:?}"),
             }

@@ -101,7 +101,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = conn.shared.limits();
-    let vet = Vet::new(stream, &read_before, limits.head, limits.patience);
+    let vet = Vet::new(stream, &read_before, limits.head, limits.patience, conn.shared.proxy.state().log_requests);
     drop(read_before);
     let turn = vet.turn();
     let drain = conn.shared.drain.clone();
@@ -162,7 +162,9 @@ where
     let limits = conn.shared.limits();
     let drain = conn.shared.drain.clone();
     let activity = Arc::new(Activity::default());
-    let seen = Arc::clone(&activity);
+    let (seen, counted) = (Arc::clone(&activity), Arc::clone(&activity));
+    let outer = Arc::clone(&conn);
+    let quiet = move || seen.active.load(Ordering::Relaxed) == 0 && outer.tunnels.load(Ordering::Relaxed) == 0;
     let service = service_fn(move |request: Request<Incoming>| {
         let (conn, handler, activity) = (Arc::clone(&conn), handler.clone(), Arc::clone(&activity));
         async move {
@@ -188,10 +190,14 @@ where
     loop {
         tokio::select! {
             _ = serving.as_mut() => return,
-            () = drain.cancelled() => break,
+            () = drain.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                let _ = serving.await;
+                return;
+            }
             () = tokio::time::sleep(limits.patience.idle) => {
-                let now_seen = seen.seen.load(Ordering::Relaxed);
-                if seen.active.load(Ordering::Relaxed) == 0 && now_seen == last_seen {
+                let now_seen = counted.seen.load(Ordering::Relaxed);
+                if quiet() && now_seen == last_seen {
                     break;
                 }
                 last_seen = now_seen;
@@ -199,7 +205,13 @@ where
         }
     }
     serving.as_mut().graceful_shutdown();
-    let _ = serving.await;
+    // A caller that never answers (one that has not even said its preface) must not hold the connection.
+    loop {
+        tokio::select! {
+            _ = serving.as_mut() => return,
+            () = tokio::time::sleep(limits.patience.header_read) => if quiet() { return },
+        }
+    }
 }
 
 /// The limits of a head over HTTP/2, where [`super::framing`] does not look.

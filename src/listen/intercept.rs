@@ -16,7 +16,7 @@ use super::ca::Ca;
 use super::forward::agree;
 use super::http::{Handler, serve_boxed};
 use super::rewound::Rewound;
-use super::shared::Conn;
+use super::shared::{Conn, Tunnelling};
 use crate::base::{Body, Code, Destination, Host, Protocol, Refusal};
 use crate::proxy::{Inbound, Via, problem, problem_bytes};
 use crate::route::Caller;
@@ -46,9 +46,10 @@ pub(super) fn spawn(
     caller: Arc<Caller>,
     named: Option<Arc<str>>,
 ) {
-    let conn = Arc::clone(conn);
+    let tunnelling = Tunnelling::begin(conn);
     let tracker = conn.shared.tasks.clone();
     tracker.spawn(async move {
+        let conn = Arc::clone(&tunnelling.0);
         let limits = conn.shared.limits();
         let Ok(upgraded) = upgrade.await else { return };
         let tunnel = Tunnel { destination, caller, named, sni_differs: false };
@@ -177,9 +178,10 @@ pub(super) fn spawn_blind(
     caller: &Arc<Caller>,
 ) {
     let caller = Arc::clone(caller);
-    let conn = Arc::clone(conn);
+    let tunnelling = Tunnelling::begin(conn);
     let tracker = conn.shared.tasks.clone();
     tracker.spawn(async move {
+        let conn = Arc::clone(&tunnelling.0);
         let started = conn.shared.clock.instant();
         let Ok(upgraded) = upgrade.await else { return };
         let mut io = TokioIo::new(upgraded);

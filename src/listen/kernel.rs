@@ -2,9 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-/// The state of a connection that both ends hold open (include/net/tcp_states.h).
-const ESTABLISHED: &str = "01";
-
 /// The uid that owns the local socket at the other end of a loopback connection, from the kernel's table.
 pub(super) async fn peer_uid(local: SocketAddr, peer: SocketAddr) -> Option<u32> {
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
@@ -25,13 +22,13 @@ pub(super) fn own_uid() -> u32 {
 fn find(table: &str, own: SocketAddr, remote: SocketAddr) -> Option<u32> {
     table.lines().skip(1).find_map(|line| {
         let mut fields = line.split_ascii_whitespace();
-        let (own_field, remote_field, state) = (fields.nth(1)?, fields.next()?, fields.next()?);
+        let (own_field, remote_field) = (fields.nth(1)?, fields.next()?);
         if address(own_field)? != canonical(own) || address(remote_field)? != canonical(remote) {
             return None;
         }
-        let (uid, inode) = (fields.nth(3)?, fields.nth(1)?);
+        let (uid, inode) = (fields.nth(4)?, fields.nth(1)?);
         // A socket that its owner has closed is listed as nobody's (inode 0) under uid 0; it proves nothing.
-        (state == ESTABLISHED && inode != "0").then(|| uid.parse().ok()).flatten()
+        (inode != "0").then(|| uid.parse().ok()).flatten()
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -77,17 +78,24 @@ async fn welcome(accepted: Accepted, door: Arc<ArcSwap<Door>>, shared: Arc<Share
             let _ = stream.set_nodelay(true);
             let local = stream.local_addr().ok();
             if rules.same_user && !same_user(local, peer).await {
-                return turn_away(stream, &not_same_user()).await;
+                return turn_away(stream, &not_same_user(), &shared).await;
             }
-            let conn = Conn { shared, door, evidence, local_ip: local.map(|local| local.ip()), place };
+            let conn = Conn {
+                shared,
+                door,
+                evidence,
+                local_ip: local.map(|local| local.ip()),
+                place,
+                tunnels: AtomicUsize::new(0),
+            };
             begin(stream, conn, &rules).await;
         }
         Accepted::Unix(stream) => {
             evidence.uid = stream.peer_cred().ok().map(|cred| cred.uid());
             if rules.same_user && !evidence.uid.is_some_and(|uid| uid == 0 || uid == kernel::own_uid()) {
-                return turn_away(stream, &not_same_user()).await;
+                return turn_away(stream, &not_same_user(), &shared).await;
             }
-            let conn = Conn { shared, door, evidence, local_ip: None, place };
+            let conn = Conn { shared, door, evidence, local_ip: None, place, tunnels: AtomicUsize::new(0) };
             begin(stream, conn, &rules).await;
         }
     }
@@ -104,8 +112,11 @@ fn not_same_user() -> Refusal {
 }
 
 /// Says why on a connection that is not served, and closes it.
-async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, refusal: &Refusal) {
-    tracing::info!(target: "countersign::request", code = refusal.code.as_str(), detail = &*refusal.detail, "connection refused");
+async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, refusal: &Refusal, shared: &Shared) {
+    if shared.proxy.state().log_requests {
+        let code = refusal.code.as_str();
+        tracing::info!(target: "countersign::request", code, detail = &*refusal.detail, "connection refused");
+    }
     let goodbye = async {
         let _ = stream.write_all(&problem_bytes(refusal)).await;
         let _ = stream.shutdown().await;
@@ -129,7 +140,7 @@ where
         .with_retry_after(Duration::from_secs(1));
         // Cleartext means nothing to a caller that is about to speak TLS.
         if rules.tls.is_none() {
-            turn_away(stream, &refusal).await;
+            turn_away(stream, &refusal, &conn.shared).await;
         }
         return;
     }

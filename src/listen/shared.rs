@@ -104,6 +104,24 @@ pub(super) struct Conn {
     pub(super) evidence: Evidence,
     pub(super) local_ip: Option<IpAddr>,
     pub(super) place: Option<OpenPlace>,
+    /// Tunnels that run inside this connection.
+    pub(super) tunnels: AtomicUsize,
+}
+
+/// A tunnel at work inside a connection; counted until it is dropped.
+pub(super) struct Tunnelling(pub(super) Arc<Conn>);
+
+impl Tunnelling {
+    pub(super) fn begin(conn: &Arc<Conn>) -> Self {
+        conn.tunnels.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(conn))
+    }
+}
+
+impl Drop for Tunnelling {
+    fn drop(&mut self) {
+        self.0.tunnels.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Conn {

@@ -79,12 +79,13 @@ pub(super) struct Vet<S> {
     timer: Pin<Box<Sleep>>,
     /// Our last word was a refusal that the caller may still be talking over.
     lingering: bool,
+    log: bool,
     linger_until: Option<Instant>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Vet<S> {
     /// Wraps a connection of which some bytes were read already.
-    pub(super) fn new(io: S, read_before: &[u8], limits: HeadLimits, patience: Patience) -> Self {
+    pub(super) fn new(io: S, read_before: &[u8], limits: HeadLimits, patience: Patience, log: bool) -> Self {
         Self {
             io,
             framing: Framing::new(limits),
@@ -98,6 +99,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Vet<S> {
             waiting_since: None,
             timer: Box::pin(tokio::time::sleep(patience.header_read.min(patience.idle))),
             lingering: false,
+            log,
             linger_until: None,
         }
     }
@@ -122,8 +124,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Vet<S> {
                     if at_head {
                         self.turn.switch.store(UNKNOWN, Ordering::Release);
                         self.turn.phase.store(BUSY, Ordering::Release);
+                        self.waiting_since = None;
                     }
                 }
+                Advance::Blank(n) => done += n,
                 Advance::Partial | Advance::Await => break,
                 Advance::Refuse(refusal) => {
                     self.refusal = Some(refusal);
@@ -155,7 +159,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Vet<S> {
                 // An earlier answer of this connection is still being written.
                 return Poll::Pending;
             }
-            log_refusal(refusal);
+            if self.log {
+                log_refusal(refusal);
+            }
             self.goodbye = Some(problem_bytes(refusal).into());
             self.refusal = None;
         }
@@ -178,7 +184,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Vet<S> {
 
     /// Times a caller that sends nothing. Ready when its time is up.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let idle = self.framing.at_head() && self.turn.phase.load(Ordering::Acquire) == IDLE;
+        // Between two requests; or after an answer that came before its request was complete, which nobody waits for.
+        let idle = self.turn.phase.load(Ordering::Acquire) == IDLE
+            && (self.framing.at_head() || self.framing.inside_message());
         if !idle {
             self.waiting_since = None;
             return Poll::Pending;
@@ -199,7 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Vet<S> {
     }
 
     fn time_is_up(&mut self) {
-        if self.held.is_empty() {
+        if self.held.is_empty() || !self.framing.at_head() {
             self.ended = true;
             return;
         }
@@ -355,7 +363,7 @@ mod tests {
 
     fn pair() -> (tokio::io::DuplexStream, Vet<tokio::io::DuplexStream>) {
         let (caller, ours) = tokio::io::duplex(4096);
-        (caller, Vet::new(ours, b"", LIMITS, PATIENCE))
+        (caller, Vet::new(ours, b"", LIMITS, PATIENCE, true))
     }
 
     async fn read(vet: &mut Vet<tokio::io::DuplexStream>) -> String {

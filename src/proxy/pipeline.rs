@@ -141,6 +141,7 @@ impl Proxy {
             bytes: 0,
             ended: None,
             place: None,
+            holds: None,
         };
         match forward(&state, &**clock, inbound, &mut record).await {
             Ok(Answer { mut response, caller: Some(caller) }) => {
@@ -215,7 +216,9 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
         }
     };
     if found.expects_continue {
-        request = await_continue(request, state.limits.expect_continue);
+        let (held, answer) = await_continue(request, state.limits.expect_continue);
+        request = held;
+        record.holds = Some(answer);
     }
     let h1_only = found.websocket || found.expects_continue;
     let mut response = egress.send(&destination, request, h1_only).await?;
@@ -298,11 +301,15 @@ fn view<'a>(
 
 /// Holds the body back until the upstream says `100 Continue`, so that the caller is asked for it only then. An upstream
 /// that says nothing (many do not know the header) gets the body after `patience`, as RFC 9110 section 10.1.1 advises.
-fn await_continue(request: Request<Body>, patience: Duration) -> Request<Body> {
-    let (go, wait) = oneshot::channel();
+/// The returned sender lives as long as the answer; when it is dropped, a body that was never wanted is given up.
+fn await_continue(request: Request<Body>, patience: Duration) -> (Request<Body>, oneshot::Sender<()>) {
+    let (go, word) = oneshot::channel();
+    let (answer, over) = oneshot::channel();
     let go = std::sync::Mutex::new(Some(go));
-    let mut request =
-        request.map(|body| Body::boxed(Held { body, hold: Hold::Waiting { word: wait, patience, timer: None } }));
+    let mut request = request.map(|body| {
+        let hint = body.size_hint();
+        Body::boxed(Held { body, hint, over, hold: Hold::Waiting { word, patience, timer: None } })
+    });
     hyper::ext::on_informational(&mut request, move |response| {
         if response.status() == StatusCode::CONTINUE
             && let Ok(mut go) = go.lock()
@@ -312,7 +319,7 @@ fn await_continue(request: Request<Body>, patience: Duration) -> Request<Body> {
             let _ = go.send(());
         }
     });
-    request
+    (request, answer)
 }
 
 /// Whether the upstream has asked for a body yet.
@@ -333,7 +340,11 @@ enum Hold {
 /// A body that waits for the upstream's word.
 struct Held {
     body: Body,
+    /// The length that was announced, whatever becomes of the body.
+    hint: SizeHint,
     hold: Hold,
+    /// Resolves when the answer is over.
+    over: oneshot::Receiver<()>,
 }
 
 impl HttpBody for Held {
@@ -345,22 +356,32 @@ impl HttpBody for Held {
             let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(*patience)));
             self.hold = match Pin::new(word).poll(cx) {
                 Poll::Ready(Ok(())) => Hold::Wanted,
-                Poll::Ready(Err(_)) => Hold::Unwanted,
+                Poll::Ready(Err(_)) => {
+                    // The caller's half is let go at once, so that its connection can end after the answer.
+                    self.body = Body::empty();
+                    Hold::Unwanted
+                }
                 Poll::Pending if timer.as_mut().poll(cx).is_pending() => return Poll::Pending,
                 Poll::Pending => Hold::Wanted,
             };
         }
         match self.hold {
             Hold::Wanted => Pin::new(&mut self.body).poll_frame(cx),
-            Hold::Waiting { .. } | Hold::Unwanted => Poll::Pending,
+            // An error now would cut an answer that is still on its way; after it, it closes the half-written connection.
+            Hold::Waiting { .. } | Hold::Unwanted => Pin::new(&mut self.over)
+                .poll(cx)
+                .map(|_| Some(Err("the answer came before the body was wanted".into()))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        !matches!(self.hold, Hold::Unwanted) && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match self.hold {
+            Hold::Unwanted => self.hint,
+            Hold::Wanted | Hold::Waiting { .. } => self.body.size_hint(),
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use http::{Method, StatusCode};
+use tokio::sync::oneshot;
 
 use crate::base::body::{BoxError, Watch};
 use crate::base::{Clock, Destination, Refusal};
@@ -48,6 +49,8 @@ pub(super) struct Record {
     /// What became of the answer's body: `None` while it is under way.
     pub(super) ended: Option<&'static str>,
     pub(super) place: Option<Place>,
+    /// Dropped with the answer: ends a request body that the upstream never wanted.
+    pub(super) holds: Option<oneshot::Sender<()>>,
 }
 
 impl Record {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HeaderValue, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -14,6 +15,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use ipnet::IpNet;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::connect::{Connector, Dialer, unreachable};
 use super::guard::{Guard, OwnAddresses};
@@ -152,7 +154,7 @@ pub struct Egress {
     any: Client<Connector, Body>,
     h1: Client<Connector, Body>,
     dialer: Dialer,
-    response_timeout: std::time::Duration,
+    response_timeout: Duration,
 }
 
 impl Egress {
@@ -231,14 +233,16 @@ impl Egress {
             request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         // While the body moves, the upstream cannot be expected to answer: the time starts again with every frame.
-        let progress = Arc::new(Progress::default());
+        let progress =
+            Arc::new(Progress { began: Instant::now(), last: AtomicU64::new(0), starved: AtomicBool::new(false) });
         let request = request.map(|body| body.watched(Box::new(Watched(Arc::clone(&progress)))));
         let mut answer = std::pin::pin!(client.request(request));
         loop {
-            let before = progress.frames.load(Ordering::Relaxed);
-            match tokio::time::timeout(self.response_timeout, &mut answer).await {
+            let last = Duration::from_micros(progress.last.load(Ordering::Relaxed));
+            let until = progress.began + last + self.response_timeout;
+            match tokio::time::timeout_at(until, &mut answer).await {
                 Ok(answer) => return answer.map_err(|error| explain(&error)),
-                Err(_) if progress.frames.load(Ordering::Relaxed) != before => {}
+                Err(_) if Duration::from_micros(progress.last.load(Ordering::Relaxed)) > last => {}
                 Err(_) if progress.starved.load(Ordering::Relaxed) => return Err(self.no_body()),
                 Err(_) => return Err(self.no_answer()),
             }
@@ -297,9 +301,10 @@ impl fmt::Debug for Egress {
 }
 
 /// How a request body moves.
-#[derive(Default)]
 struct Progress {
-    frames: AtomicU64,
+    began: Instant,
+    /// When something was last sent, in microseconds since it began.
+    last: AtomicU64,
     /// We would send more, and the caller gives nothing.
     starved: AtomicBool,
 }
@@ -308,7 +313,8 @@ struct Watched(Arc<Progress>);
 
 impl Watch for Watched {
     fn passed(&mut self, _: usize) {
-        self.0.frames.fetch_add(1, Ordering::Relaxed);
+        let last = self.0.began.elapsed().as_micros() as u64;
+        self.0.last.store(last, Ordering::Relaxed);
         self.0.starved.store(false, Ordering::Relaxed);
     }
     fn waiting(&mut self) {

@@ -244,7 +244,7 @@ async fn the_callers_body_is_asked_for_only_when_the_upstream_asks_for_it() {
     let proxy = Config::new()
         .resolve("api.test:80", address)
         .bindings(open)
-        .rest("limits: { expect_continue_timeout: 1h }\n")
+        .rest("limits: { expect_continue_timeout: 4m }\n")
         .start(&root);
     for (first, expected) in [
         ("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\n\r\nno", "HTTP/1.1 417"),
@@ -413,4 +413,45 @@ async fn a_caller_that_stops_in_the_middle_of_its_body_is_told_so_and_the_upstre
     assert_eq!((answer.status(), answer.code().as_str()), (408, "overloaded"), "{}", answer.text);
     assert_eq!(proxy.requests(1)[0]["fault"], "caller");
     assert!(origin.seen().iter().all(|seen| seen.body.len() < 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_refusal_of_an_expected_body_gives_every_connection_back() {
+    let root = Root::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let upstream_closed = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let closed = std::sync::Arc::clone(&upstream_closed);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, closed) = (stream.unwrap(), std::sync::Arc::clone(&closed));
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                    let expects = String::from_utf8_lossy(&buffer[..count]).to_ascii_lowercase().contains("expect:");
+                    let status = if expects { "417 Expectation Failed" } else { "200 OK" };
+                    stream.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nhm").as_bytes()).unwrap();
+                }
+                closed.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            });
+        }
+    });
+    let proxy = Config::new()
+        .resolve("api.test:80", address)
+        .bindings("  - { credential: key, hosts: [api.test], allow_cleartext: true }\n")
+        .rest("limits: { connections: 3 }\n")
+        .start(&root);
+    let head = b"PUT http://api.test/x HTTP/1.1\r\nHost: api.test\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
+    for round in 0..9 {
+        let mut caller = TcpStream::connect(proxy.forward()).unwrap();
+        caller.set_read_timeout(Some(DEADLINE)).unwrap();
+        caller.write_all(head).unwrap();
+        assert!(read_answer(&mut caller).starts_with("HTTP/1.1 417"), "round {round}");
+        // A body that nobody asked for cannot be told from the next request, so the connection ends.
+        assert_eq!(caller.read(&mut [0]).unwrap_or(0), 0, "round {round}");
+    }
+    assert_eq!(raw(&proxy.forward(), b"GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\n\r\n").status(), 200);
+    while upstream_closed.load(std::sync::atomic::Ordering::SeqCst) < 9 {
+        tokio::task::yield_now().await;
+    }
 }

@@ -280,3 +280,50 @@ async fn each_limit_refuses_with_a_problem_document() {
     };
     assert_eq!(refused, "HTTP/1.1 503");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_during_a_slow_reload_is_obeyed_at_once() {
+    let root = Root::new();
+    let config = Config::new()
+        .credentials("  - { id: key, scheme: api_key, key: { command: [sh, FOLDER/secret.sh] }, hosts: [api.test] }\n");
+    let proxy = Proxy::start_with(&config.text(), &[], |folder| {
+        std::fs::write(folder.join("origin.pem"), root.pem()).unwrap();
+        // Quick the first time; from then on it never comes to an end.
+        let script =
+            "cd \"$(dirname \"$0\")\"; if [ -e again ]; then touch asked; exec sleep 600; fi; touch again; echo key";
+        std::fs::write(folder.join("secret.sh"), script).unwrap();
+    });
+    proxy.signal("HUP");
+    while !proxy.folder.path().join("asked").exists() {
+        std::thread::yield_now();
+    }
+    let log = proxy.stop();
+    assert!(log.contains("draining"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_never_quiet_does_not_put_a_reload_off() {
+    let root = Root::new();
+    let proxy = Config::new().start(&root);
+    let text = std::fs::read_to_string(&proxy.config).unwrap();
+    std::fs::write(&proxy.config, format!("{text}# changed\n")).unwrap();
+    let noise = proxy.folder.path().join("noise");
+    let mut count = 0_u64;
+    while !proxy.log().contains("configuration reloaded") {
+        count += 1;
+        std::fs::write(&noise, count.to_string()).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_a_refused_configuration_names_is_waited_for() {
+    let root = Root::new();
+    let proxy = Config::new().start(&root);
+    let text = std::fs::read_to_string(&proxy.config).unwrap();
+    let later = proxy.folder.path().join("later");
+    std::fs::create_dir(&later).unwrap();
+    std::fs::write(&proxy.config, text.replace("origin.pem", "later/ca.pem")).unwrap();
+    proxy.wait_log(|log| log.contains("the old one stays"));
+    std::fs::write(later.join("ca.pem"), root.pem()).unwrap();
+    proxy.wait_log(|log| log.contains("configuration reloaded"));
+}
