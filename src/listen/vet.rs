@@ -394,7 +394,7 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("two Host headers"), "{answer}");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_pipelined_head_waits_for_its_turn_and_is_then_judged() {
         let (mut caller, mut vet) = pair();
         caller.write_all(format!("{GET}{GET}NONSENSE\r\n\r\n").as_bytes()).await.unwrap();
