@@ -75,6 +75,11 @@ fn feed(sent: &[u8], answers: u8, mut sizes: impl Iterator<Item = usize>) -> Out
                     assert!(!unanswered, "delivered before the switch was answered");
                     done += n;
                 }
+                Advance::Blank(n) => {
+                    assert!(was_at_head && framing.at_head());
+                    assert_eq!(at_hand[..n], *b"\r\n");
+                    done += n;
+                }
                 Advance::Partial => {
                     assert!(was_at_head && at_hand.len() <= LIMITS.bytes);
                     stuck = true;
