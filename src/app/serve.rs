@@ -227,11 +227,6 @@ impl App {
         &self.roots
     }
 
-    /// The proxy, for asking what it would do.
-    pub fn proxy(&self) -> &Arc<Proxy> {
-        &self.shared.proxy
-    }
-
     /// Runs until told to stop; `reload` is for SIGHUP. A change of a watched file reloads too.
     pub async fn run(&mut self, mut reload: impl AsyncFnMut(), stop: impl Future<Output = ()>) {
         let mut watch = Watch::new();

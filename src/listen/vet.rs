@@ -167,8 +167,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Vet<S> {
         }
         while let Some(goodbye) = &mut self.goodbye {
             if goodbye.is_empty() {
-                self.goodbye = None;
+                // Empty and still there until it is flushed: what was refused must not be looked at a second time.
                 ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+                self.goodbye = None;
                 break;
             }
             let written = ready!(Pin::new(&mut self.io).poll_write(cx, goodbye))?;
@@ -392,6 +393,43 @@ mod tests {
         let mut answer = String::new();
         caller.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("two Host headers"), "{answer}");
+    }
+
+    /// A stream whose flushes are not done the first time they are asked for, as TLS over a full socket.
+    struct SlowFlush(tokio::io::DuplexStream, bool);
+
+    impl AsyncRead for SlowFlush {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for SlowFlush {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, buf)
+        }
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if std::mem::replace(&mut self.1, true) {
+                return Pin::new(&mut self.0).poll_flush(cx);
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_written_once_however_slow_its_flush() {
+        let (mut caller, ours) = tokio::io::duplex(4096);
+        let mut vet = Vet::new(SlowFlush(ours, false), b"", LIMITS, PATIENCE, true);
+        caller.write_all(b"NONSENSE\r\n\r\n").await.unwrap();
+        assert_eq!(vet.read(&mut [0; 64]).await.unwrap(), 0);
+        drop(vet);
+        let mut answer = String::new();
+        caller.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer.matches("HTTP/1.1 400 ").count(), 1, "{answer}");
     }
 
     #[tokio::test(start_paused = true)]

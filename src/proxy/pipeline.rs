@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HeaderMap};
+use http::header::{CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName};
 use http::{Request, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -205,6 +205,7 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
         Decision::Deny(refusal) => return Err(refusal),
         Decision::Pass(passage) => {
             observed = Some(passage);
+            request = request.map(|body| judge_trailers(body, &[]));
             state.upstream.egress(&Arc::default())?
         }
         Decision::Use(permit) => {
@@ -271,10 +272,7 @@ async fn sign(
 ) -> Result<Request<Body>, Refusal> {
     let (mut parts, mut body) = request.into_parts();
     remove_owned(&mut parts.headers, permit.owned_headers());
-    if !body.is_end_stream() {
-        let owned = permit.owned_headers().to_vec();
-        body = body.filtering_trailers(Box::new(move |name| trailer_passes(name, &owned)));
-    }
+    body = judge_trailers(body, permit.owned_headers());
     let need = permit.body_need(&view(&parts, destination, None));
     let digest = match need {
         BodyNeed::None => None,
@@ -288,6 +286,15 @@ async fn sign(
     let mutations = permit.sign(&view(&parts, destination, digest), clock.now())?;
     mutations.apply(&mut parts)?;
     Ok(Request::from_parts(parts, body))
+}
+
+/// Trailers are judged as the headers were, `owned` being those that a scheme sets.
+fn judge_trailers(body: Body, owned: &[HeaderName]) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    let owned = owned.to_vec();
+    body.filtering_trailers(Box::new(move |name| trailer_passes(name, &owned)))
 }
 
 fn view<'a>(

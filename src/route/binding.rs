@@ -106,11 +106,11 @@ impl Binding {
 
 /// Where in the order of specificity one host and one path of a binding stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Coordinates {
+pub(super) struct Coordinates {
     /// The port of the host pattern.
-    pub port: Option<u16>,
+    pub(super) port: Option<u16>,
     /// The path prefix, if the binding has any.
-    pub path: Option<PathPrefix>,
+    pub(super) path: Option<PathPrefix>,
 }
 
 /// Two bindings between which nothing decides.

@@ -28,7 +28,7 @@ pub struct Caller {
 
 /// How a caller was proven. Kept so that a caller inside an open tunnel can be checked again after a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proof {
+enum Proof {
     /// No proof was asked for.
     None,
     /// A socket of our own uid, on a listener of `run`.
@@ -69,7 +69,7 @@ pub struct CallerRule {
 
 /// The SHA-256 of one kind of evidence. Looking a digest up instead of comparing tokens takes the same time
 /// whatever part of a guess is right.
-pub fn fingerprint(kind: &str, evidence: &[u8]) -> [u8; 32] {
+fn fingerprint(kind: &str, evidence: &[u8]) -> [u8; 32] {
     let mut context = Context::new(&SHA256);
     context.update(kind.as_bytes());
     context.update(&[0]);

@@ -9,8 +9,8 @@ mod matcher;
 mod permit;
 mod table;
 
-pub use binding::{Binding, Coordinates, CredentialEntry, Readiness, Tie};
-pub use caller::{Caller, CallerRule, Callers, LOCAL, Proof, fingerprint};
+pub use binding::{Binding, CredentialEntry, Readiness, Tie};
+pub use caller::{Caller, CallerRule, Callers, LOCAL};
 pub use matcher::{HostPattern, PathPrefix, refuse_path_tricks};
 pub use permit::{Passage, Permit};
 pub use table::{Ask, Decision, Gate, RouteTable, Unbound};

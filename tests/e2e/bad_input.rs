@@ -444,10 +444,17 @@ async fn a_server_name_that_is_no_host_is_no_agreement() {
 
 /// What an upstream that is a plain socket is sent for one request, byte for byte.
 async fn upstream_sees(request: &[u8]) -> String {
+    upstream_sees_with("", request).await
+}
+
+/// The same, as `api.test` where it is bound and as `free.test` where it is not, with more of a configuration.
+async fn upstream_sees_with(rest: &str, request: &[u8]) -> String {
     let root = Root::new();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = Config::new()
         .resolve("api.test:80", listener.local_addr().unwrap())
+        .resolve("free.test:80", listener.local_addr().unwrap())
+        .rest(rest)
         .credentials(
             "  - { id: key, scheme: api_key, key: { env: SECRET }, field: X_Api_Key, type: \"\", hosts: [api.test] }\n",
         )
@@ -485,6 +492,17 @@ async fn trailers_are_judged_like_headers() {
     )
     .await;
     assert!(seen.contains("5\r\nhello\r\n0\r\n") && !seen.contains("mine"), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_ours_goes_no_further_with_an_unbound_call_either() {
+    let seen = upstream_sees_with(
+        "unbound: pass\n",
+        b"POST http://free.test/ HTTP/1.1\r\nHost: free.test\r\nAuthorization: own\r\nProxy-X: mine\r\nTrailer: x-ok, countersign-x\r\n\
+          Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-ok: fine\r\nCountersign-X: mine\r\n\r\n",
+    )
+    .await;
+    assert!(seen.contains("authorization: own") && !seen.contains("mine"), "{seen}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
