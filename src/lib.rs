@@ -21,6 +21,8 @@ pub mod route;
 
 pub mod scheme;
 
+pub mod token;
+
 pub mod source;
 
 pub mod upstream;

@@ -13,13 +13,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
+use countersign::base::deps::Sleep;
 use countersign::base::request::BodyDigest;
-use countersign::base::{BodyNeed, Destination, RequestView, Secret};
+use countersign::base::{Authorizer, BodyNeed, Clock, Deps, Destination, RequestView, Secret};
+use countersign::base::{BoxFuture, CallError, ClientOptions, HttpClient, HttpClients};
 use countersign::base::{SecretRef, Secrets};
-use countersign::scheme::{KINDS, Scheme};
+use countersign::scheme::{Identity, KINDS, Outside, Scheme, Setup};
+use countersign::token::{StateDirectory, Tokens};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -30,8 +33,79 @@ struct Vector {
     source: String,
     credential: Value,
     secrets: BTreeMap<String, String>,
+    /// What a scheme that obtains a token must ask for, and what it is answered.
+    exchange: Option<Exchange>,
     request: Request,
     expect: Expect,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Exchange {
+    url: String,
+    /// Headers that must be there, beside those that every request has.
+    headers: BTreeMap<String, String>,
+    form: String,
+    status: u16,
+    answer: Value,
+}
+
+/// 2023-11-14T22:13:20Z: assertions hold the time, and vectors must not change with it.
+const NOW: Duration = Duration::from_secs(1_700_000_000);
+
+#[derive(Debug)]
+struct Frozen(Instant);
+
+impl Clock for Frozen {
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + NOW
+    }
+    fn instant(&self) -> Instant {
+        self.0
+    }
+    fn sleep_until(&self, _: Instant) -> Sleep {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// The token endpoint of a vector.
+#[derive(Debug, Default)]
+struct TokenEndpoint {
+    exchange: Option<Exchange>,
+    wrong: Arc<Mutex<Vec<String>>>,
+}
+
+impl HttpClients for TokenEndpoint {
+    fn client(&self, _: &Destination, _: &ClientOptions) -> Result<Arc<dyn HttpClient>, String> {
+        Ok(Arc::new(Self { exchange: self.exchange.clone(), wrong: Arc::clone(&self.wrong) }))
+    }
+}
+
+impl HttpClient for TokenEndpoint {
+    fn call(&self, request: http::Request<Vec<u8>>) -> BoxFuture<'_, Result<http::Response<Vec<u8>>, CallError>> {
+        let exchange = self.exchange.clone().unwrap_or_else(|| panic!("a token was asked for"));
+        let form = String::from_utf8(request.body().clone()).unwrap();
+        let check = |what: &str, got: &str, wanted: &str| {
+            if got != wanted {
+                self.wrong.lock().unwrap().push(format!("{what}: {got} and not {wanted}"));
+            }
+        };
+        check("form", &form, &exchange.form);
+        check("url", &request.uri().to_string(), &exchange.url);
+        check("method", request.method().as_str(), "POST");
+        for (name, value) in &exchange.headers {
+            let got: Vec<_> = request.headers().get_all(name).iter().map(|value| value.to_str().unwrap()).collect();
+            check(name, &got.join(", "), value);
+        }
+        let secret = request.headers().get("authorization").is_some();
+        check(
+            "an Authorization header",
+            &secret.to_string(),
+            &exchange.headers.contains_key("authorization").to_string(),
+        );
+        let answer = http::Response::builder().status(exchange.status).body(exchange.answer.to_string().into_bytes());
+        Box::pin(async move { Ok(answer.unwrap()) })
+    }
 }
 
 #[derive(Deserialize)]
@@ -71,10 +145,46 @@ fn secrets(vector: &Vector) -> Secrets {
     vector.secrets.iter().map(load).collect()
 }
 
-fn build(kind: &countersign::scheme::Kind, vector: &Vector) -> Result<Arc<dyn Scheme>, String> {
+/// A scheme built from a vector, with what its token endpoint found wrong.
+struct Built {
+    scheme: Arc<dyn Scheme>,
+    wrong: Arc<Mutex<Vec<String>>>,
+    _state: tempfile::TempDir,
+}
+
+fn prepare(draft: &dyn countersign::scheme::Draft, vector: &Vector) -> Result<Built, String> {
+    let endpoint = TokenEndpoint { exchange: vector.exchange.clone(), ..TokenEndpoint::default() };
+    let wrong = Arc::clone(&endpoint.wrong);
+    let deps = Deps { clock: Arc::new(Frozen(Instant::now())), ..Deps::system() };
+    let state = tempfile::tempdir().unwrap();
+    let outside = Outside {
+        tokens: Tokens::new(&deps),
+        http: Arc::new(endpoint),
+        random: deps.random,
+        state: Arc::new(StateDirectory::new(state.path().to_owned(), None).unwrap()),
+    };
+    let secrets = secrets(vector);
+    let setup = Setup { account: "default", credential: "vector", secrets: &secrets, outside: &outside };
+    let scheme = draft.build(&setup).map_err(|error| error.0)?;
+    Ok(Built { scheme, wrong, _state: state })
+}
+
+fn build(kind: &countersign::scheme::Kind, vector: &Vector) -> Result<Built, String> {
     let draft =
         (kind.parse)(vector.credential.clone()).map_err(|error| format!("{}: {}", error.path, error.message))?;
-    draft.build(&secrets(vector)).map_err(|error| error.0)
+    prepare(&*draft, vector)
+}
+
+/// What signs, obtained if need be.
+fn authorizer(scheme: &dyn Scheme) -> Result<Arc<dyn Authorizer>, String> {
+    match scheme.identity() {
+        Identity::Fixed(authorizer) => Ok(Arc::clone(authorizer)),
+        Identity::Token(handle) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let live = runtime.block_on(handle.obtain()).map_err(|refusal| refusal.to_string())?;
+            Ok(Arc::clone(live.authorizer()))
+        }
+    }
 }
 
 /// The head as it would go out.
@@ -99,11 +209,13 @@ fn signed(scheme: &dyn Scheme, request: &Request) -> Result<http::request::Parts
         destination: &destination,
         body,
     };
-    let body = match scheme.body_need(&view(None)) {
+    let authorizer = authorizer(scheme)?;
+    let body = match authorizer.body_need(&view(None)) {
         BodyNeed::None => None,
         BodyNeed::Sha256 => Some(BodyDigest { sha256: [0; 32], length: 0 }),
     };
-    let mutations = scheme.authorize(&view(body), SystemTime::UNIX_EPOCH).map_err(|refusal| refusal.to_string())?;
+    let mutations =
+        authorizer.authorize(&view(body), SystemTime::UNIX_EPOCH + NOW).map_err(|refusal| refusal.to_string())?;
     mutations.apply(&mut parts).map_err(|refusal| refusal.to_string())?;
     Ok(parts)
 }
@@ -136,10 +248,15 @@ fn every_vector_is_signed_as_its_source_says() {
             assert!(vector.source.starts_with("http"), "{what} names no source");
             match (&vector.expect, build(kind, &vector)) {
                 (Expect::Refused { refused }, Err(why)) => assert!(why.contains(refused), "{what}: {why}"),
-                (Expect::Refused { .. }, Ok(_)) => panic!("{what} was not refused"),
+                (Expect::Refused { refused }, Ok(built)) => {
+                    let why = signed(&*built.scheme, &vector.request).expect_err(&what);
+                    assert!(why.contains(refused), "{what}: {why}");
+                    assert!(built.wrong.lock().unwrap().is_empty(), "{what}: {:#?}", built.wrong);
+                }
                 (Expect::Signed { .. }, Err(why)) => panic!("{what}: {why}"),
-                (Expect::Signed { headers, target }, Ok(scheme)) => {
-                    let parts = signed(&*scheme, &vector.request).unwrap();
+                (Expect::Signed { headers, target }, Ok(built)) => {
+                    let parts = signed(&*built.scheme, &vector.request).unwrap_or_else(|why| panic!("{what}: {why}"));
+                    assert!(built.wrong.lock().unwrap().is_empty(), "{what}: {:#?}", built.wrong);
                     let sent = |value: &http::HeaderValue| String::from_utf8(value.as_bytes().to_vec()).unwrap();
                     let mut got: Vec<_> =
                         parts.headers.iter().map(|(name, value)| (name.to_string(), sent(value))).collect();
@@ -164,16 +281,25 @@ fn no_secret_shows_in_any_debug_or_error_of_any_scheme() {
                 // A refused vector keeps what makes it refused, the canary before it.
                 *value = if positive { format!("{canary}{index}") } else { format!("{canary}{value}") };
             }
-            let draft = (kind.parse)(vector.credential.clone()).unwrap();
+            if let Some(exchange) = &mut vector.exchange {
+                // A server that repeats what it was sent, and a token that is a secret too.
+                exchange.answer["access_token"] = format!("{canary}-token").into();
+                let (status, text) = (exchange.status, format!("you sent {:?}", vector.secrets));
+                exchange.answer["error_description"] = if status == 200 { Value::Null } else { text.into() };
+            }
+            let Ok(draft) = (kind.parse)(vector.credential.clone()) else { continue };
             let mut shown = format!("{draft:?} {:?}", secrets(&vector));
-            match draft.build(&secrets(&vector)) {
-                Err(error) => shown.push_str(&format!("{error} {error:?}")),
-                Ok(scheme) => {
+            match prepare(&*draft, &vector) {
+                Err(error) => shown.push_str(&error),
+                Ok(built) => {
+                    let scheme = &*built.scheme;
                     shown.push_str(&format!("{scheme:?} {scheme:#?}"));
-                    if let Ok(parts) = signed(&*scheme, &vector.request) {
+                    match signed(scheme, &vector.request) {
                         // Header values that carry a secret are marked, so that nothing that prints a request shows them.
-                        shown.push_str(&format!("{:?}", parts.headers));
+                        Ok(parts) => shown.push_str(&format!("{:?}", parts.headers)),
+                        Err(why) => shown.push_str(&why),
                     }
+                    shown.push_str(&format!("{scheme:?}"));
                 }
             }
             assert!(!shown.contains(canary), "{}: {} shows its secret: {shown}", kind.name, vector.name);

@@ -8,15 +8,16 @@ use std::time::Duration;
 use http::Method;
 
 use super::watch::Fingerprints;
-use crate::base::Deps;
+use crate::base::{Deps, HttpClients};
 use crate::base::{SecretRef, Secrets};
 use crate::config::{CallerProof, CallerSettings, Config, ConfigError, CredentialSettings};
 use crate::listen::framing::HeadLimits;
 use crate::listen::{ConnectionLimits, Door, Patience};
 use crate::proxy::{Limits, State};
 use crate::route::{Binding, CallerRule, Callers, CredentialEntry, HostPattern, PathPrefix, Readiness, RouteTable};
-use crate::scheme::Draft;
+use crate::scheme::{Draft, Outside, Setup};
 use crate::source::Sources;
+use crate::token::{StateDirectory, Tokens};
 use crate::upstream::{OwnAddresses, Roots, Upstream};
 
 /// What building needs beside the configuration.
@@ -28,6 +29,8 @@ pub struct Parts<'a> {
     pub roots: &'a Roots,
     /// The addresses of our own listeners.
     pub own: &'a OwnAddresses,
+    /// The token engine, which outlives configurations: what did not change keeps its token.
+    pub tokens: &'a Tokens,
     /// The upstream in use, whose connections are kept when its settings are the same.
     pub previous: Option<&'a Arc<Upstream>>,
     /// `run`: one private listener in place of the configured ones, as this caller, meaning this credential.
@@ -51,6 +54,8 @@ pub struct Built {
     pub warnings: Vec<ConfigError>,
     /// Credentials whose secrets expire, to be loaded again in time.
     pub expiring: Vec<Expiring>,
+    /// What those are prepared with.
+    pub outside: Outside,
     /// Files whose change means a reload, as they were before they were read.
     pub seen: Fingerprints,
 }
@@ -84,11 +89,12 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
         paths: HashMap::new(),
     };
     let callers = builder.callers(parts.private.as_ref());
-    let credentials = builder.credentials();
+    let upstream = builder.upstream(&parts);
+    let outside = builder.outside(&parts, upstream.as_ref());
+    let credentials = builder.credentials(outside.as_ref());
     let mut doors = builder.doors(&callers);
     let mut bindings = builder.bindings(&credentials, &callers);
     bindings.extend(builder.route_bindings(&doors, &credentials, &callers));
-    let upstream = builder.upstream(&parts);
     if let Some((caller, credential)) = &parts.private {
         // The configured listeners were built for their routes' bindings alone.
         let loopback = crate::listen::Address::Tcp(([127, 0, 0, 1], 0).into());
@@ -103,8 +109,8 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
             builder.error(&path, tie.to_string());
         }
     });
-    match (table, upstream, builder.errors.is_empty()) {
-        (Ok(routes), Some(upstream), true) => Ok(builder.finish(routes, upstream, doors)),
+    match (table, upstream, outside, builder.errors.is_empty()) {
+        (Ok(routes), Some(upstream), Some(outside), true) => Ok(builder.finish(routes, upstream, outside, doors)),
         _ => Err(builder.errors),
     }
 }
@@ -184,7 +190,22 @@ impl Builder {
         Callers::new(rules)
     }
 
-    fn credentials(&mut self) -> Credentials {
+    /// What schemes obtain tokens with; nothing when the way out or the state directory is set up wrongly.
+    fn outside(&mut self, parts: &Parts<'_>, upstream: Option<&Arc<Upstream>>) -> Option<Outside> {
+        let settings = &self.config.tokens;
+        let key = settings.key.as_ref().map(|key| self.secrets.field(key)).transpose();
+        let state = key.map_err(|error| error.0);
+        let state = state.and_then(|key| StateDirectory::new(settings.directory.clone(), key.as_ref()));
+        let state = state.map_err(|why| self.error("tokens.key", why)).ok()?;
+        Some(Outside {
+            tokens: parts.tokens.clone(),
+            http: Arc::clone(upstream?) as Arc<dyn HttpClients>,
+            random: Arc::clone(&parts.deps.random),
+            state: Arc::new(state),
+        })
+    }
+
+    fn credentials(&mut self, outside: Option<&Outside>) -> Credentials {
         let mut credentials = Credentials::new();
         for (index, settings) in std::mem::take(&mut self.config.credentials).into_iter().enumerate() {
             let path = format!("credentials[{index}]");
@@ -193,7 +214,11 @@ impl Builder {
                 self.warnings.push(self.config.document.error(&path, warning));
             }
             let CredentialSettings { id, kind, hosts, enabled, draft, .. } = settings;
-            let readiness = match enabled.then(|| draft.build(&self.secrets)) {
+            let build = |outside: &Outside| {
+                let account = crate::route::DEFAULT_ACCOUNT;
+                draft.build(&Setup { account, credential: &id, secrets: &self.secrets, outside })
+            };
+            let readiness = match outside.filter(|_| enabled).map(build) {
                 Some(Ok(scheme)) => Readiness::Ready(scheme),
                 Some(Err(error)) => {
                     self.unresolved.push(self.config.document.error(&path, format!("{id} cannot be used: {error}")));
@@ -396,7 +421,7 @@ impl Builder {
         }
     }
 
-    fn finish(self, routes: RouteTable, upstream: Arc<Upstream>, doors: Vec<Door>) -> Built {
+    fn finish(self, routes: RouteTable, upstream: Arc<Upstream>, outside: Outside, doors: Vec<Door>) -> Built {
         let limits = &self.config.limits;
         Built {
             state: State {
@@ -420,6 +445,7 @@ impl Builder {
             unresolved: self.unresolved,
             warnings: self.warnings,
             expiring: self.expiring,
+            outside,
             seen: self.seen,
         }
     }

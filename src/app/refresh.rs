@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::build::Expiring;
 use crate::base::Deps;
 use crate::route::Readiness;
+use crate::scheme::{Outside, Setup};
 use crate::source::Sources;
 
 /// The first pause after a failed load; it doubles up to [`LONGEST_PAUSE`].
@@ -14,7 +15,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Keeps one credential usable: loads its secrets again before they expire, and as long as they cannot be loaded.
-pub(super) async fn keep_fresh(expiring: Expiring, deps: Deps) {
+pub(super) async fn keep_fresh(expiring: Expiring, deps: Deps, outside: Outside) {
     let Expiring { entry, draft, lifetime, loaded } = expiring;
     let sources = Sources::new(deps);
     let mut expires = Instant::now();
@@ -28,7 +29,8 @@ pub(super) async fn keep_fresh(expiring: Expiring, deps: Deps) {
         tokio::time::sleep_until(due).await;
         let began = Instant::now();
         let secrets = sources.load_all(draft.references()).await;
-        match draft.build(&secrets) {
+        let setup = Setup { account: &entry.account, credential: &entry.id, secrets: &secrets, outside: &outside };
+        match draft.build(&setup) {
             Ok(scheme) => {
                 entry.set_readiness(Readiness::Ready(scheme));
                 tracing::info!(credential = &*entry.id, "a secret was loaded again");
@@ -61,10 +63,10 @@ pub(super) struct Keepers {
 
 impl Keepers {
     /// Starts one task for each credential whose secrets expire.
-    pub(super) fn start(expiring: Vec<Expiring>, deps: &Deps) -> Self {
+    pub(super) fn start(expiring: Vec<Expiring>, deps: &Deps, outside: &Outside) -> Self {
         let mut keepers = Self::default();
         for expiring in expiring {
-            keepers.tasks.spawn(keep_fresh(expiring, deps.clone()));
+            keepers.tasks.spawn(keep_fresh(expiring, deps.clone(), outside.clone()));
         }
         keepers
     }
@@ -75,8 +77,23 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::base::Secrets;
     use crate::route::CredentialEntry;
     use crate::scheme;
+    use crate::token::{StateDirectory, Tokens};
+    use crate::upstream::{Roots, Upstream};
+
+    fn outside() -> Outside {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let deps = Deps::system();
+        let upstream = Upstream::new(Default::default(), &Secrets::default(), &Roots::default(), Arc::default());
+        Outside {
+            tokens: Tokens::new(&deps),
+            http: Arc::new(upstream.unwrap()),
+            random: deps.random,
+            state: Arc::new(StateDirectory::new("state".into(), None).unwrap()),
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_secret_that_cannot_be_loaded_again_makes_its_credential_unusable_when_it_expires() {
@@ -88,7 +105,11 @@ mod tests {
         let other = (kind.parse)(serde_json::json!({"key": {"env": "X"}})).unwrap();
         let loaded =
             [(crate::base::SecretRef::Env { env: "X".into() }, crate::base::Secret::new("k"))].into_iter().collect();
-        let ready = Readiness::Ready(other.build(&loaded).unwrap());
+        let ready = {
+            let outside = outside();
+            let setup = Setup { account: "default", credential: "c", secrets: &loaded, outside: &outside };
+            Readiness::Ready(other.build(&setup).unwrap())
+        };
         let entry = Arc::new(CredentialEntry::new("c", "api_key", vec![], true, ready));
         let expiring = Expiring {
             entry: Arc::clone(&entry),
@@ -96,7 +117,7 @@ mod tests {
             lifetime: Some(Duration::from_secs(100)),
             loaded: true,
         };
-        let _keepers = Keepers::start(vec![expiring], &Deps::system());
+        let _keepers = Keepers::start(vec![expiring], &Deps::system(), &outside());
         tokio::time::sleep(Duration::from_secs(99)).await;
         assert!(matches!(*entry.readiness(), Readiness::Ready(_)));
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -112,7 +133,7 @@ mod tests {
         let unusable = Readiness::Unusable("not yet".into());
         let entry = Arc::new(CredentialEntry::new("c", "api_key", vec![], true, unusable));
         let expiring = Expiring { entry: Arc::clone(&entry), draft, lifetime: None, loaded: false };
-        let mut keeping = std::pin::pin!(keep_fresh(expiring, Deps::system()));
+        let mut keeping = std::pin::pin!(keep_fresh(expiring, Deps::system(), outside()));
         assert!(tokio::time::timeout(Duration::from_secs(90), keeping.as_mut()).await.is_err());
         std::fs::write(&file, "k").unwrap();
         keeping.await;

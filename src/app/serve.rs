@@ -17,6 +17,8 @@ use crate::listen::{Address, Bound, Door, Listener, Shared};
 use crate::observe::{Health, router};
 use crate::proxy::Proxy;
 use crate::route::{CredentialEntry, Readiness};
+use crate::scheme::Identity;
+use crate::token::Tokens;
 use crate::upstream::{OwnAddresses, Roots, system_roots};
 
 /// The system's roots are looked at this often, so that the bundle follows them.
@@ -56,7 +58,11 @@ fn unusable(proxy: &Proxy) -> Vec<String> {
     let state = proxy.state();
     let reason = |credential: &CredentialEntry| match &*credential.readiness() {
         Readiness::Unusable(reason) if credential.enabled => Some(format!("{}: {reason}", credential.id)),
-        _ => None,
+        Readiness::Ready(scheme) => match scheme.identity() {
+            Identity::Token(handle) => handle.trouble().map(|why| format!("{}: {why}", credential.id)),
+            Identity::Fixed(_) => None,
+        },
+        Readiness::Unusable(_) => None,
     };
     state.routes.credentials().iter().filter_map(|credential| reason(credential)).collect()
 }
@@ -74,6 +80,7 @@ pub struct App {
     admin: Option<Admin>,
     health: Arc<ArcSwap<Health>>,
     keepers: Keepers,
+    tokens: Tokens,
     seen: Fingerprints,
     /// The files of a configuration that is being tried.
     refused: Fingerprints,
@@ -122,7 +129,9 @@ impl App {
         let roots = system_roots();
         let own: OwnAddresses = Arc::default();
         let admin = config.admin.clone().filter(|_| private.is_none());
-        let parts = Parts { deps: &deps, roots: &roots, own: &own, previous: None, private: private.clone() };
+        let tokens = Tokens::new(&deps);
+        let parts =
+            Parts { deps: &deps, roots: &roots, own: &own, tokens: &tokens, previous: None, private: private.clone() };
         let built = build(config, parts).await.map_err(StartError::Config)?;
         report(&built);
         let mut bound = Vec::new();
@@ -142,14 +151,15 @@ impl App {
         if let Authority::OnDisk(settings) = &authority {
             ca::write_bundle(&settings.bundle_path(), &roots, &ca)?;
         }
-        let Built { state, doors, limits, drain, expiring, mut seen, .. } = built;
+        let Built { state, doors, limits, drain, expiring, outside, mut seen, .. } = built;
         let proxy = Arc::new(Proxy::new(state, deps.clone()));
         let shared = Arc::new(Shared::new(proxy, Arc::clone(&deps.clock), Some(ca), limits));
         seen.extend(own_file);
         let mut app = Self {
             seen,
             refused: Fingerprints::default(),
-            keepers: Keepers::start(expiring, &deps),
+            keepers: Keepers::start(expiring, &deps, &outside),
+            tokens,
             deps,
             path: path.map(Path::to_owned),
             private,
@@ -296,6 +306,7 @@ impl App {
             deps: &self.deps,
             roots: &roots,
             own: &self.own,
+            tokens: &self.tokens,
             previous: Some(&upstream),
             private: self.private.clone(),
         };
@@ -326,7 +337,7 @@ impl App {
         ca::write_bundle(&ca_settings.bundle_path(), &roots, &ca)?;
         // From here on nothing fails.
         report(&built);
-        let Built { state, doors, limits, drain, expiring, mut seen, .. } = built;
+        let Built { state, doors, limits, drain, expiring, outside, mut seen, .. } = built;
         self.authority = Authority::OnDisk(ca_settings);
         if self.shared.ca().is_none_or(|old| old.pem() != ca.pem()) {
             self.shared.set_ca(Some(ca));
@@ -334,7 +345,7 @@ impl App {
         self.roots = roots;
         self.shared.set_limits(limits);
         self.shared.proxy.replace(state);
-        self.keepers = Keepers::start(expiring, &self.deps);
+        self.keepers = Keepers::start(expiring, &self.deps, &outside);
         self.drain = drain;
         seen.extend(Some(own_file));
         self.seen = seen;
@@ -400,7 +411,9 @@ impl App {
         self.shared.drain.cancel();
         self.shared.tasks.close();
         tracing::info!("draining");
-        let finished = tokio::time::timeout(self.drain, self.shared.tasks.wait()).await.is_ok();
+        // An exchange under way may be spending a refresh token: what it brings must be stored.
+        let all = async { tokio::join!(self.shared.tasks.wait(), self.tokens.settled()) };
+        let finished = tokio::time::timeout(self.drain, all).await.is_ok();
         if !finished {
             tracing::warn!(seconds = self.drain.as_secs(), "some requests did not finish in time");
         }

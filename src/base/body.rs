@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -48,6 +48,53 @@ pub struct Body {
     watch: Option<Box<dyn Watch>>,
     release: Option<Arc<dyn Release>>,
     trailers: Option<TrailerFilter>,
+    keep: Option<Kept>,
+}
+
+/// The bytes that passed of a body, for sending them once more. They are shared with what was sent, not copied.
+#[derive(Clone, Default)]
+pub struct Kept(Arc<Mutex<Keep>>);
+
+#[derive(Default)]
+struct Keep {
+    pieces: Vec<Bytes>,
+    left: usize,
+    whole: bool,
+    /// Too much passed, or something that cannot be repeated.
+    lost: bool,
+}
+
+impl Kept {
+    /// The same body again, if all of it passed and was not too much to keep.
+    pub fn again(&self) -> Option<Body> {
+        let keep = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !keep.whole || keep.lost {
+            return None;
+        }
+        Some(match &keep.pieces[..] {
+            [] => Body::empty(),
+            [one] => Body::full(one.clone()),
+            pieces => Body::full(pieces.concat()),
+        })
+    }
+
+    fn passed(&self, frame: Option<&Result<Frame<Bytes>, BoxError>>) {
+        let mut keep = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match frame {
+            Some(Ok(frame)) => match frame.data_ref() {
+                Some(data) if data.len() <= keep.left && !keep.lost => {
+                    keep.left -= data.len();
+                    keep.pieces.push(data.clone());
+                }
+                _ => {
+                    keep.lost = true;
+                    keep.pieces.clear();
+                }
+            },
+            Some(Err(_)) => keep.lost = true,
+            None => keep.whole = true,
+        }
+    }
 }
 
 /// Says which trailer fields may pass.
@@ -55,7 +102,7 @@ pub type TrailerFilter = Box<dyn Fn(&HeaderName) -> bool + Send + Sync>;
 
 impl Body {
     fn of(kind: Kind) -> Self {
-        Self { kind, ahead: None, watch: None, release: None, trailers: None }
+        Self { kind, ahead: None, watch: None, release: None, trailers: None, keep: None }
     }
 
     /// No body.
@@ -95,6 +142,14 @@ impl Body {
         self
     }
 
+    /// The same body, of which up to `limit` bytes are kept as they pass.
+    #[must_use]
+    pub fn keeping(mut self, limit: usize) -> (Self, Kept) {
+        let kept = Kept(Arc::new(Mutex::new(Keep { left: limit, ..Keep::default() })));
+        self.keep = Some(kept.clone());
+        (self, kept)
+    }
+
     /// The same body, whose end is told.
     #[must_use]
     pub fn releasing(mut self, release: Arc<dyn Release>) -> Self {
@@ -108,11 +163,14 @@ impl Body {
     /// # Errors
     /// The error of a body that is already known to be broken.
     pub async fn look_ahead(&mut self) -> Result<(), BoxError> {
+        // What is read ahead has not passed yet.
+        let keep = self.keep.take();
         let first = std::future::poll_fn(|cx| match Pin::new(&mut *self).poll_frame(cx) {
             Poll::Ready(frame) => Poll::Ready(Some(frame)),
             Poll::Pending => Poll::Ready(None),
         })
         .await;
+        self.keep = keep;
         match first {
             None => Ok(()),
             Some(None) => {
@@ -134,7 +192,11 @@ impl HttpBody for Body {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         if let Some(frame) = this.ahead.take() {
-            return Poll::Ready(Some(Ok(frame)));
+            let frame = Some(Ok(frame));
+            if let Some(keep) = &this.keep {
+                keep.passed(frame.as_ref());
+            }
+            return Poll::Ready(frame);
         }
         let polled = match &mut this.kind {
             Kind::Empty => Poll::Ready(None),
@@ -157,6 +219,9 @@ impl HttpBody for Body {
             (Some(filter), Some(Ok(frame))) => Some(Ok(filtered(frame, filter))),
             (_, frame) => frame,
         };
+        if let Some(keep) = &this.keep {
+            keep.passed(frame.as_ref());
+        }
         if let Some(mut watch) = this.watch.take() {
             match &frame {
                 Some(Ok(frame)) => {
@@ -214,15 +279,21 @@ fn filtered(frame: Frame<Bytes>, passes: &TrailerFilter) -> Frame<Bytes> {
 impl Drop for Body {
     fn drop(&mut self) {
         // hyper does not poll a body whose end it knows already: a content-length reached, a 204, a HEAD.
-        if let Some(watch) = &mut self.watch
+        if (self.watch.is_some() || self.keep.is_some())
             && self.ahead.is_none()
             && match &self.kind {
                 Kind::Incoming(body) => body.is_end_stream(),
                 Kind::Boxed(body) => body.is_end_stream(),
-                Kind::Empty | Kind::Full(_) => true,
+                Kind::Full(bytes) => bytes.is_empty() || self.keep.is_none(),
+                Kind::Empty => true,
             }
         {
-            watch.ended();
+            if let Some(watch) = &mut self.watch {
+                watch.ended();
+            }
+            if let Some(keep) = &self.keep {
+                keep.passed(None);
+            }
         }
         if let Some(release) = &self.release {
             release.released();
@@ -249,6 +320,30 @@ mod tests {
         assert_eq!(body.size_hint().exact(), Some(5));
         assert!(!body.is_end_stream());
         assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
+    }
+
+    #[tokio::test]
+    async fn a_kept_body_comes_again_if_all_of_it_passed_and_it_was_small() {
+        let (body, kept) = Body::full("hello").keeping(5);
+        assert!(kept.again().is_none(), "nothing passed yet");
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
+        assert_eq!(kept.again().unwrap().collect().await.unwrap().to_bytes(), "hello");
+        let (body, kept) = Body::full("hello").keeping(4);
+        drop(body.collect().await.unwrap());
+        assert!(kept.again().is_none(), "too large");
+        let (body, kept) = Body::full("hello").keeping(5);
+        drop(body);
+        assert!(kept.again().is_none(), "given up before it was sent");
+        let frames = [Ok(Frame::data("a".into())), Ok(Frame::data("b".into()))];
+        let (mut body, kept) =
+            Body::boxed(http_body_util::StreamBody::new(futures_util::stream::iter(frames))).keeping(9);
+        body.look_ahead().await.unwrap();
+        drop(body.collect().await.unwrap());
+        assert_eq!(kept.again().unwrap().collect().await.unwrap().to_bytes(), "ab");
+        let frames = [Ok(Frame::data("a".into())), Ok(Frame::trailers(http::HeaderMap::new()))];
+        let (body, kept) = Body::boxed(http_body_util::StreamBody::new(futures_util::stream::iter(frames))).keeping(9);
+        drop(body.collect().await.unwrap());
+        assert!(kept.again().is_none(), "trailers are not kept");
     }
 
     #[tokio::test]

@@ -23,6 +23,12 @@ pub enum Code {
     CredentialUnknown,
     /// A body that must be hashed exceeds the limit.
     BodyTooLarge,
+    /// The identity provider refused the credential.
+    CredentialRejected,
+    /// A token could not be obtained for now.
+    TokenEndpointUnavailable,
+    /// A refresh token was lost or revoked; a person must act.
+    ReauthorizationRequired,
     /// DNS, connect or TLS towards the upstream failed.
     UpstreamUnreachable,
     /// The upstream did not answer in time.
@@ -89,6 +95,27 @@ impl Code {
             Self::BodyTooLarge => {
                 ("body_too_large", 413, Caller, "http_request_denied", "The body is too large to be signed")
             }
+            Self::CredentialRejected => (
+                "credential_rejected",
+                502,
+                Countersign,
+                "proxy_configuration_error",
+                "The identity provider refused the credential",
+            ),
+            Self::TokenEndpointUnavailable => (
+                "token_endpoint_unavailable",
+                503,
+                Upstream,
+                "destination_unavailable",
+                "No token can be obtained for now",
+            ),
+            Self::ReauthorizationRequired => (
+                "reauthorization_required",
+                502,
+                Countersign,
+                "proxy_configuration_error",
+                "The credential must be authorized again",
+            ),
             Self::UpstreamUnreachable => {
                 ("upstream_unreachable", 502, Upstream, "destination_unavailable", "The upstream cannot be reached")
             }

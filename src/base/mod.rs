@@ -3,21 +3,26 @@
 //! **Never does input or output of its own** (the system clock and the process environment in [`deps`] excepted),
 //! **never knows a scheme, a listener or a configuration file.**
 
+pub mod authorizer;
 pub mod body;
 pub mod deps;
 pub mod destination;
 pub mod duration;
 pub mod error;
+pub mod failpoint;
+pub mod http_client;
 pub mod mutations;
 pub mod nets;
 pub mod reference;
 pub mod request;
 pub mod secret;
 
+pub use authorizer::{Authorizer, Prepared};
 pub use body::Body;
-pub use deps::{Clock, Deps, Environment};
+pub use deps::{Clock, Deps, Environment, Random};
 pub use destination::{Destination, Host, Protocol};
 pub use error::{Code, Fault, Refusal};
+pub use http_client::{BoxFuture, CallError, ClientOptions, HttpClient, HttpClients};
 pub use mutations::Mutations;
 pub use reference::{Public, SecretField, SecretRef, Secrets, Unavailable};
 pub use request::{BodyNeed, RequestView};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Context, Failure};
 use crate::app::{Parts, build};
+use crate::token::Tokens;
 use crate::upstream::system_roots;
 
 #[expect(clippy::print_stdout, reason = "this is the command's answer")]
@@ -11,7 +12,8 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
     let (path, config) = context.load()?;
     let own = Arc::default();
     let roots = system_roots();
-    let parts = Parts { deps: &context.deps, roots: &roots, own: &own, previous: None, private: None };
+    let tokens = Tokens::new(&context.deps);
+    let parts = Parts { deps: &context.deps, roots: &roots, own: &own, tokens: &tokens, previous: None, private: None };
     let built = build(config, parts).await.map_err(Failure::Config)?;
     for warning in &built.warnings {
         eprintln!("countersign: {}: warning: {warning}", path.display());

@@ -12,6 +12,7 @@ use crate::app::{Built, Parts, build};
 use crate::base::{Code, Destination, Protocol, Refusal};
 use crate::listen::{Address, Door};
 use crate::route::{Ask, Decision, refuse_path_tricks};
+use crate::token::Tokens;
 use crate::upstream::{OwnAddresses, system_roots};
 
 #[derive(Args)]
@@ -45,7 +46,8 @@ pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, 
     });
     let own: OwnAddresses = Arc::new(ArcSwap::from_pointee(sockets.collect()));
     let roots = system_roots();
-    let parts = Parts { deps: &context.deps, roots: &roots, own: &own, previous: None, private: None };
+    let tokens = Tokens::new(&context.deps);
+    let parts = Parts { deps: &context.deps, roots: &roots, own: &own, tokens: &tokens, previous: None, private: None };
     let built = build(config, parts).await.map_err(Failure::Config)?;
     let caller = match (&arguments.caller, &names[..]) {
         (Some(name), _) => name.clone(),

@@ -42,6 +42,8 @@ pub struct Config {
     pub log: LogSettings,
     /// The ways out.
     pub upstream: upstream::Settings,
+    /// Where rotated refresh tokens rest.
+    pub tokens: crate::token::Settings,
     /// Limits.
     pub limits: LimitSettings,
 }
@@ -191,8 +193,19 @@ impl Default for LimitSettings {
     }
 }
 
-const SECTIONS: [&str; 10] =
-    ["listeners", "admin", "ca", "unbound", "callers", "credentials", "bindings", "log", "upstream", "limits"];
+const SECTIONS: [&str; 11] = [
+    "listeners",
+    "admin",
+    "ca",
+    "unbound",
+    "callers",
+    "credentials",
+    "bindings",
+    "log",
+    "upstream",
+    "tokens",
+    "limits",
+];
 
 impl Config {
     /// Reads and checks a configuration file.
@@ -213,7 +226,13 @@ impl Config {
             CallerProof::Uid(_) | CallerProof::ClientCert(_) => None,
         });
         let credentials = self.credentials.iter().flat_map(|credential| credential.draft.references());
-        tokens.chain(credentials).chain(self.upstream.references()).chain(self.listeners.references()).collect()
+        let state = self.tokens.key.as_ref().map(SecretField::reference);
+        tokens
+            .chain(credentials)
+            .chain(self.upstream.references())
+            .chain(self.listeners.references())
+            .chain(state)
+            .collect()
     }
 
     /// Checks a configuration text.
@@ -237,6 +256,7 @@ impl Config {
         let bindings = reader.bindings();
         let log: LogSettings = reader.section("log").unwrap_or_default();
         let upstream = reader.section("upstream").unwrap_or_default();
+        let tokens = reader.section("tokens").unwrap_or_default();
         let limits: LimitSettings = reader.section("limits").unwrap_or_default();
         reader.limits(&limits);
         reader.log(&log);
@@ -244,7 +264,20 @@ impl Config {
         if !errors.is_empty() {
             return Err(errors);
         }
-        Ok(Self { listeners, admin, ca, unbound, callers, credentials, bindings, log, upstream, limits, document })
+        Ok(Self {
+            listeners,
+            admin,
+            ca,
+            unbound,
+            callers,
+            credentials,
+            bindings,
+            log,
+            upstream,
+            tokens,
+            limits,
+            document,
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName};
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
@@ -20,10 +20,13 @@ use super::record::{Place, Record};
 use super::respond::problem;
 use super::spool::spool;
 use super::upgrade;
-use crate::base::body::BoxError;
+use crate::base::body::{BoxError, Kept};
 use crate::base::{Body, BodyNeed, Clock, Code, Deps, Destination, Refusal, RequestView};
-use crate::route::{Ask, Caller, Decision, Passage, Permit, RouteTable};
-use crate::upstream::Upstream;
+use crate::route::{Ask, Caller, Decision, Passage, Permit, Receipt, RouteTable};
+use crate::upstream::{Egress, Upstream};
+
+/// A body up to here can be sent again after a 401: API calls have less, uploads have more.
+const REPEATED_BODY: usize = 64 * 1024;
 
 /// What a listener makes of the bytes it got: a request with one destination and a proven caller.
 #[derive(Debug)]
@@ -185,15 +188,8 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
         }
         Via::Forward | Via::Tunnel => None,
     };
-    let decision = state.routes.decide(&Ask {
-        caller: &caller,
-        destination: &destination,
-        method: request.method(),
-        path: request.uri().path(),
-        headers: request.headers(),
-        named: named.as_deref(),
-        route,
-    });
+    let call = Call { state, clock, caller: &caller, destination: &destination, named: named.as_deref(), route };
+    let decision = call.decide(request.method(), request.uri().path(), request.headers());
     let on_upgrade = found.websocket.then(|| upgrade::of_request(&mut request));
     let (parts, body) = request.into_parts();
     let mut request = Request::from_parts(parts, Body::incoming(body));
@@ -201,6 +197,7 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
         request.body_mut().look_ahead().await.map_err(|_| Refusal::bad_request("the request body is malformed"))?;
     }
     let mut observed = None;
+    let mut signed = None;
     let egress = match decision {
         Decision::Deny(refusal) => return Err(refusal),
         Decision::Pass(passage) => {
@@ -212,7 +209,10 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
             record.binding = Some(Arc::clone(permit.binding()));
             record.credential = Some(Arc::clone(permit.credential()));
             let egress = state.upstream.egress(permit.allow_addresses())?;
-            request = sign(permit, request, &destination, clock, state.limits.hashed_body).await?;
+            let repeat = permit.has_token().then(|| Repeat::of(&mut request));
+            let (ready, receipt) = call.sign(permit, request).await?;
+            signed = repeat.map(|repeat| (repeat, receipt));
+            request = ready;
             egress
         }
     };
@@ -223,6 +223,12 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
     }
     let h1_only = found.websocket || found.expects_continue;
     let mut response = egress.send(&destination, request, h1_only).await?;
+    if response.status() == StatusCode::UNAUTHORIZED
+        && let Some((repeat, receipt)) = signed
+        && let Some(better) = call.again(repeat, &receipt, &egress, h1_only).await
+    {
+        response = better;
+    }
     record.answered(response.status());
     if let Some(passage) = observed {
         log_observed(&passage, &destination);
@@ -237,6 +243,110 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
         links.rewrite(response.headers_mut(), &destination);
     }
     Ok(Answer { response, caller: on_upgrade.filter(|_| switched) })
+}
+
+/// What stays the same however often a request is signed.
+struct Call<'a> {
+    state: &'a State,
+    clock: &'a dyn Clock,
+    caller: &'a Caller,
+    destination: &'a Destination,
+    named: Option<&'a str>,
+    route: Option<&'a str>,
+}
+
+impl Call<'_> {
+    fn decide(&self, method: &Method, path: &str, headers: &HeaderMap) -> Decision {
+        self.state.routes.decide(&Ask {
+            caller: self.caller,
+            destination: self.destination,
+            method,
+            path,
+            headers,
+            named: self.named,
+            route: self.route,
+        })
+    }
+
+    /// Consumes the permit: obtains what signs, removes the caller's copies, hashes the body if need be, applies what the
+    /// scheme says.
+    async fn sign(&self, permit: Permit, request: Request<Body>) -> Result<(Request<Body>, Receipt), Refusal> {
+        let signer = permit.ready().await?;
+        let (mut parts, mut body) = request.into_parts();
+        remove_owned(&mut parts.headers, signer.owned_headers());
+        body = judge_trailers(body, signer.owned_headers());
+        let need = signer.body_need(&view(&parts, self.destination, None));
+        let digest = match need {
+            BodyNeed::None => None,
+            BodyNeed::Sha256 => {
+                let (spooled, digest) = spool(body, self.state.limits.hashed_body).await?;
+                body = spooled;
+                parts.headers.insert(CONTENT_LENGTH, digest.length.into());
+                Some(digest)
+            }
+        };
+        let (mutations, receipt) = signer.sign(&view(&parts, self.destination, digest), self.clock.now())?;
+        mutations.apply(&mut parts)?;
+        Ok((Request::from_parts(parts, body), receipt))
+    }
+
+    /// After a 401: drops the token, and signs and sends once more if that is worth it and the body can be sent again. The
+    /// binding is asked anew. Nothing when the caller must see the upstream's 401.
+    async fn again(
+        &self,
+        repeat: Repeat,
+        receipt: &Receipt,
+        egress: &Egress,
+        h1_only: bool,
+    ) -> Option<Response<Incoming>> {
+        // The token is dropped whether or not this request can use that.
+        let worth_it = receipt.rejected();
+        let request = repeat.request().filter(|_| worth_it)?;
+        let decision = self.decide(request.method(), request.uri().path(), request.headers());
+        let Decision::Use(permit) = decision else { return None };
+        let (request, receipt) = self.sign(permit, request).await.ok()?;
+        let response = egress.send(self.destination, request, h1_only).await.ok()?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            receipt.rejected();
+        }
+        Some(response)
+    }
+}
+
+/// A request as it was before signing, for the case that its token is refused.
+struct Repeat {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    /// `None` for a request without a body.
+    body: Option<Kept>,
+}
+
+impl Repeat {
+    /// Keeps the head, and the body as it passes.
+    fn of(request: &mut Request<Body>) -> Self {
+        let body = if request.body().is_end_stream() {
+            None
+        } else {
+            let (body, kept) = std::mem::replace(request.body_mut(), Body::empty()).keeping(REPEATED_BODY);
+            *request.body_mut() = body;
+            Some(kept)
+        };
+        let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
+        Self { method, uri, headers, body }
+    }
+
+    fn request(self) -> Option<Request<Body>> {
+        let body = match self.body {
+            None => Body::empty(),
+            Some(kept) => kept.again()?,
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.headers_mut() = self.headers;
+        Some(request)
+    }
 }
 
 fn too_many(state: &State) -> Refusal {
@@ -260,32 +370,6 @@ fn log_observed(passage: &Passage, destination: &Destination) {
     if let Some(binding) = passage.observed() {
         tracing::info!(target: "countersign::observe", %destination, binding, "no binding; passed because `unbound: observe`");
     }
-}
-
-/// Consumes the permit: removes the caller's copies, hashes the body if need be, applies what the scheme says.
-async fn sign(
-    permit: Permit,
-    request: Request<Body>,
-    destination: &Destination,
-    clock: &dyn Clock,
-    limit: u64,
-) -> Result<Request<Body>, Refusal> {
-    let (mut parts, mut body) = request.into_parts();
-    remove_owned(&mut parts.headers, permit.owned_headers());
-    body = judge_trailers(body, permit.owned_headers());
-    let need = permit.body_need(&view(&parts, destination, None));
-    let digest = match need {
-        BodyNeed::None => None,
-        BodyNeed::Sha256 => {
-            let (spooled, digest) = spool(body, limit).await?;
-            body = spooled;
-            parts.headers.insert(CONTENT_LENGTH, digest.length.into());
-            Some(digest)
-        }
-    };
-    let mutations = permit.sign(&view(&parts, destination, digest), clock.now())?;
-    mutations.apply(&mut parts)?;
-    Ok(Request::from_parts(parts, body))
 }
 
 /// Trailers are judged as the headers were, `owned` being those that a scheme sets.

@@ -9,7 +9,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use crate::base::Secret;
 
 /// What the configuration file declares lives in this account.
-pub(super) const DEFAULT_ACCOUNT: &str = "default";
+pub const DEFAULT_ACCOUNT: &str = "default";
 
 /// The name of whoever reaches a listener that asks for no proof.
 pub const LOCAL: &str = "local";

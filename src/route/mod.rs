@@ -10,7 +10,7 @@ mod permit;
 mod table;
 
 pub use binding::{Binding, CredentialEntry, Readiness, Tie};
-pub use caller::{Caller, CallerRule, Callers, LOCAL};
+pub use caller::{Caller, CallerRule, Callers, DEFAULT_ACCOUNT, LOCAL};
 pub use matcher::{HostPattern, PathPrefix, refuse_path_tricks};
-pub use permit::{Passage, Permit};
+pub use permit::{Passage, Permit, Receipt, Signer};
 pub use table::{Ask, Decision, Gate, RouteTable, Unbound};

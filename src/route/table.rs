@@ -393,28 +393,30 @@ fn keys(binding: &Binding) -> Vec<(Option<&str>, Option<&str>)> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
-    use crate::base::{Mutations, RequestView, Secret};
+    use crate::base::{Authorizer, Mutations, Prepared, Secret};
     use crate::route::{CallerRule, HostPattern, Readiness};
-    use crate::scheme::Scheme;
+    use crate::scheme::{Identity, Scheme};
 
     #[derive(Debug)]
-    struct Nothing;
+    struct Nothing(Arc<dyn Authorizer>);
 
     impl Scheme for Nothing {
         fn owned_headers(&self) -> &[http::HeaderName] {
             &[]
         }
-        fn authorize(&self, _: &RequestView<'_>, _: SystemTime) -> Result<Arc<Mutations>, Refusal> {
-            Ok(Arc::default())
+        fn identity(&self) -> Identity<'_> {
+            Identity::Fixed(&self.0)
         }
+    }
+
+    fn ready() -> Readiness {
+        Readiness::Ready(Arc::new(Nothing(Arc::new(Prepared::new(Mutations::default())))))
     }
 
     fn credential(id: &str, hosts: &[&str]) -> Arc<CredentialEntry> {
         let hosts = hosts.iter().map(|host| HostPattern::parse(host).unwrap()).collect();
-        Arc::new(CredentialEntry::new(id, "none", hosts, true, Readiness::Ready(Arc::new(Nothing))))
+        Arc::new(CredentialEntry::new(id, "none", hosts, true, ready()))
     }
 
     fn binding(id: &str, host: &str) -> Binding {
@@ -616,13 +618,8 @@ mod tests {
 
     #[test]
     fn a_credential_that_is_off_or_unusable_refuses_and_never_falls_through() {
-        let off = Arc::new(CredentialEntry::new(
-            "c",
-            "none",
-            vec![HostPattern::parse("a.test").unwrap()],
-            false,
-            Readiness::Ready(Arc::new(Nothing)),
-        ));
+        let off =
+            Arc::new(CredentialEntry::new("c", "none", vec![HostPattern::parse("a.test").unwrap()], false, ready()));
         let rule = Binding { credential: Arc::clone(&off), ..binding("c", "a.test") };
         assert_eq!(
             decide(&table(vec![rule, binding("wide", "*.test.example.test")]), get("https://a.test/")),

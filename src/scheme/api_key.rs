@@ -1,17 +1,16 @@
 //! `api_key`: one or more fixed keys in headers, query pairs or cookies (Flexera cred/v2 `api-key`).
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::HeaderName;
 use http::header::HeaderValue;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{Draft, Kind, Scheme, SettingsError, at, settings};
+use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
 use crate::base::request::is_spelling_of;
-use crate::base::{Mutations, Refusal, RequestView, Secret};
-use crate::base::{SecretField, SecretRef, Secrets, Unavailable};
+use crate::base::{Authorizer, Mutations, Prepared, Secret};
+use crate::base::{SecretField, SecretRef, Unavailable};
 
 pub(super) const KIND: Kind = Kind {
     name: "api_key",
@@ -153,10 +152,10 @@ impl Draft for Settings {
         self.places().iter().map(|place| place.key.reference()).collect()
     }
 
-    fn build(&self, secrets: &Secrets) -> Result<Arc<dyn Scheme>, Unavailable> {
+    fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {
         let mut mutations = Mutations::default();
         for place in self.places() {
-            let key = secrets.field(place.key)?;
+            let key = setup.secrets.field(place.key)?;
             let unfit = || Unavailable(format!("{}key: it holds characters that cannot be sent there", place.path));
             let line = prefixed(place.prefix, &key);
             match place.location {
@@ -179,7 +178,9 @@ impl Draft for Settings {
             }
         }
         let owned = mutations.set.iter().map(|(name, _)| name.clone()).collect();
-        Ok(Arc::new(ApiKey { owned, mutations: Arc::new(mutations) }))
+        let cookies = mutations.cookies.first().map(|_| "cookie".to_owned());
+        let adds = cookies.into_iter().chain(mutations.query.iter().map(|(name, _)| format!("?{name}"))).collect();
+        Ok(Arc::new(ApiKey { owned, adds, authorizer: Arc::new(Prepared::new(mutations)) }))
     }
 }
 
@@ -196,7 +197,8 @@ fn is_cookie_octet(byte: u8) -> bool {
 #[derive(Debug)]
 struct ApiKey {
     owned: Vec<HeaderName>,
-    mutations: Arc<Mutations>,
+    adds: Vec<String>,
+    authorizer: Arc<dyn Authorizer>,
 }
 
 impl Scheme for ApiKey {
@@ -205,12 +207,11 @@ impl Scheme for ApiKey {
     }
 
     fn adds(&self) -> Vec<String> {
-        let cookies = self.mutations.cookies.first().map(|_| "cookie".to_owned());
-        cookies.into_iter().chain(self.mutations.query.iter().map(|(name, _)| format!("?{name}"))).collect()
+        self.adds.clone()
     }
 
-    fn authorize(&self, _view: &RequestView<'_>, _now: SystemTime) -> Result<Arc<Mutations>, Refusal> {
-        Ok(Arc::clone(&self.mutations))
+    fn identity(&self) -> Identity<'_> {
+        Identity::Fixed(&self.authorizer)
     }
 }
 
@@ -224,7 +225,7 @@ mod tests {
         settings["key"] = json!({"env": "K"});
         let draft = (KIND.parse)(settings).map_err(|error| format!("{}: {}", error.path, error.message))?;
         let secrets = [(SecretRef::Env { env: "K".into() }, Secret::new(key))].into_iter().collect();
-        draft.build(&secrets).map_err(|error| error.0)
+        crate::scheme::tests::build(&*draft, &secrets).map_err(|error| error.0)
     }
 
     #[test]

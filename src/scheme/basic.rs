@@ -1,7 +1,6 @@
 //! `basic`: user name and password (RFC 7617), in UTF-8.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,9 +9,9 @@ use http::header::{AUTHORIZATION, HeaderValue};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{Draft, Kind, Scheme, at, settings};
-use crate::base::{Mutations, Refusal, RequestView};
-use crate::base::{Public, SecretField, SecretRef, Secrets, Unavailable};
+use super::{Draft, Identity, Kind, Scheme, Setup, at, settings};
+use crate::base::{Authorizer, Mutations, Prepared};
+use crate::base::{Public, SecretField, SecretRef, Unavailable};
 
 pub(super) const KIND: Kind = Kind {
     name: "basic",
@@ -51,10 +50,10 @@ impl Draft for Settings {
         self.username.reference().into_iter().chain([self.password.reference()]).collect()
     }
 
-    fn build(&self, secrets: &Secrets) -> Result<Arc<dyn Scheme>, Unavailable> {
-        let username = secrets.public(&self.username)?;
+    fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {
+        let username = setup.secrets.public(&self.username)?;
         check_username(&username).map_err(|message| Unavailable(format!("username: {message}")))?;
-        let password = secrets.field(&self.password)?;
+        let password = setup.secrets.field(&self.password)?;
         if password.expose().iter().any(u8::is_ascii_control) {
             return Err(Unavailable("password: it holds a control character (RFC 7617)".into()));
         }
@@ -67,13 +66,13 @@ impl Draft for Settings {
             HeaderValue::from_str(&line).map_err(|_| Unavailable("the password cannot be sent in a header".into()))?;
         value.set_sensitive(true);
         let mutations = Mutations { set: vec![(AUTHORIZATION, value)], ..Mutations::default() };
-        Ok(Arc::new(Basic { mutations: Arc::new(mutations) }))
+        Ok(Arc::new(Basic { authorizer: Arc::new(Prepared::new(mutations)) }))
     }
 }
 
 #[derive(Debug)]
 struct Basic {
-    mutations: Arc<Mutations>,
+    authorizer: Arc<dyn Authorizer>,
 }
 
 impl Scheme for Basic {
@@ -81,8 +80,8 @@ impl Scheme for Basic {
         &[AUTHORIZATION]
     }
 
-    fn authorize(&self, _view: &RequestView<'_>, _now: SystemTime) -> Result<Arc<Mutations>, Refusal> {
-        Ok(Arc::clone(&self.mutations))
+    fn identity(&self) -> Identity<'_> {
+        Identity::Fixed(&self.authorizer)
     }
 }
 
@@ -95,7 +94,8 @@ mod tests {
 
     fn build(username: &str, password: &str) -> Result<Arc<dyn Scheme>, Unavailable> {
         let draft = (KIND.parse)(json!({"username": username, "password": {"env": "P"}})).unwrap();
-        draft.build(&[(SecretRef::Env { env: "P".into() }, Secret::new(password))].into_iter().collect())
+        let secrets = [(SecretRef::Env { env: "P".into() }, Secret::new(password))].into_iter().collect();
+        crate::scheme::tests::build(&*draft, &secrets)
     }
 
     #[test]

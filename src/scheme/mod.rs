@@ -1,27 +1,30 @@
 //! How to sign: one file per authentication scheme.
 //!
-//! A scheme is given its settings and secrets at load and prepares what it can; per request it returns [`Mutations`].
-//! **Never sends anything, never reads the clock, the network or the configuration file, never decides who may use it.**
+//! A scheme is given its settings and secrets at load and prepares what it can. What signs is an [`Authorizer`]: the scheme
+//! itself where its keys are fixed, or one made of a short-lived token, which `token` obtains and keeps.
+//! **Never sends anything itself, never reads the clock or the configuration file, never decides who may use it.**
 //!
 //! A new scheme is one file here, the two lines below (`mod x;` and its entry in [`KINDS`]), its vectors in
 //! `tests/vectors/x/` and a recipe in `config/recipes/`.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::HeaderName;
 
-use crate::base::{BodyNeed, Mutations, Refusal, RequestView};
+use crate::base::{Authorizer, HttpClients, Random};
 use crate::base::{SecretRef, Secrets, Unavailable};
+use crate::token::{Handle, StateDirectory, Tokens};
 
 mod api_key;
 mod basic;
+mod oauth2;
 
 /// Every scheme there is.
 pub static KINDS: &[Kind] = &[
     api_key::KIND, //
     basic::KIND,
+    oauth2::KIND,
 ];
 
 /// A scheme as the configuration names it.
@@ -62,11 +65,46 @@ pub trait Draft: Send + Sync + fmt::Debug {
     /// Every reference that [`Draft::build`] will ask for.
     fn references(&self) -> Vec<&SecretRef>;
 
-    /// Prepares the scheme with its secrets.
+    /// Prepares the scheme with its secrets. Obtains nothing yet.
     ///
     /// # Errors
     /// When a secret is missing or is not of the form the scheme needs.
-    fn build(&self, secrets: &Secrets) -> Result<Arc<dyn Scheme>, Unavailable>;
+    fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable>;
+}
+
+/// What a scheme is prepared with.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// The account that owns the credential.
+    pub account: &'a str,
+    /// The credential's id.
+    pub credential: &'a str,
+    /// What its references gave.
+    pub secrets: &'a Secrets,
+    /// What it may use.
+    pub outside: &'a Outside,
+}
+
+/// What schemes use to obtain tokens.
+#[derive(Debug, Clone)]
+pub struct Outside {
+    /// The one token engine.
+    pub tokens: Tokens,
+    /// Makes clients for token endpoints.
+    pub http: Arc<dyn HttpClients>,
+    /// For assertions and keys.
+    pub random: Arc<dyn Random>,
+    /// Where rotated refresh tokens rest.
+    pub state: Arc<StateDirectory>,
+}
+
+/// What signs for a credential.
+#[derive(Debug)]
+pub enum Identity<'a> {
+    /// The same for as long as the credential is loaded.
+    Fixed(&'a Arc<dyn Authorizer>),
+    /// Whatever token there is at the time.
+    Token(&'a Handle),
 }
 
 /// A credential ready to sign. `Debug` of an implementation shows no secret.
@@ -79,16 +117,8 @@ pub trait Scheme: Send + Sync + fmt::Debug {
         Vec::new()
     }
 
-    /// What must be known of the body first.
-    fn body_need(&self, _view: &RequestView<'_>) -> BodyNeed {
-        BodyNeed::None
-    }
-
-    /// The instructions that authenticate this request at this time.
-    ///
-    /// # Errors
-    /// When the request cannot be signed.
-    fn authorize(&self, view: &RequestView<'_>, now: SystemTime) -> Result<Arc<Mutations>, Refusal>;
+    /// What signs.
+    fn identity(&self) -> Identity<'_>;
 }
 
 /// Reads settings with the path of what is wrong.
@@ -100,4 +130,32 @@ fn settings<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Result<
 /// A settings error at one key.
 fn at(path: impl Into<String>, message: impl Into<String>) -> SettingsError {
     SettingsError { path: path.into(), message: message.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{ClientOptions, Deps, Destination, HttpClient};
+
+    /// For schemes that call nobody.
+    #[derive(Debug)]
+    struct NoClients;
+
+    impl HttpClients for NoClients {
+        fn client(&self, _: &Destination, _: &ClientOptions) -> Result<Arc<dyn HttpClient>, String> {
+            Err("there is nobody to call".into())
+        }
+    }
+
+    /// Builds a draft with some secrets and no network.
+    pub(super) fn build(draft: &dyn Draft, secrets: &Secrets) -> Result<Arc<dyn Scheme>, Unavailable> {
+        let deps = Deps::system();
+        let outside = Outside {
+            tokens: Tokens::new(&deps),
+            http: Arc::new(NoClients),
+            random: deps.random,
+            state: Arc::new(StateDirectory::new("state".into(), None).unwrap()),
+        };
+        draft.build(&Setup { account: "default", credential: "c", secrets, outside: &outside })
+    }
 }

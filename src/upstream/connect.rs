@@ -49,8 +49,30 @@ impl Dialer {
     /// `upstream_unreachable`, `upstream_timeout`, `destination_forbidden`.
     pub(super) async fn dial(&self, destination: &Destination) -> Result<TcpStream, Refusal> {
         let (host, port) = (destination.host(), destination.port());
-        let mut addresses: Vec<SocketAddr> = match (self.resolve.get(&(host.clone(), port)), host) {
-            (Some(address), _) => vec![*address],
+        let addresses = self.addresses(destination).await?;
+        let stream = connect_any(&addresses).await.map_err(|error| {
+            let kind = match error.kind() {
+                io::ErrorKind::ConnectionRefused => "connection_refused",
+                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "destination_ip_unroutable",
+                _ => "destination_unavailable",
+            };
+            unreachable(kind, format!("no connection to {host} port {port}: {error}"))
+        })?;
+        if let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) {
+            self.guard.check_connected(local, peer)?;
+        }
+        configure(&stream);
+        Ok(stream)
+    }
+
+    /// The addresses of a destination that may be dialled: what `resolve` says, or else DNS; each seen by the guard.
+    ///
+    /// # Errors
+    /// `upstream_unreachable` when there is none, `destination_forbidden` when the guard refuses all.
+    pub(super) async fn addresses(&self, destination: &Destination) -> Result<Vec<SocketAddr>, Refusal> {
+        let (host, port) = (destination.host(), destination.port());
+        let mut addresses: Vec<SocketAddr> = match (self.resolved(destination), host) {
+            (Some(address), _) => vec![address],
             (None, Host::Address(ip)) => vec![SocketAddr::new(*ip, port)],
             (None, Host::Name(name)) => lookup(name, port).await?,
         };
@@ -65,19 +87,12 @@ impl Dialer {
         if addresses.is_empty() {
             return Err(refusal.unwrap_or_else(|| unreachable("dns_error", format!("{host} has no address"))));
         }
-        let stream = connect_any(&addresses).await.map_err(|error| {
-            let kind = match error.kind() {
-                io::ErrorKind::ConnectionRefused => "connection_refused",
-                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "destination_ip_unroutable",
-                _ => "destination_unavailable",
-            };
-            unreachable(kind, format!("no connection to {host} port {port}: {error}"))
-        })?;
-        if let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) {
-            self.guard.check_connected(local, peer)?;
-        }
-        configure(&stream);
-        Ok(stream)
+        Ok(addresses)
+    }
+
+    /// The address that the operator wrote for a destination, if any.
+    pub(super) fn resolved(&self, destination: &Destination) -> Option<SocketAddr> {
+        self.resolve.get(&(destination.host().clone(), destination.port())).copied()
     }
 
     /// A connection that carries the destination's bytes, through the corporate proxy where one is set: a CONNECT
@@ -115,7 +130,7 @@ impl Dialer {
     }
 }
 
-async fn lookup(name: &str, port: u16) -> Result<Vec<SocketAddr>, Refusal> {
+pub(super) async fn lookup(name: &str, port: u16) -> Result<Vec<SocketAddr>, Refusal> {
     match tokio::net::lookup_host((name, port)).await {
         Ok(addresses) => Ok(addresses.collect()),
         Err(error) => Err(unreachable("dns_error", format!("{name} cannot be resolved: {error}"))),

@@ -3,6 +3,7 @@
 //! **Never dials an address that the guard has not seen, never follows a redirect, never chooses a destination.**
 
 mod connect;
+mod control;
 mod guard;
 mod pool;
 mod tls;

@@ -84,6 +84,31 @@ impl Upstream {
             && self.roots == *system
     }
 
+    /// A dialer under another guard, with this room's names and corporate proxy.
+    pub(super) fn dialer(&self, guard: Guard) -> Dialer {
+        Dialer {
+            guard,
+            resolve: Arc::clone(&self.resolve),
+            proxy: self.proxy.as_ref().map(Arc::clone),
+            timeout: self.settings.connect_timeout,
+        }
+    }
+
+    /// The settings it was built from.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The roots that TLS peers are verified against.
+    pub(super) fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// The addresses of our own listeners.
+    pub(super) fn own(&self) -> &OwnAddresses {
+        &self.own
+    }
+
     /// The way out for a binding that may also reach these addresses.
     ///
     /// # Errors

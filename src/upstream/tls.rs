@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
+use rustls::client::WantsClientCert;
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::base::Secret;
 
 /// Root certificates that a TLS peer may be verified against.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +44,28 @@ impl Roots {
     /// # Errors
     /// When the TLS library takes none of the roots.
     pub fn client_config(&self) -> Result<ClientConfig, String> {
+        Ok(self.verifying()?.with_no_client_auth())
+    }
+
+    /// The same, showing a client certificate (PEM, the leaf first) when the server asks for one.
+    ///
+    /// # Errors
+    /// When certificate and key cannot be read or do not belong together. The text repeats nothing of them.
+    pub fn client_config_with(&self, certificate: &Secret, key: &Secret) -> Result<ClientConfig, String> {
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate.expose())
+            .collect::<Result<_, _>>()
+            .map_err(|_| "the client certificate is not PEM".to_owned())?;
+        if chain.is_empty() {
+            return Err("the client certificate is not PEM".to_owned());
+        }
+        let key = PrivateKeyDer::from_pem_slice(key.expose())
+            .map_err(|_| "the key of the client certificate is not an unencrypted PEM key".to_owned())?;
+        self.verifying()?
+            .with_client_auth_cert(chain, key)
+            .map_err(|error| format!("the client certificate and its key cannot be used: {error}"))
+    }
+
+    fn verifying(&self) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, String> {
         let mut store = RootCertStore::empty();
         // A system bundle may hold a certificate that rustls does not parse; the others still count.
         store.add_parsable_certificates(self.0.iter().cloned());
@@ -48,7 +73,6 @@ impl Roots {
         Ok(ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
-            .with_root_certificates(store)
-            .with_no_client_auth())
+            .with_root_certificates(store))
     }
 }

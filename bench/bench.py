@@ -1,0 +1,794 @@
+"""The benchmark behind bench/run: starts everything on loopback, alternates the sides under wrk, prints ratios.
+
+Only ratios are judged: the two sides of each take turns in one run, under the same load, before the same origin.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import http.client
+import http.server
+import json
+import os
+import pathlib
+import platform
+import re
+import resource
+import selectors
+import shutil
+import signal
+import socket
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+KEY = "bench-key"
+TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+CONNECTIONS = {"1k": 32, "1m": 8}
+SIZES = {"1k": 1024, "1m": 1024 * 1024}
+TABLE = "{:1}  {:<66} {:>6}  {:<12} {:<13} {:<7}  {}"
+CALLERS = 2000
+MANY, FEW = 10_000, 10
+SECTIONS = {
+    "a": "against nginx",
+    "b": "CONNECT against mitmproxy",
+    "c": "oauth2 against api_key",
+    "d": "a credential against the bare pass",
+    "e": "many bindings against few",
+    "f": "cold callers",
+}
+
+
+class Skip(Exception):
+    """Why a section cannot be measured here."""
+
+
+class Failed(Exception):
+    """Something that should work did not."""
+
+
+class Stalled(Exception):
+    """The machine stood still for a whole run; its round counts for nothing."""
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """A child in a process group of its own, so that its workers are counted and ended with it."""
+
+    def __init__(self, bench, name, command, env=None):
+        self.name = name
+        # A folder of their own: Countersign watches the folders of the files that it reads; a log growing there costs.
+        self.log = bench.dir / "logs" / f"{name}.log"
+        self.log.parent.mkdir(exist_ok=True)
+        with self.log.open("wb") as log:
+            self.child = subprocess.Popen(
+                [str(part) for part in command],
+                cwd=bench.dir,
+                env=os.environ | (env or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def pids(self):
+        """The whole group: nginx works in the children of its master."""
+        for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = stat.read_text().rpartition(")")[2].split()
+                if int(fields[2]) == self.child.pid:
+                    yield int(stat.parent.name), (int(fields[11]) + int(fields[12])) * TICK_NS
+
+    def processor(self):
+        """Processor time so far: nanoseconds by thread, and by process in clock ticks."""
+        threads, ticks = {}, {}
+        for pid, total in self.pids():
+            ticks[pid] = total
+            for path in pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat"):
+                with contextlib.suppress(OSError):
+                    threads[pid, path.parent.name] = int(path.read_text().split()[0])
+        return threads, ticks
+
+    @staticmethod
+    def spent(before, after):
+        """Nanoseconds between two calls of `processor`. The scheduler counts threads exactly but forgets those that
+        end; then the process's own ticks, which keep them, are the better figure."""
+        index = 0 if before[0] and before[0].keys() <= after[0].keys() else 1
+        return sum(after[index].values()) - sum(before[index].values())
+
+    def ready(self, port):
+        """Waits until the port answers."""
+        for _ in range(600):
+            if self.child.poll() is not None:
+                break
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return self
+            time.sleep(0.05)
+        tail = self.log.read_text(errors="replace").strip().splitlines()[-3:]
+        raise Failed(f"{self.name} did not start: {' / '.join(tail)}")
+
+    def stop(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.child.pid, signal.SIGKILL)
+        self.child.wait()
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+@dataclasses.dataclass
+class Target:
+    """One side: where wrk connects, what it writes as request targets, whose processor time counts."""
+
+    name: str
+    process: Process
+    port: int
+    url: str
+    prefixes: list
+    expect: str = f"Bearer {KEY}"
+
+    def uris(self, path):
+        return [f"{prefix}/{path}" for prefix in self.prefixes]
+
+    def fetch(self, uri):
+        """One request outside the measurement."""
+        host = re.match(r"https?://([^/]+)", uri if "://" in uri else self.url)[1]
+        plain = socket.create_connection(("127.0.0.1", self.port), 20)
+        if self.url.startswith("https:"):
+            context = ssl._create_unverified_context()
+            plain = context.wrap_socket(plain, server_hostname=host)
+        connection = http.client.HTTPConnection(host)
+        connection.sock = plain
+        connection.request("GET", uri, headers={"Host": host})
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        return answer.status, body
+
+    def check(self):
+        """Every request target gets the right answer, with the credential that it should have and no other."""
+        for echo, uri in zip(self.uris("echo"), self.uris("1k"), strict=True):
+            status, body = self.fetch(echo)
+            seen, _, cipher = body.decode(errors="replace").partition("|")
+            if status != 200 or seen != self.expect:
+                raise Failed(f"{self.name}: {echo} got {status}, the origin saw {seen[:200]!r}")
+            status, body = self.fetch(uri)
+            if status != 200 or len(body) != SIZES["1k"]:
+                raise Failed(f"{self.name}: {uri} got {status}, {len(body)} bytes")
+        return cipher
+
+
+class TokenEndpoint:
+    """Answers client_credentials requests and counts them; slow enough for a burst to be there before the answer."""
+
+    def __init__(self, delay):
+        endpoint = self
+        self.delay, self.count, self.lock = delay, 0, threading.Lock()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                with endpoint.lock:
+                    endpoint.count += 1
+                time.sleep(endpoint.delay)
+                body = json.dumps({"access_token": "bench-token", "token_type": "Bearer", "expires_in": 3600}).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 4096
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_port
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+# --- the bench -------------------------------------------------------------------------------------------------------
+
+
+class Bench:
+    def __init__(self, options, directory):
+        self.dir = directory
+        self.rounds, self.seconds = options.rounds, options.seconds
+        self.binary = os.environ["COUNTERSIGN_BIN"]
+        self.deadline = time.monotonic() + options.limit
+        self.processes, self.lines, self.runs, self.notes = [], [], [], []
+        self.origin()
+
+    # Parts.
+
+    def start(self, name, command, port, env=None):
+        process = Process(self, name, command, env)
+        self.processes.append(process)
+        return process.ready(port)
+
+    def stop(self, *processes):
+        for process in processes:
+            process.stop()
+            self.processes.remove(process)
+
+    def nginx(self, name, port, workers, http_section):
+        """An nginx of our own in the foreground, all its files below our directory."""
+        home = self.dir / name
+        home.mkdir(exist_ok=True)
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        paths = "\n".join(f"  {kind}_temp_path {home}/{kind};" for kind in kinds)
+        # Workers that give up root could not read our directory.
+        user = "user root;" if os.geteuid() == 0 else ""
+        (home / "nginx.conf").write_text(f"""\
+{user}
+daemon off;
+worker_processes {workers};
+worker_rlimit_nofile 16384;
+pid {home}/pid;
+error_log stderr error;
+events {{ worker_connections 8192; }}
+http {{
+{paths}
+  keepalive_requests 1000000000;
+  keepalive_timeout 1h;
+{http_section}
+}}
+""")
+        return self.start(name, ["nginx", "-p", home, "-e", "stderr", "-c", home / "nginx.conf"], port)
+
+    def origin(self):
+        """What every proxy stands in front of: static answers, HTTP/1.1 only, and an echo of the credential sent."""
+        www = self.dir / "www"
+        www.mkdir()
+        for name, size in SIZES.items():
+            (www / name).write_bytes(os.urandom(size))
+        self.certificate, key = self.dir / "origin.pem", self.dir / "origin.key"
+        # Its own root, yet no CA: a verifier may refuse a server that shows a CA's certificate.
+        request = self.dir / "origin.conf"
+        request.write_text(
+            "[req]\nprompt = no\ndistinguished_name = name\nx509_extensions = extensions\n[name]\nCN = origin.test\n"
+            "[extensions]\nbasicConstraints = critical, CA:FALSE\nsubjectAltName = DNS:origin.test, DNS:bound.test\n"
+        )
+        subprocess.run(
+            ["openssl", "req", "-x509", "-config", request, "-days", "2", "-keyout", key, "-out", self.certificate,
+             "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        self.http, self.https = free_port(), free_port()
+        self.nginx("origin", self.http, 1, f"""\
+  access_log off;
+  sendfile on;
+  open_file_cache max=10 inactive=1h;
+  ssl_protocols TLSv1.3;
+  ssl_certificate {self.certificate};
+  ssl_certificate_key {key};
+  server {{
+    listen 127.0.0.1:{self.http} backlog=4096;
+    listen 127.0.0.1:{self.https} ssl backlog=4096;
+    root {www};
+    location = /echo {{ return 200 "$http_authorization|$ssl_protocol $ssl_cipher"; }}
+    location /p/ {{ rewrite ^/p/[0-9]+(/.*)$ $1 last; }}
+  }}""")  # fmt: skip
+
+    def rival(self, logs):
+        """nginx as it would be set up to add a key: both upstreams verified and kept alive, no answer put on disk."""
+        name, port = f"nginx-logs-{logs}", free_port()
+        headers = f"""proxy_set_header Authorization "Bearer {KEY}"; proxy_set_header Host origin.test;"""
+        common = f"""{headers} proxy_set_header Connection "";"""
+        kept = "keepalive 64; keepalive_requests 1000000000; keepalive_timeout 1h;"
+        process = self.nginx(name, port, 2, f"""\
+  access_log {f"{self.dir}/logs/{name}-access.log" if logs == "on" else "off"};
+  proxy_http_version 1.1;
+  proxy_max_temp_file_size 0;
+  proxy_ssl_protocols TLSv1.3;
+  proxy_ssl_server_name on;
+  proxy_ssl_name origin.test;
+  proxy_ssl_verify on;
+  proxy_ssl_trusted_certificate {self.certificate};
+  proxy_ssl_session_reuse on;
+  upstream plain {{ server 127.0.0.1:{self.http}; {kept} }}
+  upstream secure {{ server 127.0.0.1:{self.https}; {kept} }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location /h/ {{ proxy_pass http://plain/; {common} }}
+    location /s/ {{ proxy_pass https://secure/; {common} }}
+  }}""")  # fmt: skip
+        return process, port
+
+    def countersign(self, name, *, hosts=("bound.test",), routes=False, logs="off", **more):
+        """Countersign with api_key bindings; returns it with the ports of its forward and its reverse listener."""
+        forward, reverse = free_port(), free_port()
+        names = {*hosts, *more.pop("names", ()), "origin.test"}
+        keys = [{"id": "key", "scheme": "api_key", "key": {"env": "BENCH_KEY"}, "hosts": [*hosts, "origin.test"]}]
+        config = {
+            "listeners": {"forward": [{"address": f"127.0.0.1:{forward}"}]},
+            "credentials": keys,
+            "bindings": [{"credential": "key", "hosts": list(hosts), "allow_cleartext": True}],
+            "log": {"requests": logs == "on", "level": "info" if logs == "on" else "warn"},
+            "ca": {"directory": str(self.dir / f"{name}-ca")},
+            "upstream": {
+                "allow_addresses": ["127.0.0.0/8"],
+                "ca_file": str(self.certificate),
+                "resolve": {f"{host}:80": f"127.0.0.1:{self.http}" for host in names}
+                | {f"{host}:443": f"127.0.0.1:{self.https}" for host in names},
+            },
+        }
+        if routes:
+            config["listeners"]["reverse"] = [{
+                "address": f"127.0.0.1:{reverse}",
+                "routes": [
+                    {"prefix": "/h", "upstream": "http://origin.test", "credential": "key", "allow_cleartext": True},
+                    {"prefix": "/s", "upstream": "https://origin.test", "credential": "key"},
+                ],
+            }]  # fmt: skip
+        config["upstream"]["resolve"] |= more.pop("resolve", {})
+        for section in ("credentials", "bindings"):
+            config[section] = more.pop(f"only_{section}", config[section] + more.pop(section, []))
+        config |= more
+        path = self.dir / f"{name}.yaml"
+        path.write_text(json.dumps(config, indent=1))  # JSON is YAML
+        env = {"BENCH_KEY": KEY}
+        checked = subprocess.run(
+            [self.binary, "check", "--config", path], env=os.environ | env, cwd=self.dir, capture_output=True, text=True
+        )
+        if checked.returncode != 0:
+            why = (checked.stderr + checked.stdout).strip().partition("\n")[0].rpartition(".yaml: ")[2]
+            raise (Skip if "unknown scheme" in why else Failed)(f"countersign check says: {why}")
+        began = time.monotonic()
+        process = self.start(name, [self.binary, "serve", "--config", path], forward, env)
+        self.runs.append({"started": name, "seconds": time.monotonic() - began})
+        return process, forward, reverse
+
+    # Measuring.
+
+    def load(self, target, size, seconds, rate=None):
+        """One run of wrk and what the proxy spent on it."""
+        connections = CONNECTIONS[size]
+        env = {"BENCH_DIAL": str(target.port), "BENCH_URIS": " ".join(target.uris(size))}
+        if rate:
+            # Every connection sends once in about 20 ms, which wrk's timers of whole milliseconds can still spread.
+            connections = max(8, min(256, round(rate / 50)))
+            env["BENCH_DELAY"] = str(1000 * connections / rate)
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", HERE / "load.lua"]
+        command.append(target.url)
+        before = target.process.processor()
+        done = subprocess.run(
+            [str(part) for part in command], env=os.environ | env, capture_output=True, text=True, timeout=seconds + 60
+        )
+        after = target.process.processor()
+        found = re.search(r"^bench (\{.*\})$", done.stdout, re.M)
+        if not found:
+            raise Failed(f"wrk against {target.name}: {(done.stderr or done.stdout).strip()[-300:]}")
+        run = json.loads(found[1])
+        wrong = {what: run[what] for what in ("refused", "broken", "timeouts") if run[what]}
+        if wrong:
+            self.notes.append(f"{target.name}, {size}: {wrong} beside {run['requests']} requests")
+            if sum(wrong.values()) > run["requests"] / 100:
+                raise Failed(self.notes[-1])
+        if not run["requests"]:
+            raise Stalled(f"{target.name} answered nothing for {seconds} s")
+        run["cpu_us"] = Process.spent(before, after) / 1000 / run["requests"]
+        run["rate"] = run["requests"] / run["duration_us"] * 1e6
+        return run
+
+    def alternate(self, label, targets, size="1k", rate=None, seconds=None):
+        """Runs the targets in turns; answers the runs of each."""
+        seconds = seconds or self.seconds
+        for target in targets:
+            target.check()
+        if not rate and self.rounds > 2:
+            for target in targets:
+                with contextlib.suppress(Stalled):
+                    self.load(target, size, 1)  # warm: pools filled, pages touched
+        runs = [[] for _ in targets]
+        for number in range(self.rounds):
+            if number and time.monotonic() > self.deadline:
+                self.notes.append(f"{label}: {number} of {self.rounds} rounds, the time was up")
+                break
+            try:
+                turns = [self.load(target, size, seconds, rate) for target in targets]
+            except Stalled as why:
+                self.notes.append(f"{label}: round {number} left out, {why}")
+                continue
+            for target, mine, run in zip(targets, runs, turns, strict=True):
+                mine.append(run)
+                about = {"what": label, "target": target.name, "round": number, "size": size, "asked_rate": rate}
+                self.runs.append(about | run)
+        if not runs[0]:
+            raise Failed(f"{label}: no round could be measured")
+        return runs
+
+    def ratio(self, section, what, key, over, under, unit, target=None, scale=1):
+        """One line: the median of the ratios of each round."""
+        ratios = [a[key] / max(b[key], 1e-9) for a, b in zip(over, under, strict=True)]
+        value = statistics.median(ratios)
+        medians = [statistics.median(run[key] for run in side) * scale for side in (over, under)]
+        spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
+        absolute = f"{figure(medians[0])} / {figure(medians[1])} {unit}"
+        self.line(section, what, f"{value:.2f}", spread, target, value, absolute)
+
+    def count(self, section, what, value, wanted):
+        self.line(section, what, f"{value:,}", "", ("=", wanted), value)
+
+    def line(self, section, what, shown, spread="", target=None, value=None, absolute=""):
+        asked = verdict = ""
+        if target:
+            asked = " ".join(map(str, target))
+            met = {"<=": value <= target[1], ">=": value >= target[1], "=": value == target[1]}[target[0]]
+            verdict = "met" if met else "NOT MET"
+        self.lines.append({
+            "section": section, "what": what, "value": value, "shown": shown, "spread": spread, "target": asked,
+            "verdict": verdict, "medians": absolute,
+        })  # fmt: skip
+        print(TABLE.format(section, what, shown, spread, asked, verdict, absolute).rstrip(), flush=True)
+
+
+def figure(value):
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+# --- the sections ----------------------------------------------------------------------------------------------------
+
+
+def section_a(bench):
+    sides = {}
+    for logs in ("off", "on"):
+        nginx, port = bench.rival(logs)
+        ours, forward, reverse = bench.countersign(f"countersign-logs-{logs}", routes=True, logs=logs)
+        for scheme, prefix in (("http", "/h"), ("https", "/s")):
+            sides[logs, scheme] = [
+                Target(nginx.name, nginx, port, f"http://127.0.0.1:{port}", [prefix]),
+                Target(ours.name, ours, reverse, f"http://127.0.0.1:{reverse}", [prefix]),
+            ]
+        sides[logs, "forward"] = forward_target(ours, forward, "bound.test", f"Bearer {KEY}")
+    ciphers = {target.check() for target in sides["off", "https"]}
+    if len(ciphers) > 1:
+        bench.notes.append(f"a: the sides agreed with the origin on different ciphers: {', '.join(sorted(ciphers))}")
+
+    cases = ["off http 1k", "on http 1k", "off http 1m", "off https 1k", "off https 1m"]
+    for logs, scheme, size in map(str.split, cases):
+        targets = list(sides[logs, scheme])
+        plain = (logs, scheme, size) == ("off", "http", "1k")
+        if plain:
+            targets.append(sides["off", "forward"])
+        label = f"{size[0]} {'kB' if size == '1k' else 'MB'}, {scheme}, logs {logs}"
+        nginx, ours, *forward = bench.alternate(f"a {label}", targets, size)
+        bench.ratio("a", f"{label}: processor time / nginx", "cpu_us", ours, nginx, "us", ("<=", 1.5, "aim 1"))
+        bench.ratio("a", f"{label}: throughput / nginx", "rate", ours, nginx, "per s")
+        for runs in forward:
+            bench.ratio("a", f"{label}, forward listener: processor time / nginx", "cpu_us", runs, nginx, "us")
+            bench.ratio("a", f"{label}, forward listener: throughput / nginx", "rate", runs, nginx, "per s")
+        if logs == "on":
+            continue
+        rate = 0.3 * statistics.median(run["rate"] for run in nginx)
+        nginx, ours = bench.alternate(f"a {label} at a fixed rate", targets[:2], size, rate, max(1, bench.seconds // 2))
+        label += f" at {figure(rate)}/s"
+        bench.ratio("a", f"{label}: p50 / nginx", "p50_us", ours, nginx, "us")
+        bench.ratio("a", f"{label}: p99 / nginx", "p99_us", ours, nginx, "us")
+        bench.ratio("a", f"{label}: processor time / nginx", "cpu_us", ours, nginx, "us")
+
+
+def section_b(bench):
+    mitmdump = mitmproxy()
+    addon = bench.dir / "addon.py"
+    addon.write_text(f'def request(flow):\n    flow.request.headers["authorization"] = "Bearer {KEY}"\n')
+    port = free_port()
+    mitm = bench.start("mitmproxy", [
+        mitmdump, "-q", "--listen-host", "127.0.0.1", "--listen-port", port, "--set", f"confdir={bench.dir}/mitmproxy",
+        "--set", f"ssl_verify_upstream_trusted_ca={bench.certificate}", "-s", addon,
+    ], port)  # fmt: skip
+    ours, forward, _ = bench.countersign("countersign-tunnel")
+
+    def tunnel(process, proxy, destination):
+        # wrk does not speak CONNECT: socat says it for each of wrk's connections and then copies bytes. It costs the
+        # faster side more, so the ratio is a low estimate.
+        relay = free_port()
+        bench.start(f"relay-{process.name}", [
+            "socat", "-b", "65536", f"TCP-LISTEN:{relay},bind=127.0.0.1,fork,backlog=256,nodelay",
+            f"PROXY:127.0.0.1:{destination},proxyport={proxy},nodelay",
+        ], relay)  # fmt: skip
+        return Target(process.name, process, relay, "https://bound.test", [""])
+
+    # mitmproxy has no `resolve`; it takes the name for TLS from the caller's SNI.
+    targets = [tunnel(mitm, port, f"127.0.0.1:{bench.https}"), tunnel(ours, forward, "bound.test:443")]
+    theirs, mine = bench.alternate("b 1 kB in a tunnel", targets)
+    bench.ratio("b", "1 kB, intercepted: throughput / mitmproxy", "rate", mine, theirs, "per s", (">=", 20))
+    bench.ratio("b", "1 kB, intercepted: processor time / mitmproxy", "cpu_us", mine, theirs, "us")
+
+
+def oauth2(bench, name, endpoint):
+    """Countersign with an oauth2 credential for token.test beside the api_key for bound.test."""
+    credential = {
+        "id": "token", "scheme": "oauth2", "grant_type": "client_credentials", "client_id": "bench",
+        "client_secret": {"env": "BENCH_KEY"}, "hosts": ["token.test"],
+        "token_url": f"http://idp.test:{endpoint.port}/token", "allow_cleartext": True,
+    }  # fmt: skip
+    return bench.countersign(
+        name,
+        names=["token.test"],
+        credentials=[credential],
+        bindings=[{"credential": "token", "allow_cleartext": True}],
+        resolve={f"idp.test:{endpoint.port}": f"127.0.0.1:{endpoint.port}"},
+    )
+
+
+def forward_target(process, port, host, expect):
+    return Target(f"{process.name} {host}", process, port, f"http://{host}", [f"http://{host}"], expect)
+
+
+def section_c(bench):
+    process, port, _ = oauth2(bench, "countersign-oauth2", TokenEndpoint(0.0))
+    targets = [
+        forward_target(process, port, "bound.test", f"Bearer {KEY}"),
+        forward_target(process, port, "token.test", "Bearer bench-token"),
+    ]
+    key, token = bench.alternate("c", targets)
+    bench.ratio("c", "oauth2, warm / api_key: processor time", "cpu_us", token, key, "us", ("<=", 1.05))
+
+
+def section_d(bench):
+    process, port, _ = bench.countersign("countersign-pass", names=["bare0.test"], unbound="pass")
+    # Both names are equally long, and one process serves both.
+    targets = [
+        forward_target(process, port, "bare0.test", ""),
+        forward_target(process, port, "bound.test", f"Bearer {KEY}"),
+    ]
+    bare, bound = bench.alternate("d", targets)
+    bench.ratio("d", "api_key / the bare pass: processor time", "cpu_us", bound, bare, "us", ("<=", 1.10))
+
+
+def section_e(bench):
+    def credential(number, host):
+        return {"id": f"key-{number:05}", "scheme": "api_key", "key": {"env": "BENCH_KEY"}, "hosts": [host]}
+
+    def by_host(count):
+        hosts = [f"host-{number:05}.test" for number in range(count)]
+        return (
+            [credential(number, host) for number, host in enumerate(hosts)],
+            [{"credential": f"key-{number:05}", "allow_cleartext": True} for number in range(count)],
+            [f"http://{host}" for host in hosts],
+        )
+
+    def by_path(count):
+        return (
+            [credential(number, "bound.test") for number in range(count)],
+            [
+                {"credential": f"key-{number:05}", "paths": [f"/p/{number:05}"], "allow_cleartext": True}
+                for number in range(count)
+            ],
+            [f"http://bound.test/p/{number:05}" for number in range(count)],
+        )
+
+    def target(kind, make, count):
+        credentials, bindings, prefixes = make(count)
+        # Ten of them in turn on both sides, evenly spread: as many connections to the origin, and no place in a list
+        # that happens to be cheap.
+        prefixes = prefixes[count // FEW - 1 :: count // FEW]
+        process, port, _ = bench.countersign(
+            f"countersign-{count}-{kind}",
+            names=[re.match("http://([^/]+)", prefix)[1] for prefix in prefixes],
+            only_credentials=credentials,
+            only_bindings=bindings,
+        )
+        return Target(process.name, process, port, "http://bound.test", prefixes)
+
+    for kind, make, what in (("hosts", by_host, "hosts"), ("paths", by_path, "paths of one host")):
+        targets = [target(kind, make, FEW), target(kind, make, MANY)]
+        few, many = bench.alternate(f"e {kind}", targets)
+        what = f"{MANY:,} bindings / {FEW}, on {what}: processor time"
+        bench.ratio("e", what, "cpu_us", many, few, "us", ("<=", 1.05))
+        bench.stop(*(target.process for target in targets))
+
+
+def section_f(bench):
+    def burst(target):
+        before = target.process.processor()
+        run = cold_callers(target.port, target.uris("1k")[0])
+        run["cpu_us"] = Process.spent(before, target.process.processor()) / 1000 / CALLERS
+        bench.runs.append({"what": "f", "target": target.name} | run)
+        return run
+
+    nginx, ours = [], []
+    for _ in range(bench.rounds):
+        # Cold means cold: every burst meets a process that has just started.
+        process, port = bench.rival("off")
+        nginx.append(burst(Target("nginx cold", process, port, f"http://127.0.0.1:{port}", ["/h"])))
+        bench.stop(process)
+        process, _, port = bench.countersign("countersign-cold", routes=True)
+        ours.append(burst(Target("countersign cold", process, port, f"http://127.0.0.1:{port}", ["/h"])))
+        bench.stop(process)
+    what = f"{CALLERS:,} cold callers, api_key"
+    bench.count("f", f"{what}: fewest that got 200", min(run["served"] for run in ours), CALLERS)
+    bench.ratio("f", f"{what}: processor time / nginx", "cpu_us", ours, nginx, "us")
+    bench.ratio("f", f"{what}: time until all are connected / nginx", "connected_s", ours, nginx, "ms", scale=1000)
+    bench.ratio("f", f"{what}: time until all are answered / nginx", "answered_s", ours, nginx, "ms", scale=1000)
+
+    exchanges, served = [], []
+    for _ in range(bench.rounds):
+        endpoint = TokenEndpoint(0.3)
+        process, port, _ = oauth2(bench, "countersign-cold-oauth2", endpoint)
+        target = forward_target(process, port, "token.test", "Bearer bench-token")
+        served.append(burst(target)["served"])
+        target.check()
+        exchanges.append(endpoint.count)
+        bench.stop(process)
+        endpoint.server.shutdown()
+    what = f"{CALLERS:,} cold callers, oauth2"
+    bench.count("f", f"{what}: most token exchanges", max(exchanges), 1)
+    bench.count("f", f"{what}: fewest that got 200", min(served), CALLERS)
+
+
+def cold_callers(port, uri):
+    """So many connections at once, then one request on each at once. Answers how many got a whole 200, and the seconds
+    until all were connected and until all were answered."""
+    host = uri.split("/")[2] if "://" in uri else f"127.0.0.1:{port}"
+    request = f"GET {uri} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+    began = time.monotonic()
+    end = began + 30
+    answers = {}
+    with selectors.DefaultSelector() as selector:
+        for _ in range(CALLERS):
+            caller = socket.socket()
+            caller.setblocking(False)
+            caller.connect_ex(("127.0.0.1", port))
+            answers[caller] = b""
+            selector.register(caller, selectors.EVENT_WRITE)
+        while selector.get_map() and time.monotonic() < end:
+            for key, _ in selector.select(1):
+                selector.unregister(key.fileobj)
+        connected = time.monotonic() - began
+        for caller in answers:
+            with contextlib.suppress(OSError):  # counted below, as a caller without an answer
+                caller.sendall(request)
+            with contextlib.suppress(KeyError):
+                selector.unregister(caller)
+            selector.register(caller, selectors.EVENT_READ)
+        while selector.get_map() and time.monotonic() < end:
+            for key, _ in selector.select(1):
+                piece = b""
+                with contextlib.suppress(OSError):
+                    piece = key.fileobj.recv(65536)
+                answers[key.fileobj] += piece
+                if not piece:
+                    selector.unregister(key.fileobj)
+        answered = time.monotonic() - began
+    served = 0
+    for caller, answer in answers.items():
+        caller.close()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        served += head.startswith(b"HTTP/1.1 200 ") and len(body) == SIZES["1k"]
+    return {"served": served, "connected_s": connected, "answered_s": answered}
+
+
+def mitmproxy():
+    """mitmdump from a venv of ours, made on first use."""
+    venv = ROOT / "target" / "bench" / "venv"
+    command, stamp, wanted = venv / "bin" / "mitmdump", venv / "requirements.txt", HERE / "requirements.txt"
+    if command.exists() and stamp.exists() and stamp.read_text() == wanted.read_text():
+        return command
+    print("installing mitmproxy into target/bench/venv", file=sys.stderr)
+    shutil.rmtree(venv, ignore_errors=True)
+    pip = [venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
+    for step in (
+        [sys.executable, "-m", "venv", venv],
+        [*pip, "--only-binary=:all:", "--no-deps", "-r", wanted],
+        [command, "--version"],
+    ):
+        done = subprocess.run([str(part) for part in step], capture_output=True, text=True, timeout=600)
+        if done.returncode != 0:
+            raise Skip(f"mitmproxy cannot be installed: {' '.join((done.stderr or done.stdout).split())[-200:]}")
+    shutil.copy(wanted, stamp)
+    return command
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+def first_line(*command):
+    try:
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60)
+    except OSError:
+        return "absent"
+    return ((done.stdout + done.stderr).strip().splitlines() or ["?"])[0]
+
+
+def machine():
+    model = re.search(r"^model name\s*: (.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
+    return {
+        "processor": model[1] if model else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "load": os.getloadavg()[0],
+    }
+
+
+def versions(binary, chosen):
+    mitm = ROOT / "target" / "bench" / "venv" / "bin" / "mitmdump"
+    return {
+        "countersign": first_line(binary, "--version").removeprefix("countersign "),
+        "nginx": first_line("nginx", "-v").rpartition("/")[2],
+        "wrk": (first_line("wrk", "-v").split() or ["?", "?"])[1],
+        "mitmproxy": first_line(mitm, "--version").removeprefix("Mitmproxy: ") if "b" in chosen else "not used",
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="bench/run", description="Ratios of Countersign to others and to itself.")
+    parser.add_argument("--quick", action="store_true", help="two rounds of one second each: about a minute, rough")
+    parser.add_argument("--only", metavar="a,c", help="; ".join(f"{key}: {what}" for key, what in SECTIONS.items()))
+    parser.add_argument("--rounds", type=int, help="turns of each pair (5)")
+    parser.add_argument("--seconds", type=int, help="length of a run of wrk (2)")
+    parser.add_argument("--limit", type=int, default=480, help="seconds after which no further round is begun (480)")
+    parser.add_argument("--json", metavar="FILE", type=pathlib.Path, help="write every raw figure there")
+    options = parser.parse_args()
+    options.rounds = options.rounds or (2 if options.quick else 5)
+    options.seconds = options.seconds or (1 if options.quick else 2)
+    chosen = [part.strip() for part in options.only.split(",")] if options.only else list(SECTIONS)
+    if unknown := set(chosen) - set(SECTIONS):
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    signal.alarm(options.limit + 240)  # whatever hangs
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    with tempfile.TemporaryDirectory(prefix="countersign-bench-") as directory:
+        bench = None
+        status = 0
+        try:
+            if "b" in chosen:
+                with contextlib.suppress(Skip):
+                    mitmproxy()
+            here, there = machine(), versions(os.environ["COUNTERSIGN_BIN"], chosen)
+            print(f"machine   {here['processor']}, {here['cores']} cores, {here['kernel']}, load {here['load']:.2f}")
+            print("versions  " + ", ".join(f"{name} {version}" for name, version in there.items()))
+            print(f"method    {options.rounds} rounds of {options.seconds} s, in turns; median and spread of their ratios\n")
+            print(TABLE.format("", "what", "ratio", "spread", "target", "", "medians here"))
+            bench = Bench(options, pathlib.Path(directory))
+            for section in chosen:
+                if time.monotonic() > bench.deadline:
+                    bench.line(section, f"skipped: the time was up ({SECTIONS[section]})", "-")
+                    continue
+                kept = list(bench.processes)
+                try:
+                    globals()[f"section_{section}"](bench)
+                except Skip as why:
+                    bench.line(section, f"skipped: {why}", "-")
+                except (Failed, subprocess.SubprocessError, OSError) as why:
+                    status = 1
+                    bench.line(section, f"failed: {why}", "-")
+                bench.stop(*(process for process in list(bench.processes) if process not in kept))
+            for note in bench.notes:
+                print(f"note: {note}")
+            print(f"load at the end {os.getloadavg()[0]:.2f}")
+            if options.json:
+                raw = {"machine": here, "versions": there, "lines": bench.lines, "notes": bench.notes}
+                options.json.write_text(json.dumps(raw | {"runs": bench.runs}, indent=1) + "\n")
+        finally:
+            # No second signal may interrupt this.
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
+                signal.signal(number, signal.SIG_IGN)
+            for process in bench.processes if bench else []:
+                process.stop()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,464 @@
+//! The one life of a token: cached, obtained once for however many ask, renewed in the background, dropped when refused.
+//!
+//! Every change of a [`Slot`] happens under its lock and none waits there, so what can interleave are whole steps;
+//! `schedules.rs` tries all their orders. moka holds the slots, so that a reload with the same inputs finds its token again.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::failure::{Failure, FailureKind};
+use super::key::Key;
+use super::{Token, TokenSource};
+use crate::base::{Authorizer, BoxFuture, Clock, Deps, Random, Refusal};
+
+/// A token is given up this long before its end, or a tenth of its life before, whichever is less: clocks differ, and the
+/// request must still reach the server.
+const SKEW: Duration = Duration::from_secs(30);
+
+/// Renewal begins at this part of the lifetime, and up to [`RENEWAL_JITTER`] of it later.
+const RENEWAL: f64 = 0.7;
+const RENEWAL_JITTER: f64 = 0.1;
+
+/// An upstream's 401 may cause one exchange in this time, so that a path which always answers 401 costs nothing.
+const FORCED_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often one request waits for an exchange whose token ended before the request could take it.
+const ROUNDS: u32 = 3;
+
+/// Runs a task to its end, whoever waits for it.
+pub(super) trait Spawn: Send + Sync {
+    fn spawn(&self, task: BoxFuture<'static, ()>);
+}
+
+/// On the runtime of whoever asks.
+struct Detached;
+
+impl Spawn for Detached {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        tokio::spawn(task);
+    }
+}
+
+/// Every token of the process.
+#[derive(Clone)]
+pub struct Tokens(Arc<Engine>);
+
+struct Engine {
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    spawn: Box<dyn Spawn>,
+    exchanges: TaskTracker,
+    slots: moka::sync::Cache<Key, Arc<Slot>>,
+}
+
+impl Tokens {
+    /// No tokens yet.
+    pub fn new(deps: &Deps) -> Self {
+        Self::with(deps, Box::new(Detached))
+    }
+
+    pub(super) fn with(deps: &Deps, spawn: Box<dyn Spawn>) -> Self {
+        Self(Arc::new(Engine {
+            clock: Arc::clone(&deps.clock),
+            random: Arc::clone(&deps.random),
+            spawn,
+            exchanges: TaskTracker::new(),
+            // Bounded by the credentials there are: a slot is removed with its last handle.
+            slots: moka::sync::Cache::new(u64::MAX),
+        }))
+    }
+
+    /// The token of a key, shared with every other handle of that key. Nothing is obtained before it is asked for.
+    pub fn handle(&self, key: Key, credential: &str, source: Arc<dyn TokenSource>) -> Handle {
+        loop {
+            let slot = self.0.slots.get_with(key, || {
+                Arc::new(Slot {
+                    key,
+                    credential: credential.into(),
+                    engine: Arc::clone(&self.0),
+                    live: ArcSwapOption::empty(),
+                    state: Mutex::new(State::new(Arc::clone(&source))),
+                })
+            });
+            let mut state = slot.lock();
+            if !state.gone {
+                state.users += 1;
+                // The newest way to the endpoint: a reload may have changed the proxy or the roots.
+                state.source = Arc::clone(&source);
+                drop(state);
+                return Handle(slot);
+            }
+        }
+    }
+
+    /// Waits until no exchange is under way: one whose outcome nobody stored might have spent a refresh token.
+    pub async fn settled(&self) {
+        self.0.exchanges.close();
+        self.0.exchanges.wait().await;
+        self.0.exchanges.reopen();
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tokens")
+    }
+}
+
+impl Engine {
+    /// From 0 to 1. Without randomness there is no jitter, which is no reason to fail.
+    fn jitter(&self) -> f64 {
+        let mut bytes = [0; 4];
+        let filled = self.random.fill(&mut bytes);
+        if filled { f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX) } else { 0.0 }
+    }
+}
+
+/// A token that may be sent now.
+pub struct Live {
+    authorizer: Arc<dyn Authorizer>,
+    /// Not used from here on, by the wall clock and by the monotonic one: either may have been wrong or asleep.
+    until: SystemTime,
+    deadline: Instant,
+    renew_at: Instant,
+    /// Somebody asked for it; what nobody uses is not renewed.
+    used: AtomicBool,
+}
+
+impl Live {
+    /// What signs with it.
+    pub fn authorizer(&self) -> &Arc<dyn Authorizer> {
+        &self.authorizer
+    }
+
+    fn usable(&self, now: SystemTime, instant: Instant) -> bool {
+        now < self.until && instant < self.deadline
+    }
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Live")
+    }
+}
+
+/// A credential's hold on its token. When the last handle of a key is dropped, the token is too.
+pub struct Handle(Arc<Slot>);
+
+impl Handle {
+    /// The token, if there is one that may be sent now. Begins its renewal when that is due.
+    pub fn current(&self) -> Option<Arc<Live>> {
+        let slot = &self.0;
+        let live = slot.live.load_full()?;
+        let instant = slot.engine.clock.instant();
+        if !live.usable(slot.engine.clock.now(), instant) {
+            return None;
+        }
+        if !live.used.load(Ordering::Relaxed) {
+            live.used.store(true, Ordering::Relaxed);
+        }
+        if instant >= live.renew_at {
+            slot.renew(&live);
+        }
+        Some(live)
+    }
+
+    /// The token, obtained if there is none: one exchange for all who ask.
+    ///
+    /// # Errors
+    /// `credential_rejected`, `reauthorization_required`, `token_endpoint_unavailable`; at once while a failure is remembered.
+    pub async fn obtain(&self) -> Result<Arc<Live>, Refusal> {
+        for _ in 0..ROUNDS {
+            if let Some(live) = self.current() {
+                return Ok(live);
+            }
+            let mut outcome = self.0.join()?;
+            let landed = match outcome.wait_for(Option::is_some).await {
+                Ok(outcome) => outcome.clone(),
+                Err(_) => None,
+            };
+            if let Some(Err(failure)) = landed {
+                return Err(self.0.refusal(&failure));
+            }
+        }
+        let failure = Failure::new(FailureKind::Unavailable, "its tokens end before they can be used");
+        Err(self.0.refusal(&failure))
+    }
+
+    /// An upstream refused a request that was signed with this token: it is dropped, and only it. Says whether signing
+    /// once more is worth it, which it is not while the last exchange that a 401 caused is younger than a minute.
+    pub fn rejected(&self, sent: &Arc<Live>) -> bool {
+        let slot = &self.0;
+        let mut state = slot.lock();
+        match slot.live.load_full() {
+            Some(live) if Arc::ptr_eq(&live, sent) => {
+                let now = slot.engine.clock.instant();
+                if state.forced.is_some_and(|at| now.saturating_duration_since(at) < FORCED_INTERVAL) {
+                    return false;
+                }
+                state.forced = Some(now);
+                slot.live.store(None);
+                tracing::info!(
+                    target: "countersign::token",
+                    credential = &*slot.credential,
+                    "the upstream refused the token; it is dropped"
+                );
+                true
+            }
+            // Somebody renewed or dropped it meanwhile; what comes next is another token.
+            _ => true,
+        }
+    }
+
+    /// Why there is no token, if the last exchange failed and no older token is left.
+    pub fn trouble(&self) -> Option<String> {
+        let slot = &self.0;
+        let live = slot.live.load_full();
+        let (now, instant) = (slot.engine.clock.now(), slot.engine.clock.instant());
+        if live.is_some_and(|live| live.usable(now, instant)) {
+            return None;
+        }
+        slot.lock().remembered.as_ref().map(|remembered| remembered.failure.detail.clone())
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let slot = &self.0;
+        let mut state = slot.lock();
+        state.users -= 1;
+        if state.users == 0 {
+            slot.live.store(None);
+            state.timer.cancel();
+            if state.flight.is_none() {
+                slot.leave(&mut state);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({:?})", self.0.key)
+    }
+}
+
+/// Everything about one key.
+struct Slot {
+    key: Key,
+    credential: Box<str>,
+    engine: Arc<Engine>,
+    live: ArcSwapOption<Live>,
+    state: Mutex<State>,
+}
+
+struct State {
+    source: Arc<dyn TokenSource>,
+    /// Handles there are. With none, what an exchange under way brings is thrown away.
+    users: usize,
+    /// No longer in the cache.
+    gone: bool,
+    flight: Option<watch::Receiver<Landed>>,
+    remembered: Option<Remembered>,
+    /// When an upstream's 401 last caused an exchange.
+    forced: Option<Instant>,
+    /// Ends the wait for the next renewal.
+    timer: CancellationToken,
+}
+
+/// `None` while the exchange is under way.
+type Landed = Option<Result<(), Failure>>;
+
+struct Remembered {
+    failure: Failure,
+    count: u32,
+    until: Instant,
+}
+
+impl State {
+    fn new(source: Arc<dyn TokenSource>) -> Self {
+        Self {
+            source,
+            users: 0,
+            gone: false,
+            flight: None,
+            remembered: None,
+            forced: None,
+            timer: CancellationToken::new(),
+        }
+    }
+
+    /// The failure that still keeps everybody from trying.
+    fn pausing(&self, now: Instant) -> Option<&Remembered> {
+        self.remembered.as_ref().filter(|remembered| now < remembered.until)
+    }
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No step leaves the state half changed, so a panic elsewhere is no reason to stop.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave(&self, state: &mut State) {
+        state.gone = true;
+        // Under the lock: whoever sees `gone` finds the cache without this slot.
+        self.engine.slots.invalidate(&self.key);
+    }
+
+    fn refusal(&self, failure: &Failure) -> Refusal {
+        let now = self.engine.clock.instant();
+        let pause = self.lock().pausing(now).map(|remembered| remembered.until.saturating_duration_since(now));
+        failure.refusal(&self.credential, pause.unwrap_or_default())
+    }
+
+    /// The exchange under way, or a new one.
+    fn join(self: &Arc<Self>) -> Result<watch::Receiver<Landed>, Refusal> {
+        let mut state = self.lock();
+        if let Some(flight) = &state.flight {
+            return Ok(flight.clone());
+        }
+        let now = self.engine.clock.instant();
+        if let Some(Remembered { failure, until, .. }) = state.pausing(now) {
+            return Err(failure.refusal(&self.credential, until.saturating_duration_since(now)));
+        }
+        let usable = |live: &Arc<Live>| live.usable(self.engine.clock.now(), now);
+        if self.live.load_full().as_ref().is_some_and(usable) {
+            // It landed since the caller looked.
+            return Ok(watch::channel(Some(Ok(()))).1);
+        }
+        Ok(self.launch(&mut state))
+    }
+
+    /// Begins a renewal, unless one is under way or a failure is remembered.
+    fn renew(self: &Arc<Self>, live: &Arc<Live>) {
+        let mut state = self.lock();
+        let same = self.live.load_full().is_some_and(|current| Arc::ptr_eq(&current, live));
+        if same && state.users > 0 && state.flight.is_none() && state.pausing(self.engine.clock.instant()).is_none() {
+            drop(self.launch(&mut state));
+        }
+    }
+
+    /// Starts an exchange on its own, so that nobody who leaves can end it.
+    fn launch(self: &Arc<Self>, state: &mut State) -> watch::Receiver<Landed> {
+        let (tell, outcome) = watch::channel(None);
+        state.flight = Some(outcome.clone());
+        let source = Arc::clone(&state.source);
+        let clock = Arc::clone(&self.engine.clock);
+        let mut landing =
+            Landing { slot: Arc::clone(self), began: (clock.now(), clock.instant()), tell, outcome: None };
+        let exchange = async move {
+            let fetched = source.fetch(landing.began.0).await;
+            landing.outcome = Some(fetched.and_then(|token| {
+                let authorizer = source.authorizer(&token)?;
+                Ok((token, authorizer))
+            }));
+            drop(landing);
+        };
+        self.engine.spawn.spawn(Box::pin(self.engine.exchanges.track_future(exchange)));
+        outcome
+    }
+
+    fn land(self: &Arc<Self>, began: (SystemTime, Instant), outcome: Outcome) -> Result<(), Failure> {
+        let outcome = outcome.and_then(|(token, authorizer)| self.live(began, &token, authorizer));
+        let mut state = self.lock();
+        state.flight = None;
+        if state.users == 0 {
+            self.leave(&mut state);
+            return Err(Failure::new(FailureKind::Unavailable, "the credential was removed"));
+        }
+        match outcome {
+            Ok(live) => {
+                tracing::info!(target: "countersign::token", credential = &*self.credential, "token obtained");
+                self.live.store(Some(Arc::clone(&live)));
+                state.remembered = None;
+                self.wake_at(&mut state, live.renew_at, &live);
+                Ok(())
+            }
+            Err(failure) => {
+                let count = state.remembered.as_ref().map_or(1, |remembered| remembered.count.saturating_add(1));
+                let pause = failure.pause(count, self.engine.jitter());
+                tracing::warn!(
+                    target: "countersign::token",
+                    credential = &*self.credential,
+                    reason = failure.detail,
+                    failures = count,
+                    pause_seconds = pause.as_secs(),
+                    "no token could be obtained"
+                );
+                let until = self.engine.clock.instant() + pause;
+                state.remembered = Some(Remembered { failure: failure.clone(), count, until });
+                if let Some(live) = self.live.load_full() {
+                    self.wake_at(&mut state, until, &live);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// The token with the moments of its life, all counted from before the exchange.
+    fn live(
+        &self,
+        began: (SystemTime, Instant),
+        token: &Token,
+        authorizer: Arc<dyn Authorizer>,
+    ) -> Result<Arc<Live>, Failure> {
+        let lifetime = token.expires_at.duration_since(began.0).unwrap_or_default();
+        let skew = SKEW.min(lifetime / 10);
+        let part = RENEWAL + RENEWAL_JITTER * self.engine.jitter();
+        let live = Live {
+            authorizer,
+            until: token.expires_at - skew,
+            deadline: began.1 + (lifetime - skew),
+            renew_at: began.1 + lifetime.mul_f64(part),
+            used: AtomicBool::new(false),
+        };
+        if !live.usable(self.engine.clock.now(), self.engine.clock.instant()) {
+            return Err(Failure::new(FailureKind::Unavailable, "the token had already expired when it arrived"));
+        }
+        Ok(Arc::new(live))
+    }
+
+    /// Looks at a token again at a moment: it is renewed if it was used and is still the one.
+    fn wake_at(self: &Arc<Self>, state: &mut State, moment: Instant, live: &Arc<Live>) {
+        state.timer.cancel();
+        state.timer = CancellationToken::new();
+        let (slot, live, timer) = (Arc::downgrade(self), Arc::downgrade(live), state.timer.clone());
+        let sleep = self.engine.clock.sleep_until(moment);
+        self.engine.spawn.spawn(Box::pin(async move {
+            if timer.run_until_cancelled_owned(sleep).await.is_none() {
+                return;
+            }
+            if let (Some(slot), Some(live)) = (slot.upgrade(), live.upgrade())
+                && live.used.load(Ordering::Relaxed)
+            {
+                slot.renew(&live);
+            }
+        }));
+    }
+}
+
+type Outcome = Result<(Token, Arc<dyn Authorizer>), Failure>;
+
+/// An exchange that ends in its slot, however it ends.
+struct Landing {
+    slot: Arc<Slot>,
+    began: (SystemTime, Instant),
+    tell: watch::Sender<Landed>,
+    outcome: Option<Outcome>,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        let cut_off = || Err(Failure::new(FailureKind::Unavailable, "the exchange was cut off"));
+        let landed = self.slot.land(self.began, self.outcome.take().unwrap_or_else(cut_off));
+        self.tell.send_replace(Some(landed));
+    }
+}

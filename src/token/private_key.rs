@@ -1,0 +1,188 @@
+//! Private keys as people have them: PEM in PKCS#8, encrypted PKCS#8, PKCS#1 or SEC1, with whatever stands around it.
+//!
+//! The `rsa` and `pkcs8` crates read and check keys; none of them signs (their arithmetic takes time that depends on the key).
+
+use std::fmt;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
+use pkcs8::der::Decode;
+use pkcs8::{EncryptedPrivateKeyInfo, ObjectIdentifier, PrivateKeyInfo};
+use rsa::RsaPrivateKey;
+use rsa::pkcs1::{DecodeRsaPrivateKey, EncodeRsaPrivateKey};
+use rsa::traits::PublicKeyParts;
+
+use crate::base::Secret;
+
+const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const RSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
+const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+
+/// The command that makes a readable key of one that is not.
+const CONVERT: &str = "convert it with `openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW`";
+
+/// A private key, checked, in the encoding that signing takes. `Debug` shows its kind only.
+#[derive(Clone)]
+pub enum PrivateKey {
+    /// RSA of 2048 to 8192 bits, PKCS#1 DER.
+    Rsa(Secret),
+    /// NIST P-256, PKCS#8 DER.
+    P256(Secret),
+    /// NIST P-384, PKCS#8 DER.
+    P384(Secret),
+    /// Ed25519, PKCS#8 DER.
+    Ed25519(Secret),
+}
+
+impl PrivateKey {
+    /// Reads the first private key of a PEM text. Text around it is ignored, as some providers write a label after it.
+    ///
+    /// # Errors
+    /// What is wrong and how to mend it; nothing of the key.
+    pub fn from_pem(pem: &Secret, password: Option<&Secret>) -> Result<Self, String> {
+        let text = pem.expose_str().ok_or("it is not PEM text")?;
+        let start = text.find("-----BEGIN ").ok_or("it is not PEM text: no `-----BEGIN …` line")?;
+        let blocks = pem::parse_many(&text[start..]).map_err(|_| "its PEM is damaged".to_owned())?;
+        let block = blocks.iter().find(|block| block.tag().ends_with("PRIVATE KEY"));
+        let block = block.ok_or("there is no private key in it, only other things in PEM")?;
+        let der = block.contents();
+        if block.headers().iter().any(|(name, value)| name == "Proc-Type" && value.contains("ENCRYPTED")) {
+            return Err(format!("it is encrypted in the old way of OpenSSL (`Proc-Type: 4,ENCRYPTED`); {CONVERT}"));
+        }
+        if block.tag() == "ENCRYPTED PRIVATE KEY" {
+            return Self::decrypted(der, password);
+        }
+        if password.is_some() {
+            return Err("there is a password and the key is not encrypted".into());
+        }
+        match block.tag() {
+            "PRIVATE KEY" => Self::from_pkcs8(der),
+            "RSA PRIVATE KEY" => Self::from_pkcs1(der),
+            "EC PRIVATE KEY" => Self::from_ec(der),
+            tag => Err(format!("keys of the form `{tag}` are not read; {CONVERT}")),
+        }
+    }
+
+    fn decrypted(der: &[u8], password: Option<&Secret>) -> Result<Self, String> {
+        let unreadable = |_| format!("its encryption is not read (PBES1?); {CONVERT}");
+        let encrypted = EncryptedPrivateKeyInfo::from_der(der).map_err(unreadable)?;
+        let password = password.ok_or("it is encrypted and there is no password for it")?;
+        // A wrong password shows as broken padding, or by chance as bytes that are no key.
+        let wrong = "it cannot be decrypted: the password is wrong";
+        let plain = encrypted.decrypt(password.expose()).map_err(|_| wrong)?;
+        PrivateKeyInfo::from_der(plain.as_bytes()).map_err(|_| wrong)?;
+        Self::from_pkcs8(plain.as_bytes())
+    }
+
+    fn from_pkcs8(der: &[u8]) -> Result<Self, String> {
+        let info = PrivateKeyInfo::from_der(der).map_err(|_| "it is damaged: not PKCS#8".to_owned())?;
+        match info.algorithm.oid {
+            RSA | RSA_PSS => Self::from_pkcs1(info.private_key),
+            EC => match info.algorithm.parameters_oid() {
+                Ok(P256) => Ok(Self::P256(Secret::new(der))),
+                Ok(P384) => Ok(Self::P384(Secret::new(der))),
+                _ => Err("its curve is not used here; P-256 and P-384 are".into()),
+            },
+            ED25519 => Ok(Self::Ed25519(Secret::new(der))),
+            other => Err(format!("keys of its kind ({other}) are not used here; RSA, P-256, P-384 and Ed25519 are")),
+        }
+    }
+
+    fn from_pkcs1(der: &[u8]) -> Result<Self, String> {
+        let key = RsaPrivateKey::from_pkcs1_der(der).map_err(|_| "it is damaged: not an RSA key".to_owned())?;
+        key.validate().map_err(|_| "its numbers do not belong together: it is damaged".to_owned())?;
+        let bits = key.n().bits();
+        if !(2048..=8192).contains(&bits) {
+            return Err(format!("it has {bits} bits; RSA keys of 2048 to 8192 bits are used"));
+        }
+        // Written anew: what signs wants every number there, and two-prime keys alone have them all.
+        let der = key.to_pkcs1_der().map_err(|_| "it cannot be used: more than two primes".to_owned())?;
+        Ok(Self::Rsa(Secret::new(der.as_bytes())))
+    }
+
+    fn from_ec(der: &[u8]) -> Result<Self, String> {
+        let pkcs8 = |algorithm| {
+            let pair = EcdsaKeyPair::from_private_key_der(algorithm, der).ok()?;
+            Some(Secret::new(pair.to_pkcs8v1().ok()?.as_ref()))
+        };
+        let p384 = || pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING).map(Self::P384);
+        let key = pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING).map(Self::P256).or_else(p384);
+        key.ok_or_else(|| "it is damaged, or its curve is not used here; P-256 and P-384 are".into())
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rsa(_) => "PrivateKey(RSA)",
+            Self::P256(_) => "PrivateKey(P-256)",
+            Self::P384(_) => "PrivateKey(P-384)",
+            Self::Ed25519(_) => "PrivateKey(Ed25519)",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(file: &str, password: Option<&str>) -> Result<PrivateKey, String> {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/keys").join(file);
+        let pem = Secret::new(std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())));
+        PrivateKey::from_pem(&pem, password.map(Secret::new).as_ref())
+    }
+
+    #[test]
+    fn the_same_rsa_key_is_read_from_every_form() {
+        let PrivateKey::Rsa(first) = read("rsa-pkcs1.pem", None).unwrap() else { panic!("not RSA") };
+        for (file, password) in [
+            ("rsa-pkcs8.pem", None),
+            ("rsa-with-a-label.pem", None),
+            ("rsa-encrypted-aes256.pem", Some("hunter2")),
+            ("rsa-encrypted-des3.pem", Some("hunter2")),
+            ("rsa-encrypted-scrypt.pem", Some("hunter2")),
+        ] {
+            let PrivateKey::Rsa(key) = read(file, password).unwrap_or_else(|why| panic!("{file}: {why}")) else {
+                panic!("{file} is not RSA")
+            };
+            assert!(key.expose() == first.expose(), "{file}");
+        }
+    }
+
+    #[test]
+    fn elliptic_curves_and_ed25519_are_read() {
+        assert!(matches!(read("p256-sec1.pem", None), Ok(PrivateKey::P256(_))));
+        assert!(matches!(read("p256-pkcs8.pem", None), Ok(PrivateKey::P256(_))));
+        assert!(matches!(read("p384-sec1.pem", None), Ok(PrivateKey::P384(_))));
+        assert!(matches!(read("ed25519-pkcs8.pem", None), Ok(PrivateKey::Ed25519(_))));
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why_and_how_to_mend_it() {
+        for (file, password, why) in [
+            ("rsa-encrypted-aes256.pem", Some("wrong"), "the password is wrong"),
+            ("rsa-encrypted-aes256.pem", None, "no password"),
+            ("rsa-pkcs8.pem", Some("hunter2"), "not encrypted"),
+            ("rsa-legacy-encrypted.pem", Some("hunter2"), "openssl pkcs8 -topk8"),
+            ("rsa-encrypted-pbes1.pem", Some("hunter2"), "openssl pkcs8 -topk8"),
+            ("rsa-1024.pem", None, "1024 bits"),
+            ("p521-sec1.pem", None, "P-256 and P-384"),
+            ("p521-pkcs8.pem", None, "P-256 and P-384"),
+            ("certificate.pem", None, "no private key in it"),
+        ] {
+            let error = read(file, password).unwrap_err();
+            assert!(error.contains(why), "{file}: {error}");
+            assert!(!error.contains("hunter2"));
+        }
+        for text in ["", "hunter2", "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n"] {
+            assert!(!PrivateKey::from_pem(&Secret::new(text), None).unwrap_err().contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn debug_shows_the_kind_and_nothing_else() {
+        assert_eq!(format!("{:?}", read("rsa-pkcs1.pem", None).unwrap()), "PrivateKey(RSA)");
+    }
+}

@@ -1,0 +1,595 @@
+//! Every order in which the steps of a few situations can happen, tried one after the other.
+//!
+//! A situation is a handful of events (a caller comes, a caller leaves, the provider answers, a 401 arrives, time passes, the
+//! clock jumps, the credential goes). Events and the steps of every task between two waits are put in all their orders, and
+//! after each step it is checked that no key has two exchanges under way, that nobody is given a token that has ended or was
+//! refused, and that a failing provider is left alone; at the end, that nobody still waits.
+
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::cache::{Handle, Live, Spawn, Tokens};
+use super::failure::{Failure, FailureKind};
+use super::key::KeyBuilder;
+use super::{Token, TokenSource};
+use crate::base::deps::{ProcessEnvironment, Sleep, SystemClock};
+use crate::base::{
+    Authorizer, BoxFuture, Clock, Code, Deps, Environment, Mutations, Random, Refusal, RequestView, Secret,
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Event {
+    /// A caller asks for the token.
+    Call,
+    /// The caller who came first, if still waiting, hangs up.
+    Leave,
+    /// The provider grants a token of this lifetime.
+    Grant(Duration),
+    /// The provider fails.
+    Fail(FailureKind),
+    /// The exchange dies of a bug.
+    Panic,
+    /// The upstream answers 401 to what the last served caller sent.
+    Unauthorized,
+    /// Time passes.
+    Pass(Duration),
+    /// The wall clock is set forward or back; no time passes.
+    Forward(Duration),
+    Back(Duration),
+    /// The credential is removed from the configuration.
+    Remove,
+    /// The same credential is configured again.
+    Restore,
+    /// Its secret changes, so that its key does.
+    Change,
+}
+
+#[derive(Debug)]
+struct TestClock(Mutex<Time>);
+
+/// The two clocks, and who waits for a moment.
+type Time = (SystemTime, Instant, Vec<(Instant, Waker)>);
+
+impl Clock for TestClock {
+    fn now(&self) -> SystemTime {
+        self.0.lock().unwrap().0
+    }
+    fn instant(&self) -> Instant {
+        self.0.lock().unwrap().1
+    }
+    fn sleep_until(&self, moment: Instant) -> Sleep {
+        panic!("use the shared clock for {moment:?}")
+    }
+}
+
+/// The clock as the engine gets it.
+#[derive(Debug, Clone)]
+struct Shared(Arc<TestClock>);
+
+impl Clock for Shared {
+    fn now(&self) -> SystemTime {
+        self.0.now()
+    }
+    fn instant(&self) -> Instant {
+        self.0.instant()
+    }
+    fn sleep_until(&self, moment: Instant) -> Sleep {
+        let clock = Arc::clone(&self.0);
+        Box::pin(std::future::poll_fn(move |cx| {
+            let mut state = clock.0.lock().unwrap();
+            if state.1 >= moment {
+                return Poll::Ready(());
+            }
+            state.2.push((moment, cx.waker().clone()));
+            Poll::Pending
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct NoJitter;
+
+impl Random for NoJitter {
+    fn fill(&self, bytes: &mut [u8]) -> bool {
+        bytes.fill(0);
+        true
+    }
+}
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+#[derive(Clone, Default)]
+struct Queue(Arc<Mutex<Vec<Task>>>);
+
+impl Spawn for Queue {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.0.lock().unwrap().push(task);
+    }
+}
+
+/// What happened in one run so far.
+#[derive(Default)]
+struct Log {
+    /// Exchanges under way, by key.
+    under_way: Vec<(u8, Arc<Mutex<Pending>>)>,
+    /// Beginnings (`true`) and failures (`false`) of exchanges, in their order.
+    exchanges: Vec<(u8, Instant, bool)>,
+    granted: u32,
+    /// When each token ends, by its number.
+    ends: Vec<(SystemTime, Instant)>,
+    refused: HashSet<u32>,
+    /// When a 401 last dropped a token.
+    forced: Option<(u8, Instant)>,
+    served: Option<(Arc<Handle>, Arc<Live>, u32)>,
+    waiting: usize,
+    finished: usize,
+}
+
+#[derive(Default)]
+struct Pending {
+    answer: Option<Event>,
+    waker: Option<Waker>,
+}
+
+/// The provider: grants and fails when an event says so.
+struct Provider {
+    key: u8,
+    clock: Shared,
+    log: Arc<Mutex<Log>>,
+}
+
+impl std::fmt::Debug for Provider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Provider")
+    }
+}
+
+/// Removed when the exchange ends, however it does.
+struct UnderWay(Arc<Mutex<Log>>, Arc<Mutex<Pending>>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .under_way
+            .retain(|(_, pending)| !Arc::ptr_eq(pending, &self.1));
+    }
+}
+
+impl TokenSource for Provider {
+    fn fetch(&self, now: SystemTime) -> BoxFuture<'_, Result<Token, Failure>> {
+        Box::pin(async move {
+            let pending = Arc::new(Mutex::new(Pending::default()));
+            {
+                let mut log = self.log.lock().unwrap();
+                assert!(log.under_way.iter().all(|(key, _)| *key != self.key), "two exchanges for one key");
+                log.under_way.push((self.key, Arc::clone(&pending)));
+                log.exchanges.push((self.key, self.clock.instant(), true));
+            }
+            let _end = UnderWay(Arc::clone(&self.log), Arc::clone(&pending));
+            let answer = std::future::poll_fn(|cx| {
+                let mut pending = pending.lock().unwrap();
+                pending.waker = Some(cx.waker().clone());
+                pending.answer.map_or(Poll::Pending, Poll::Ready)
+            })
+            .await;
+            let mut log = self.log.lock().unwrap();
+            match answer {
+                Event::Grant(lifetime) => {
+                    log.granted += 1;
+                    let mine = |(key, _, begun): &&(u8, Instant, bool)| *begun && *key == self.key;
+                    let began = log.exchanges.iter().rev().find(mine).unwrap().1;
+                    log.ends.push((now + lifetime, began + lifetime));
+                    Ok(Token { secret: Secret::new(log.granted.to_string()), expires_at: now + lifetime })
+                }
+                Event::Fail(kind) => {
+                    log.exchanges.push((self.key, self.clock.instant(), false));
+                    Err(Failure::new(kind, "as the schedule says"))
+                }
+                _ => {
+                    log.exchanges.push((self.key, self.clock.instant(), false));
+                    drop(log);
+                    panic!("a bug")
+                }
+            }
+        })
+    }
+
+    fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
+        Ok(Arc::new(Numbered(token.secret.expose_str().unwrap().parse().unwrap())))
+    }
+}
+
+/// An authorizer whose `Debug` is its number.
+struct Numbered(u32);
+
+impl std::fmt::Debug for Numbered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl Authorizer for Numbered {
+    fn authorize(&self, _: &RequestView<'_>, _: SystemTime) -> Result<Arc<Mutations>, Refusal> {
+        Ok(Arc::default())
+    }
+}
+
+/// Chooses among what may happen next: what a former run chose, then the first.
+struct Choices {
+    path: Vec<(usize, usize)>,
+    at: usize,
+}
+
+impl Choices {
+    fn choose(&mut self, width: usize) -> usize {
+        if self.at == self.path.len() {
+            self.path.push((0, width));
+        }
+        let (choice, same) = self.path[self.at];
+        assert_eq!(same, width, "a run must be repeatable");
+        self.at += 1;
+        choice
+    }
+
+    /// The next path that was not tried, depth first.
+    fn next(&mut self) -> bool {
+        self.at = 0;
+        while let Some((choice, width)) = self.path.pop() {
+            if choice + 1 < width {
+                self.path.push((choice + 1, width));
+                return true;
+            }
+        }
+        false
+    }
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+struct World {
+    clock: Shared,
+    queue: Queue,
+    tokens: Tokens,
+    log: Arc<Mutex<Log>>,
+    tasks: Vec<(Task, Arc<Woken>)>,
+    callers: Vec<Arc<Woken>>,
+    /// Tasks that have not run yet.
+    fresh: Vec<usize>,
+    handle: Option<Arc<Handle>>,
+    key: u8,
+    /// What has not happened yet.
+    events: Vec<Event>,
+}
+
+impl World {
+    fn new(events: &[Event]) -> Self {
+        let clock = Shared(Arc::new(TestClock(Mutex::new((
+            SystemTime::UNIX_EPOCH + HOUR * 500_000,
+            SystemClock.instant() + HOUR,
+            Vec::new(),
+        )))));
+        let queue = Queue::default();
+        let deps = Deps {
+            clock: Arc::new(clock.clone()),
+            random: Arc::new(NoJitter),
+            environment: Arc::new(ProcessEnvironment),
+        };
+        let tokens = Tokens::with(&deps, Box::new(queue.clone()));
+        let mut world = Self {
+            clock,
+            queue,
+            tokens,
+            log: Arc::default(),
+            tasks: Vec::new(),
+            callers: Vec::new(),
+            fresh: Vec::new(),
+            handle: None,
+            key: 0,
+            events: events.to_vec(),
+        };
+        world.handle = Some(world.new_handle());
+        world
+    }
+
+    fn new_handle(&self) -> Arc<Handle> {
+        let source = Provider { key: self.key, clock: self.clock.clone(), log: Arc::clone(&self.log) };
+        let key = KeyBuilder::new("a", "c").with("version", [self.key]).finish();
+        Arc::new(self.tokens.handle(key, "c", Arc::new(source)))
+    }
+
+    fn can(&self, event: Event) -> bool {
+        let log = self.log.lock().unwrap();
+        match event {
+            Event::Call => self.handle.is_some(),
+            Event::Leave => !self.callers.is_empty(),
+            Event::Grant(_) | Event::Fail(_) | Event::Panic => {
+                log.under_way.iter().any(|(_, pending)| pending.lock().unwrap().answer.is_none())
+            }
+            Event::Unauthorized => log.served.is_some(),
+            Event::Remove | Event::Change => self.handle.is_some(),
+            Event::Restore => self.handle.is_none(),
+            Event::Pass(_) | Event::Forward(_) | Event::Back(_) => true,
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Call => self.call(),
+            Event::Leave => {
+                let first = self.callers.remove(0);
+                let before = self.tasks.len();
+                self.tasks.retain(|(_, woken)| !Arc::ptr_eq(woken, &first));
+                self.log.lock().unwrap().finished += before - self.tasks.len();
+            }
+            Event::Grant(_) | Event::Fail(_) | Event::Panic => {
+                let log = self.log.lock().unwrap();
+                let pending = log.under_way.iter().map(|(_, pending)| pending);
+                let mut pending =
+                    pending.map(|pending| pending.lock().unwrap()).find(|pending| pending.answer.is_none()).unwrap();
+                pending.answer = Some(event);
+                if let Some(waker) = pending.waker.take() {
+                    waker.wake();
+                }
+            }
+            Event::Unauthorized => {
+                let served = self.log.lock().unwrap().served.take();
+                let (handle, live, number) = served.unwrap();
+                let current = handle.current().map(|live| format!("{:?}", live.authorizer()));
+                let worth_it = handle.rejected(&live);
+                if worth_it && current == Some(number.to_string()) {
+                    let now = self.clock.instant();
+                    let mut log = self.log.lock().unwrap();
+                    log.refused.insert(number);
+                    let minute = Duration::from_secs(60);
+                    assert!(
+                        log.forced.is_none_or(|(key, at)| key != self.key || now >= at + minute),
+                        "401s cost too much"
+                    );
+                    log.forced = Some((self.key, now));
+                }
+            }
+            Event::Pass(time) => {
+                let mut state = self.clock.0.0.lock().unwrap();
+                state.0 += time;
+                state.1 += time;
+                let now = state.1;
+                for (moment, waker) in std::mem::take(&mut state.2) {
+                    if moment <= now { waker.wake() } else { state.2.push((moment, waker)) }
+                }
+            }
+            Event::Forward(time) => self.clock.0.0.lock().unwrap().0 += time,
+            Event::Back(time) => self.clock.0.0.lock().unwrap().0 -= time,
+            Event::Remove => self.handle = None,
+            Event::Restore => self.handle = Some(self.new_handle()),
+            Event::Change => {
+                self.key += 1;
+                // As a reload does: the new one is there before the old one goes.
+                self.handle = Some(self.new_handle());
+            }
+        }
+    }
+
+    fn call(&mut self) {
+        let (handle, log, clock) = (self.handle.clone().unwrap(), Arc::clone(&self.log), self.clock.clone());
+        log.lock().unwrap().waiting += 1;
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        self.callers.push(Arc::clone(&woken));
+        let task = async move {
+            let outcome = handle.obtain().await;
+            let (now, instant) = (clock.now(), clock.instant());
+            let mut log = log.lock().unwrap();
+            log.finished += 1;
+            match outcome {
+                Ok(live) => {
+                    let number: u32 = format!("{:?}", live.authorizer()).parse().unwrap();
+                    let (wall, monotonic) = log.ends[number as usize - 1];
+                    assert!(now < wall && instant < monotonic, "a token that has ended was handed out");
+                    assert!(!log.refused.contains(&number), "a token that was refused was handed out");
+                    log.served = Some((Arc::clone(&handle), live, number));
+                }
+                Err(refusal) => assert!(
+                    matches!(refusal.code, Code::TokenEndpointUnavailable | Code::CredentialRejected),
+                    "{refusal}"
+                ),
+            }
+        };
+        self.fresh.push(self.tasks.len());
+        self.tasks.push((Box::pin(task), woken));
+    }
+
+    /// Takes up what was spawned or has just called, and lets it run to its first wait: nothing that anybody else could
+    /// see lies between, so no order is lost by it.
+    fn collect(&mut self) {
+        loop {
+            for task in std::mem::take(&mut *self.queue.0.lock().unwrap()) {
+                self.fresh.push(self.tasks.len());
+                self.tasks.push((task, Arc::new(Woken(AtomicBool::new(true)))));
+            }
+            let Some(index) = self.fresh.pop() else { return };
+            self.step(index);
+        }
+    }
+
+    fn runnable(&self) -> Vec<usize> {
+        (0..self.tasks.len()).filter(|index| self.tasks[*index].1.0.load(Ordering::Relaxed)).collect()
+    }
+
+    fn step(&mut self, index: usize) {
+        let (task, woken) = &mut self.tasks[index];
+        woken.0.store(false, Ordering::Relaxed);
+        let waker = Waker::from(Arc::clone(woken));
+        let polled = catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(&mut Context::from_waker(&waker))));
+        let done = match polled {
+            Ok(polled) => polled.is_ready(),
+            Err(panic) if panic.downcast_ref::<&str>() == Some(&"a bug") => true,
+            Err(panic) => resume_unwind(panic),
+        };
+        if done {
+            let (task, woken) = self.tasks.remove(index);
+            self.fresh.iter_mut().filter(|fresh| **fresh > index).for_each(|fresh| *fresh -= 1);
+            drop(task);
+            self.callers.retain(|caller| !Arc::ptr_eq(caller, &woken));
+        }
+    }
+
+    /// A provider that failed is left alone for a second at least.
+    fn check_pauses(&self) {
+        let log = self.log.lock().unwrap();
+        for (index, (key, failed, begun)) in log.exchanges.iter().enumerate() {
+            let again = log.exchanges[index + 1..].iter().find(|(other, _, begun)| other == key && *begun);
+            if let (false, Some((_, again, _))) = (begun, again) {
+                assert!(*again >= *failed + Duration::from_secs(1), "a failing provider was hammered");
+            }
+        }
+    }
+
+    /// Runs one schedule to its end.
+    fn run(mut self, choices: &mut Choices) {
+        loop {
+            self.collect();
+            let runnable = self.runnable();
+            let mut possible: Vec<usize> = Vec::new();
+            for (index, event) in self.events.iter().enumerate() {
+                // Two like events are one choice.
+                if self.can(*event) && !self.events[..index].contains(event) {
+                    possible.push(index);
+                }
+            }
+            let width = runnable.len() + possible.len();
+            if width == 0 {
+                break;
+            }
+            let choice = choices.choose(width);
+            if choice < runnable.len() {
+                self.step(runnable[choice]);
+            } else {
+                let event = self.events.remove(possible[choice - runnable.len()]);
+                self.happen(event);
+            }
+            self.check_pauses();
+        }
+        self.settle();
+    }
+
+    /// Answers what is still under way; then nobody may wait any more.
+    fn settle(&mut self) {
+        for _ in 0..1000 {
+            self.collect();
+            if let Some(index) = self.runnable().first() {
+                self.step(*index);
+            } else if self.can(Event::Grant(HOUR)) {
+                self.happen(Event::Grant(HOUR));
+            } else {
+                break;
+            }
+        }
+        let log = self.log.lock().unwrap();
+        assert_eq!(log.waiting, log.finished, "somebody still waits");
+        assert!(log.under_way.is_empty());
+    }
+}
+
+/// Tries every schedule of some events after a beginning that is the same for all, and says how many there were.
+fn explore(name: &str, beginning: &[Event], events: &[Event]) -> usize {
+    let mut choices = Choices { path: Vec::new(), at: 0 };
+    let mut count = 0;
+    loop {
+        let mut world = World::new(events);
+        for event in beginning {
+            world.happen(*event);
+            world.collect();
+            while let Some(index) = world.runnable().first() {
+                world.step(*index);
+                world.collect();
+            }
+        }
+        world.run(&mut choices);
+        count += 1;
+        assert!(count < 2_000_000, "{name} has too many schedules to try them all");
+        if !choices.next() {
+            println!("{name}: {count} schedules");
+            return count;
+        }
+    }
+}
+
+const GRANT: Event = Event::Grant(HOUR);
+const FAIL: Event = Event::Fail(FailureKind::Unavailable);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// One token, used once.
+const HELD: [Event; 2] = [Event::Call, GRANT];
+
+#[test]
+fn in_every_order_of_every_situation_the_rules_of_a_token_hold() {
+    use Event::{Back, Call, Change, Fail, Forward, Grant, Leave, Panic, Pass, Remove, Restore, Unauthorized};
+    // The panics that the schedules ask for are no news.
+    std::panic::set_hook(Box::new(|info| {
+        if info.payload().downcast_ref::<&str>() != Some(&"a bug") {
+            eprintln!("{info}");
+        }
+    }));
+    let due = Pass(HOUR * 8 / 10);
+    let total: usize = [
+        explore("the first caller leaves", &[], &[Call, Call, Call, Leave, GRANT]),
+        explore("everybody leaves", &[], &[Call, Call, Leave, Leave, GRANT, Call]),
+        explore("the first exchange fails", &[], &[Call, Call, FAIL, Call, Pass(SECOND), GRANT]),
+        explore("the provider is dead", &[], &[Call, FAIL, Call, Pass(SECOND), FAIL, Call, Pass(SECOND * 2), FAIL]),
+        explore(
+            "the client is refused",
+            &[],
+            &[Call, Fail(FailureKind::Rejected), Call, Pass(SECOND * 29), Pass(SECOND), Call],
+        ),
+        explore("the exchange dies", &[], &[Call, Call, Panic, Pass(SECOND), GRANT]),
+        explore("a renewal", &HELD, &[due, Call, Call, GRANT]),
+        explore("a renewal fails", &HELD, &[due, Call, FAIL, Call, Pass(SECOND), GRANT]),
+        explore(
+            "a renewal fails until the token ends",
+            &HELD,
+            &[due, FAIL, Pass(HOUR / 5), Call, FAIL, Pass(SECOND * 2), Call],
+        ),
+        explore("a 401", &HELD, &[Unauthorized, Call, Call, GRANT, Unauthorized]),
+        explore("a 401 while renewing", &HELD, &[due, Call, Unauthorized, Call, GRANT]),
+        explore("a 401 while the renewal fails", &HELD, &[due, Unauthorized, FAIL, Call, Pass(SECOND), GRANT]),
+        explore(
+            "401 again and again",
+            &HELD,
+            &[Unauthorized, Call, GRANT, Unauthorized, Call, Pass(SECOND * 60), Unauthorized],
+        ),
+        explore("the credential is removed while obtaining", &[], &[Call, Call, Remove, GRANT]),
+        explore("removed and restored while obtaining", &[], &[Call, Remove, Restore, Call, GRANT, GRANT]),
+        explore("removed and restored while renewing", &HELD, &[due, Remove, GRANT, Restore, Call, GRANT]),
+        explore("the secret changes while obtaining", &[], &[Call, Change, Call, GRANT, GRANT]),
+        explore("the secret changes while renewing", &HELD, &[due, Call, Change, Call, GRANT, GRANT]),
+        explore("the clock jumps forward", &HELD, &[Forward(HOUR * 2), Call, GRANT, Call]),
+        explore("the clock jumps back", &HELD, &[Back(HOUR * 2), Pass(HOUR), Call, GRANT, Call]),
+        explore("the clock jumps while obtaining", &[], &[Call, Forward(HOUR * 2), Back(HOUR * 4), GRANT, GRANT, Call]),
+        explore("a token ends before it is used", &[], &[Call, Call, Grant(SECOND * 5), Pass(SECOND * 5), GRANT]),
+        explore("a token that has ended already", &[], &[Call, Call, Grant(Duration::ZERO), Pass(SECOND), GRANT]),
+    ]
+    .iter()
+    .sum();
+    drop(std::panic::take_hook());
+    println!("schedules explored: {total}");
+    assert!(total > 10_000, "{total}");
+    if let Some(file) = ProcessEnvironment.variable("COUNTERSIGN_MEASURED") {
+        use std::io::Write;
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+        writeln!(file, "token engine: {total} schedules explored, every rule held in each").unwrap();
+    }
+}
