@@ -30,7 +30,11 @@ pub fn binary() -> PathBuf {
 
 /// A command of the binary with an environment of nothing but what a user has.
 pub fn countersign(arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary());
+    program_with(&binary(), arguments)
+}
+
+fn program_with(program: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", "/nonexistent");
     command
 }
@@ -218,7 +222,26 @@ pub struct Proxy {
 impl Proxy {
     /// Starts it with a configuration in which `FOLDER` stands for a folder of the test's own, and waits until it listens.
     pub fn start_with(config: &str, variables: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_program(&binary(), tempfile::tempdir().unwrap(), config, variables, prepare)
+    }
+
+    /// Kills it at once and starts another in the same folder, with the same configuration.
+    pub fn killed_and_started_again(mut self, program: &Path, variables: &[(&str, &str)]) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        let config = std::fs::read_to_string(&self.config).unwrap();
+        Self::start_program(program, folder, &config, variables, |_| {})
+    }
+
+    /// The same for a certain binary and folder.
+    pub fn start_program(
+        program: &Path,
+        folder: tempfile::TempDir,
+        config: &str,
+        variables: &[(&str, &str)],
+        prepare: impl FnOnce(&Path),
+    ) -> Self {
         prepare(folder.path());
         let path = folder.path().join("countersign.yaml");
         let text = config.replace("FOLDER", folder.path().to_str().unwrap());
@@ -228,7 +251,7 @@ impl Proxy {
             format!("{text}\nca: {{ directory: {}/ca }}\n", folder.path().display())
         };
         std::fs::write(&path, text).unwrap();
-        let mut command = countersign(&["serve", "--config", path.to_str().unwrap()]);
+        let mut command = program_with(program, &["serve", "--config", path.to_str().unwrap()]);
         command.envs(variables.iter().copied()).stderr(Stdio::piped()).stdout(Stdio::null()).current_dir(folder.path());
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Log::default());
@@ -614,4 +637,63 @@ pub fn run_client(
         return Err(format!("{} {stdout} {stderr}", output.status));
     }
     serde_json::from_str(stdout.trim().lines().last().unwrap_or_default()).map_err(|_| format!("{stdout} {stderr}"))
+}
+
+/// A real token server of `tests/idp`, which ends with the test.
+pub struct Idp {
+    child: Child,
+    pub facts: serde_json::Value,
+}
+
+impl Idp {
+    /// `oidc-provider` on node, or `authlib` on Python.
+    pub fn start(kit: &Path, program: &str, config: &serde_json::Value) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/idp");
+        let mut command = match program {
+            "oidc_provider" => {
+                let mut command = Command::new("node");
+                command.arg(folder.join("oidc_provider.mjs")).env("TESTKIT_NODE", kit.join("node"));
+                command
+            }
+            _ => {
+                let mut command = Command::new(kit.join("venv/bin/python"));
+                command.arg(folder.join("authlib_server.py"));
+                command
+            }
+        };
+        command
+            .env("IDP_CONFIG", config.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let facts = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{program} did not start with {config}"));
+        Self { child, facts }
+    }
+
+    pub fn url(&self, name: &str) -> String {
+        self.facts[name].as_str().unwrap().to_owned()
+    }
+
+    /// One of the administrative endpoints.
+    pub async fn admin(&self, path: &str, body: Option<serde_json::Value>) -> serde_json::Value {
+        provider();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("http://127.0.0.1:{}{path}", self.facts["admin"]);
+        let request = match body {
+            Some(body) => client.post(url).header("content-type", "application/json").body(body.to_string()),
+            None => client.get(url),
+        };
+        let answer = request.send().await.unwrap();
+        serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default()
+    }
+}
+
+impl Drop for Idp {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

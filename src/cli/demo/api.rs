@@ -1,15 +1,15 @@
-//! The demo's API: verifies what it is sent by its own means. It shares no code with the schemes.
+//! The demo's API and the door to its identity provider: verifies what it is sent by its own means. It shares no code with the schemes.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Collected, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -18,7 +18,9 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::cases::{HOST, Keys};
+use super::cases::{HOST, Keys, LOGIN_HOST};
+use super::identity::Identity;
+use crate::base::Clock;
 
 /// The running API.
 pub(super) struct Api {
@@ -28,7 +30,8 @@ pub(super) struct Api {
 
 impl Api {
     /// Listens on loopback with TLS under a certificate authority of its own.
-    pub(super) async fn start(keys: Keys, now: SystemTime) -> Result<Self, String> {
+    pub(super) async fn start(keys: Keys, clock: Arc<dyn Clock>) -> Result<Self, String> {
+        let now = clock.now();
         let text = |error: rcgen::Error| error.to_string();
         let validity = |params: &mut CertificateParams| {
             params.not_before = (now - Duration::from_secs(3600)).into();
@@ -39,7 +42,7 @@ impl Api {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         validity(&mut params);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().map_err(text)?).map_err(text)?;
-        let mut params = CertificateParams::new(vec![HOST.to_owned()]).map_err(text)?;
+        let mut params = CertificateParams::new(vec![HOST.to_owned(), LOGIN_HOST.to_owned()]).map_err(text)?;
         params.distinguished_name.push(DnType::CommonName, HOST);
         validity(&mut params);
         let key = KeyPair::generate().map_err(text)?;
@@ -53,7 +56,11 @@ impl Api {
             .map_err(|error| error.to_string())?;
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
-        tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), Arc::new(keys)));
+        tokio::spawn(serve(
+            listener,
+            TlsAcceptor::from(Arc::new(config)),
+            Arc::new(Service { identity: Identity::new(keys.clone()), keys, clock }),
+        ));
         Ok(Self { address, issuer })
     }
 
@@ -70,36 +77,50 @@ impl Api {
     }
 }
 
-async fn serve(listener: TcpListener, tls: TlsAcceptor, keys: Arc<Keys>) {
+/// The API and the identity provider behind one address.
+struct Service {
+    keys: Keys,
+    identity: Identity,
+    clock: Arc<dyn Clock>,
+}
+
+async fn serve(listener: TcpListener, tls: TlsAcceptor, service: Arc<Service>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let (tls, keys) = (tls.clone(), Arc::clone(&keys));
+        let (tls, service) = (tls.clone(), Arc::clone(&service));
         tokio::spawn(async move {
             let Ok(stream) = tls.accept(stream).await else { return };
-            let service = service_fn(move |request: Request<Incoming>| {
-                let answer = answer(&request, &keys);
-                async move { Ok::<_, Infallible>(answer) }
+            let answer = service_fn(move |request: Request<Incoming>| {
+                let service = Arc::clone(&service);
+                async move { Ok::<_, Infallible>(service.answer(request).await) }
             });
             // A connection that the client drops is no matter here.
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
         });
     }
 }
 
-fn answer(request: &Request<Incoming>, keys: &Keys) -> Response<Full<Bytes>> {
-    let (received, right) = verify(request, keys);
-    let (status, verdict) = match (right, received.is_empty()) {
-        (true, _) => (200, "the credential is right"),
-        (false, true) => (401, "no credential"),
-        (false, false) => (401, "the credential is wrong"),
-    };
-    let body = serde_json::json!({ "received": received, "verdict": verdict }).to_string();
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
-    response
+impl Service {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (status, body) = if request.uri().path() == "/token" {
+            let form = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
+            self.identity.token(&form, self.clock.now())
+        } else {
+            let (received, right) = verify(&request, &self.keys, &self.identity);
+            let (status, verdict) = match (right, received.is_empty()) {
+                (true, _) => (200, "the credential is right"),
+                (false, true) => (401, "no credential"),
+                (false, false) => (401, "the credential is wrong"),
+            };
+            (status, serde_json::json!({ "received": received, "verdict": verdict }))
+        };
+        let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+        *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
+        response
+    }
 }
 
 /// What was received, the secret part left out, and whether it is right.
-fn verify(request: &Request<Incoming>, keys: &Keys) -> (String, bool) {
+fn verify(request: &Request<Incoming>, keys: &Keys, identity: &Identity) -> (String, bool) {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     match request.uri().path() {
         "/bearer" => {
@@ -126,6 +147,11 @@ fn verify(request: &Request<Incoming>, keys: &Keys) -> (String, bool) {
             let right = decoded.is_some_and(|pair| pair == format!("demo:{}", keys.second).into_bytes());
             (pair.map_or_else(String::new, |_| "Authorization: Basic [redacted]".into()), right)
         }
-        _ => (String::new(), false),
+        path => {
+            let token = header(AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer "));
+            let granted = token.and_then(|token| identity.grant_of(token));
+            let right = granted.is_some() && path.strip_prefix("/oauth2/") == granted;
+            (token.map_or_else(String::new, |_| "Authorization: Bearer [redacted]".into()), right)
+        }
     }
 }

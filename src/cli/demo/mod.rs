@@ -3,9 +3,11 @@
 
 mod api;
 mod cases;
+mod identity;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::Args;
 use owo_colors::{OwoColorize, Style};
@@ -39,7 +41,7 @@ pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, 
     crate::observe::init("error", crate::observe::Form::Auto, context.colour);
     let failed = |error: String| Failure::Other(format!("the demo could not be set up: {error}"));
     let keys = Keys::generate().map_err(failed)?;
-    let api = Api::start(keys.clone(), context.deps.clock.now()).await.map_err(failed)?;
+    let api = Api::start(keys.clone(), Arc::clone(&context.deps.clock)).await.map_err(failed)?;
     let folder = tempfile::tempdir().map_err(|error| failed(error.to_string()))?;
     let config = configuration(folder.path(), &keys, &api).map_err(failed)?;
     let config = Config::parse(&config).map_err(Failure::Config)?;
@@ -71,7 +73,10 @@ fn configuration(folder: &Path, keys: &Keys, api: &Api) -> Result<String, String
     std::fs::write(&root, api.ca_pem()).map_err(|error| error.to_string())?;
     let mut text = format!(
         "listeners:\n  forward:\n    - address: 127.0.0.1:0\nlog: {{ level: error, requests: false }}\nupstream:\n  \
-         allow_addresses: [127.0.0.0/8]\n  ca_file: {root:?}\n  resolve:\n    \"{host}:443\": {address}\ncredentials:\n",
+         allow_addresses: [127.0.0.0/8]\n  ca_file: {root:?}\n  resolve:\n    \"{host}:443\": {address}\n    \"{login}:443\": {address}\n\
+         tokens: {{ directory: {tokens:?} }}\ncredentials:\n",
+        login = cases::LOGIN_HOST,
+        tokens = folder.join("tokens"),
         host = cases::HOST,
         address = api.address(),
     );
