@@ -124,6 +124,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    let logs = crate::observe::Flush;
     let deps = Deps::system();
     let no_colour = deps.environment.variable("NO_COLOR").is_some_and(|value| !value.is_empty());
     let context = Context { colour: !no_colour, config: cli.config, deps };
@@ -148,6 +149,7 @@ pub fn main() -> ExitCode {
     });
     // A blocking read of a file or a slow DNS look-up must not hold the exit.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+    drop(logs);
     match result {
         Ok(code) => ExitCode::from(code),
         Err(Failure::Other(why)) => {

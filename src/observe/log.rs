@@ -6,6 +6,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::line::JsonLines;
+use super::writer::Lines;
+
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -29,9 +32,9 @@ pub fn init(level: &str, form: Form, colour: bool) {
         .with_target("h2", LevelFilter::ERROR)
         .with_target("reqwest", LevelFilter::ERROR);
     let registry = tracing_subscriber::registry().with(quiet);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(Lines::start());
     let started = if form == Form::Json || (form == Form::Auto && !terminal) {
-        registry.with(lines.json().flatten_event(true)).try_init()
+        registry.with(lines.json().event_format(JsonLines::new())).try_init()
     } else {
         registry.with(lines.with_ansi(colour && terminal)).try_init()
     };

@@ -3,7 +3,10 @@
 //! **Never shows a secret, a query string or a caller's token; never changes anything.**
 
 mod health;
+mod line;
 mod log;
+mod writer;
 
 pub use health::{Health, router};
 pub use log::{Form, init};
+pub use writer::Flush;

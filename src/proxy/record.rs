@@ -70,7 +70,7 @@ impl Record {
     /// Notes the head of an upstream's answer.
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
-        self.answered = Some(self.clock.instant());
+        self.answered = self.enabled.then(|| self.clock.instant());
     }
 }
 
@@ -97,7 +97,6 @@ impl Drop for Record {
         let now = self.clock.instant();
         let millis =
             |since: Instant, until: Instant| until.saturating_duration_since(since).as_micros() as f64 / 1000.0;
-        let text = |value: &Option<Arc<str>>| value.as_deref().unwrap_or("-").to_owned();
         let (code, fault) = match &self.refusal {
             Some(refusal) => (refusal.code.as_str(), refusal.fault.as_str()),
             None if self.ended == Some("upstream_broke_off") => ("-", "upstream"),
@@ -110,8 +109,8 @@ impl Drop for Record {
             via = self.via,
             method = self.method.as_str(),
             destination = %self.destination,
-            binding = text(&self.binding),
-            credential = text(&self.credential),
+            binding = self.binding.as_deref().unwrap_or("-"),
+            credential = self.credential.as_deref().unwrap_or("-"),
             status = self.status.map_or(0, |status| status.as_u16()),
             code,
             fault,
