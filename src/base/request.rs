@@ -40,10 +40,17 @@ pub struct RequestView<'a> {
 /// Whether two header names are spellings of one: servers that make variables of headers read `_` as `-`, and some drop
 /// an underscore at the end. Both are lower case, as [`http::HeaderName`] keeps them.
 pub fn is_spelling_of(one: &str, other: &str) -> bool {
-    let plain = |name: &'_ str| name.trim_end_matches('_').len();
-    let (one, other) = (&one.as_bytes()[..plain(one)], &other.as_bytes()[..plain(other)]);
+    let (one, other) = (plain(one.as_bytes()), plain(other.as_bytes()));
     let read = |byte: u8| if byte == b'_' { b'-' } else { byte };
     one.len() == other.len() && one.iter().zip(other).all(|(one, other)| read(*one) == read(*other))
+}
+
+/// A name without the underscores at its end.
+fn plain(mut name: &[u8]) -> &[u8] {
+    while let [rest @ .., b'_'] = name {
+        name = rest;
+    }
+    name
 }
 
 #[cfg(test)]

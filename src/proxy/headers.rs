@@ -47,10 +47,14 @@ const FRAMING: [&str; 3] = ["content-length", "transfer-encoding", "host"];
 /// `bad_request` for a `Connection` header that is no list of names.
 pub(super) fn clean_request(headers: &mut HeaderMap) -> Result<Found, Refusal> {
     let mut found = Found::default();
+    let mut upgrade = false;
     let mut gone: Vec<HeaderName> = Vec::new();
     for (name, value) in headers.iter() {
+        if *name == HOST {
+            continue;
+        }
         if *name == CONNECTION {
-            for token in tokens(value) {
+            for token in tokens(value).filter(|token| !goes_anyway(token)) {
                 let token = HeaderName::from_bytes(token)
                     .map_err(|_| Refusal::bad_request("the Connection header is not a list of names"))?;
                 gone.push(token);
@@ -58,19 +62,26 @@ pub(super) fn clean_request(headers: &mut HeaderMap) -> Result<Found, Refusal> {
         } else if *name == EXPECT {
             found.expects_continue |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
         }
-        if name.as_str().contains('_') && FRAMING.iter().any(|framing| is_spelling_of(name.as_str(), framing)) {
+        if name.as_str().as_bytes().contains(&b'_')
+            && FRAMING.iter().any(|framing| is_spelling_of(name.as_str(), framing))
+        {
             return Err(Refusal::bad_request("a header looks like one that frames the message"));
         }
-        if *name == HOST || is_hop_by_hop(name) || is_ours(name) {
-            gone.push(name.clone());
+        if is_hop_by_hop(name) || is_ours(name) {
+            upgrade |= *name == UPGRADE;
+            if *name != CONNECTION {
+                gone.push(name.clone());
+            }
         }
     }
     if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
         return Err(Refusal::bad_request("two Content-Length headers"));
     }
     found.expects_continue &= !gone.contains(&EXPECT);
-    found.websocket = gone.contains(&UPGRADE) && is_websocket(headers);
+    found.websocket = upgrade && is_websocket(headers);
     let trailers = headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(b"trailers"));
+    headers.remove(HOST);
+    headers.remove(CONNECTION);
     for name in gone {
         headers.remove(name);
     }
@@ -130,8 +141,8 @@ pub(super) fn clean_response(headers: &mut HeaderMap, switching: bool) {
     let mut gone: Vec<HeaderName> = Vec::new();
     for (name, value) in headers.iter() {
         if *name == CONNECTION {
-            gone.extend(tokens(value).filter_map(|token| HeaderName::from_bytes(token).ok()));
-            gone.push(CONNECTION);
+            let named = tokens(value).filter(|token| !goes_anyway(token));
+            gone.extend(named.filter_map(|token| HeaderName::from_bytes(token).ok()));
         } else if matches!(
             name.as_str(),
             "keep-alive"
@@ -145,6 +156,7 @@ pub(super) fn clean_response(headers: &mut HeaderMap, switching: bool) {
             gone.push(name.clone());
         }
     }
+    headers.remove(CONNECTION);
     for name in gone.into_iter().filter(|name| !(switching && *name == UPGRADE)) {
         headers.remove(name);
     }
@@ -156,6 +168,11 @@ pub(super) fn clean_response(headers: &mut HeaderMap, switching: bool) {
 /// A `Proxy-Status` entry in our name from an upstream would make its 401 look like our refusal.
 fn claims_to_be_us(value: &HeaderValue) -> bool {
     value.as_bytes().to_ascii_lowercase().windows(11).any(|window| window == b"countersign")
+}
+
+/// The token that nearly every `Connection` header holds; the header of that name goes wherever it stands.
+fn goes_anyway(token: &[u8]) -> bool {
+    token.eq_ignore_ascii_case(b"keep-alive")
 }
 
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
