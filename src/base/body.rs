@@ -44,7 +44,8 @@ enum Kind {
 pub struct Body {
     kind: Kind,
     /// A frame that was read ahead, to be passed on first.
-    ahead: Option<Frame<Bytes>>,
+    /// Apart, since a body is moved from hand to hand and few have one.
+    ahead: Option<Box<Frame<Bytes>>>,
     watch: Option<Box<dyn Watch>>,
     release: Option<Arc<dyn Release>>,
     trailers: Option<TrailerFilter>,
@@ -178,7 +179,7 @@ impl Body {
                 Ok(())
             }
             Some(Some(frame)) => {
-                self.ahead = Some(frame?);
+                self.ahead = Some(Box::new(frame?));
                 Ok(())
             }
         }
@@ -192,7 +193,7 @@ impl HttpBody for Body {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         if let Some(frame) = this.ahead.take() {
-            let frame = Some(Ok(frame));
+            let frame = Some(Ok(*frame));
             if let Some(keep) = &this.keep {
                 keep.passed(frame.as_ref());
             }
@@ -252,7 +253,7 @@ impl HttpBody for Body {
             Kind::Incoming(body) => body.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
         };
-        let Some(ahead) = self.ahead.as_ref().and_then(Frame::data_ref) else { return inner };
+        let Some(ahead) = self.ahead.as_deref().and_then(Frame::data_ref) else { return inner };
         let ahead = ahead.len() as u64;
         let mut hint = SizeHint::new();
         hint.set_lower(inner.lower() + ahead);

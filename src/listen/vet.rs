@@ -192,11 +192,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Vet<S> {
             self.waiting_since = None;
             return Poll::Pending;
         }
-        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let mut now = Instant::now();
+        let since = *self.waiting_since.get_or_insert(now);
         let limit = if self.held.is_empty() { self.patience.idle } else { self.patience.header_read };
         let deadline = since + limit;
         loop {
-            if Instant::now() >= deadline {
+            if now >= deadline {
                 return Poll::Ready(());
             }
             // A timer that rings too early costs less than setting it anew for every request.
@@ -204,6 +205,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Vet<S> {
                 self.timer.as_mut().reset(deadline);
             }
             ready!(self.timer.as_mut().poll(cx));
+            now = Instant::now();
         }
     }
 
