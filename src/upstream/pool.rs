@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, HeaderValue, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -243,6 +243,11 @@ impl Egress {
             && let Some(auth) = self.dialer.via(destination).as_ref().and_then(|proxy| proxy.basic_auth())
         {
             request.headers_mut().insert(PROXY_AUTHORIZATION, auth.clone());
+        }
+        if destination.protocol() == Protocol::Http {
+            // The client would write the same text anew for every request. Over TLS it may come to speak HTTP/2, which has
+            // no Host.
+            request.headers_mut().insert(HOST, destination.host_header().clone());
         }
         let client = if h1_only { &self.h1 } else { &self.any };
         if request.body().is_end_stream() {
