@@ -47,7 +47,7 @@ pub struct Route {
     /// Where it leads.
     pub destination: Destination,
     /// The path put before the rest; without a slash at its end, usually empty.
-    pub base: Box<str>,
+    pub base: Arc<str>,
     /// Web pages that may use it.
     pub allow_origins: Vec<String>,
 }
@@ -172,11 +172,11 @@ impl Route {
     /// `bad_request` when the outcome is no target.
     pub(super) fn target(&self, uri: &Uri) -> Result<Uri, Refusal> {
         let rest = self.prefix.rest(uri.path()).unwrap_or("/");
-        let path = match (self.base.is_empty(), rest.is_empty()) {
-            (true, true) => "/".to_owned(),
-            _ => format!("{}{rest}", self.base),
+        let slash = if self.base.is_empty() && rest.is_empty() { "/" } else { "" };
+        let text = match uri.query() {
+            None => [&*self.base, slash, rest].concat(),
+            Some(query) => [&*self.base, slash, rest, "?", query].concat(),
         };
-        let text = uri.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
         let bad = |_| Refusal::bad_request("not a path");
         let mut parts = http::uri::Parts::default();
         parts.path_and_query = Some(PathAndQuery::from_maybe_shared(bytes::Bytes::from(text)).map_err(|_| bad(()))?);

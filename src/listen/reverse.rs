@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use http::header::{HOST, HeaderMap, HeaderName, ORIGIN};
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use http::uri::Authority;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
@@ -45,7 +46,7 @@ fn inbound(conn: &Arc<Conn>, mut request: Request<Incoming>) -> Result<Inbound, 
     let target = route.target(request.uri())?;
     let scheme = if door.tls.is_some() { Protocol::Https } else { Protocol::Http };
     let links =
-        Links { public: format!("{}://{host}{}", scheme.as_str(), route.prefix.as_str()), base: route.base.clone() };
+        Links { protocol: scheme, authority: host, prefix: route.prefix.clone(), base: Arc::clone(&route.base) };
     let via = Via::Route {
         binding: route.bound.then(|| Arc::clone(&route.name)),
         links: Box::new(links),
@@ -58,15 +59,24 @@ fn inbound(conn: &Arc<Conn>, mut request: Request<Incoming>) -> Result<Inbound, 
 
 /// The Host that the caller wrote, if it is one that this listener answers to: a page on another name that resolves here
 /// (DNS rebinding) is refused.
-fn own_host(conn: &Conn, door: &Door, names: &[Host], request: &Request<Incoming>) -> Result<String, Refusal> {
+fn own_host(
+    conn: &Conn,
+    door: &Arc<Door>,
+    names: &[Host],
+    request: &Request<Incoming>,
+) -> Result<HeaderValue, Refusal> {
     refuse_two_hosts(request.headers())?;
-    let text = |value: &http::HeaderValue| value.to_str().map(str::to_owned).ok();
-    let header = request.headers().get(HOST).and_then(text);
-    let authority = request.uri().authority().map(|authority| authority.as_str().to_owned());
+    let header = request.headers().get(HOST).and_then(|value| value.to_str().ok());
+    let authority = request.uri().authority().map(Authority::as_str);
+    if let (Some(host), None) | (None, Some(host)) = (authority, header)
+        && let Some(own) = conn.own_host.known(door, host.as_bytes())
+    {
+        return Ok(own);
+    }
     let scheme = if door.tls.is_some() { Protocol::Https } else { Protocol::Http };
     let parse = |text: &str| Destination::from_authority(scheme, text);
     let host = match (authority, header) {
-        (Some(authority), Some(header)) if parse(&authority)? != parse(&header)? => {
+        (Some(authority), Some(header)) if parse(authority)? != parse(header)? => {
             return Err(Refusal::new(
                 Code::DestinationMismatch,
                 "the Host header and the request's authority disagree",
@@ -75,7 +85,7 @@ fn own_host(conn: &Conn, door: &Door, names: &[Host], request: &Request<Incoming
         (Some(host), _) | (None, Some(host)) => host,
         (None, None) => return Err(Refusal::bad_request("the request names no host")),
     };
-    let named = parse(&host)?;
+    let named = parse(host)?;
     let own = match named.host() {
         Host::Name(name) => &**name == "localhost" || names.contains(named.host()),
         Host::Address(address) => {
@@ -84,6 +94,9 @@ fn own_host(conn: &Conn, door: &Door, names: &[Host], request: &Request<Incoming
         }
     };
     if own {
+        // A copy, since a header holds the whole buffer that it was read into.
+        let host = HeaderValue::from_str(host).map_err(|_| Refusal::bad_request("the request names no host"))?;
+        conn.own_host.remember(door, &host);
         return Ok(host);
     }
     Err(Refusal::new(
@@ -101,14 +114,13 @@ fn refuse_web_pages(headers: &HeaderMap, route: &Route) -> Result<(), Refusal> {
         Err(Refusal::new(Code::DestinationForbidden, format!("{what}; `allow_origins` of the route would permit it"))
             .with_proxy_error("http_request_denied"))
     };
-    let origins: Vec<_> = headers.get_all(ORIGIN).iter().collect();
-    let listed =
-        |value: &http::HeaderValue| route.allow_origins.iter().any(|origin| value.as_bytes() == origin.as_bytes());
-    if !origins.iter().all(|origin| listed(origin)) {
+    let origins = headers.get_all(ORIGIN);
+    let listed = |value: &HeaderValue| route.allow_origins.iter().any(|origin| value.as_bytes() == origin.as_bytes());
+    if !origins.iter().all(listed) {
         return forbidden("a web page may not use this route");
     }
     let foreign = headers.get_all(SEC_FETCH_SITE).iter().any(|value| value.as_bytes() != b"none");
-    if foreign && origins.is_empty() {
+    if foreign && !headers.contains_key(ORIGIN) {
         return forbidden("a browser may not use this route from a page");
     }
     Ok(())

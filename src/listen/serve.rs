@@ -15,7 +15,7 @@ use super::http::{Handler, begin_http, serve_boxed};
 use super::identify::Evidence;
 use super::kernel;
 use super::settings::Address;
-use super::shared::{Conn, OpenPlace, Shared};
+use super::shared::{Conn, OpenPlace, OwnHost, Shared};
 use super::socket::{Accepted, Bound, Socket, accept_one};
 use crate::base::{Code, Refusal};
 use crate::proxy::problem_bytes;
@@ -86,6 +86,7 @@ async fn welcome(accepted: Accepted, door: Arc<ArcSwap<Door>>, shared: Arc<Share
                 evidence,
                 local_ip: local.map(|local| local.ip()),
                 place,
+                own_host: OwnHost::default(),
                 tunnels: AtomicUsize::new(0),
             };
             begin(stream, conn, &rules).await;
@@ -95,7 +96,8 @@ async fn welcome(accepted: Accepted, door: Arc<ArcSwap<Door>>, shared: Arc<Share
             if rules.same_user && !evidence.uid.is_some_and(|uid| uid == 0 || uid == kernel::own_uid()) {
                 return turn_away(stream, &not_same_user(), &shared).await;
             }
-            let conn = Conn { shared, door, evidence, local_ip: None, place, tunnels: AtomicUsize::new(0) };
+            let own_host = OwnHost::default();
+            let conn = Conn { shared, door, evidence, local_ip: None, place, own_host, tunnels: AtomicUsize::new(0) };
             begin(stream, conn, &rules).await;
         }
     }

@@ -1,10 +1,11 @@
 //! What all listeners and all connections share: the proxy, the authority, the limits, and who is connected.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use http::HeaderValue;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -104,8 +105,29 @@ pub(super) struct Conn {
     pub(super) evidence: Evidence,
     pub(super) local_ip: Option<IpAddr>,
     pub(super) place: Option<OpenPlace>,
+    /// The Host that a reverse listener last found to be its own.
+    pub(super) own_host: OwnHost,
     /// Tunnels that run inside this connection.
     pub(super) tunnels: AtomicUsize,
+}
+
+/// A Host that was found to be the listener's own, remembered since a caller writes the same one in each of its requests.
+/// It holds for the rules that it was judged by, and for no later ones.
+#[derive(Default)]
+pub(super) struct OwnHost(Mutex<Option<(Weak<Door>, HeaderValue)>>);
+
+impl OwnHost {
+    /// The Host, if it is the one that was remembered under these rules.
+    pub(super) fn known(&self, door: &Arc<Door>, host: &[u8]) -> Option<HeaderValue> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (rules, own) = last.as_ref()?;
+        (std::ptr::eq(rules.as_ptr(), Arc::as_ptr(door)) && own.as_bytes() == host).then(|| own.clone())
+    }
+
+    /// Remembers a Host that these rules accept.
+    pub(super) fn remember(&self, door: &Arc<Door>, host: &HeaderValue) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Arc::downgrade(door), host.clone()));
+    }
 }
 
 /// A tunnel at work inside a connection; counted until it is dropped.

@@ -1,17 +1,24 @@
 //! On a reverse route, `Location` and `Link` that point at the upstream are rewritten to the route, so that the next page
 //! comes through us. Nothing else of an answer is touched.
 
+use std::sync::Arc;
+
 use http::header::{HeaderMap, HeaderName, HeaderValue, LINK, LOCATION};
 
-use crate::base::Destination;
+use crate::base::{Destination, Protocol};
+use crate::route::PathPrefix;
 
 /// Where a reverse route stands, seen from its caller.
 #[derive(Debug, Clone)]
 pub struct Links {
-    /// Scheme, authority and prefix as the caller wrote them, such as `http://127.0.0.1:8181/azure`.
-    pub public: String,
+    /// How the caller reaches us.
+    pub protocol: Protocol,
+    /// The authority as the caller wrote it, such as `127.0.0.1:8181`.
+    pub authority: HeaderValue,
+    /// The prefix of the route.
+    pub prefix: PathPrefix,
     /// The path below which the upstream is called, without a slash at the end; usually empty.
-    pub base: Box<str>,
+    pub base: Arc<str>,
 }
 
 impl Links {
@@ -46,7 +53,8 @@ impl Links {
         };
         let below =
             path.strip_prefix(&*self.base).filter(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']))?;
-        Some(format!("{}{below}", self.public))
+        let authority = self.authority.to_str().ok()?;
+        Some(format!("{}://{authority}{}{below}", self.protocol.as_str(), self.prefix.as_str()))
     }
 
     /// What follows the authority, if that is the upstream's.
@@ -84,7 +92,12 @@ mod tests {
     use super::*;
 
     fn rewritten(base: &str, name: HeaderName, value: &str) -> String {
-        let links = Links { public: "http://127.0.0.1:8181/azure".into(), base: base.into() };
+        let links = Links {
+            protocol: Protocol::Http,
+            authority: HeaderValue::from_static("127.0.0.1:8181"),
+            prefix: PathPrefix::parse("/azure").unwrap(),
+            base: base.into(),
+        };
         let mut headers = HeaderMap::new();
         headers.insert(name.clone(), value.parse().unwrap());
         links.rewrite(&mut headers, &Destination::from_upstream("https://api.test").unwrap());

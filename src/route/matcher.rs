@@ -1,6 +1,7 @@
 //! Host patterns and path prefixes: parsed when they are written by the code that matches when they are used.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::base::{Destination, Host, Refusal};
 
@@ -87,7 +88,7 @@ impl fmt::Display for HostPattern {
 
 /// A path prefix of whole segments: `/setup` names `/setup` and `/setup/x`, not `/setup-x`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PathPrefix(Box<str>);
+pub struct PathPrefix(Arc<str>);
 
 impl PathPrefix {
     /// Parses a prefix; a slash at its end changes nothing.
