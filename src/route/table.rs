@@ -77,6 +77,10 @@ struct Slot {
 }
 
 impl Slot {
+    fn is_on(&self, destination: &Destination) -> bool {
+        self.at.port.is_none_or(|port| port == destination.port())
+    }
+
     /// Most specific first: port, longest path, method, caller.
     fn rank(&self) -> (bool, usize, bool, bool) {
         (
@@ -88,23 +92,78 @@ impl Slot {
     }
 }
 
+/// The slots of one host or suffix, most specific first.
+#[derive(Debug, Default)]
+struct Slots {
+    all: Vec<Slot>,
+    /// Where the slots of each path stand, when they are many.
+    by_path: HashMap<Box<str>, Vec<usize>>,
+    /// Where those without a path stand.
+    pathless: Vec<usize>,
+    /// The length of the longest path.
+    longest: usize,
+}
+
+/// From so many slots on, those of a path are looked up instead of tried one after the other.
+const MANY: usize = 16;
+
+impl Slots {
+    /// Sorts the slots, reports ties, and makes the index.
+    fn arrange(&mut self, host: &str, ties: &mut Vec<Tie>) {
+        arrange(&mut self.all, host, ties);
+        if self.all.len() < MANY {
+            return;
+        }
+        for (index, slot) in self.all.iter().enumerate() {
+            let Some(path) = &slot.at.path else {
+                self.pathless.push(index);
+                continue;
+            };
+            self.longest = self.longest.max(path.len());
+            self.by_path.entry(path.as_str().into()).or_default().push(index);
+        }
+    }
+
+    /// The slots that a path may concern, most specific first. All of them where the path could deceive a rule, since then
+    /// even a rule for another path refuses it.
+    fn concerning(&self, path: &str) -> impl Iterator<Item = &Slot> {
+        let mut some = Vec::new();
+        let indexed = !self.by_path.is_empty() && refuse_path_tricks(path).is_ok();
+        if indexed {
+            let ends = path.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(index, _)| index);
+            let prefixes = ends.chain([path.len()]).take_while(|end| *end <= self.longest);
+            some.extend(prefixes.filter_map(|end| self.by_path.get(path.get(..end)?)).flatten());
+            some.extend(&self.pathless);
+            // The order of the slots is that of their specificity.
+            some.sort_unstable();
+        }
+        let all = if indexed { 0..0 } else { 0..self.all.len() };
+        some.into_iter().chain(all).map(|index| &self.all[index])
+    }
+}
+
 #[derive(Debug, Default)]
 struct Hosts {
-    exact: HashMap<Host, Vec<Slot>>,
-    below: HashMap<Box<str>, Vec<Slot>>,
+    exact: HashMap<Host, Slots>,
+    below: HashMap<Box<str>, Slots>,
 }
 
 impl Hosts {
-    /// The slots of a host, exact ones first, then those of its longest suffix, and so on.
-    fn slots<'a>(&'a self, destination: &'a Destination) -> impl Iterator<Item = &'a Slot> {
-        let exact = self.exact.get(destination.host()).into_iter().flatten();
+    /// The groups of slots of a host, the exact one first, then that of its longest suffix, and so on.
+    fn groups<'a>(&'a self, destination: &'a Destination) -> impl Iterator<Item = &'a Slots> {
+        let exact = self.exact.get(destination.host());
         let mut rest = if self.below.is_empty() { None } else { destination.host().name() };
         let suffixes = std::iter::from_fn(move || {
             let (_, suffix) = rest?.split_once('.')?;
             rest = Some(suffix);
-            Some(self.below.get(suffix).into_iter().flatten())
+            Some(self.below.get(suffix))
         });
-        exact.chain(suffixes.flatten()).filter(|slot| slot.at.port.is_none_or(|port| port == destination.port()))
+        exact.into_iter().chain(suffixes.flatten())
+    }
+
+    /// Every slot of a host.
+    fn slots<'a>(&'a self, destination: &'a Destination) -> impl Iterator<Item = &'a Slot> {
+        self.groups(destination).flat_map(|slots| &slots.all).filter(|slot| slot.is_on(destination))
     }
 }
 
@@ -138,7 +197,7 @@ impl RouteTable {
                     (Host::Name(suffix), true) => hosts.below.entry(suffix.clone()).or_default(),
                     (host, _) => hosts.exact.entry(host.clone()).or_default(),
                 };
-                slots.extend(paths.iter().map(|path| Slot {
+                slots.all.extend(paths.iter().map(|path| Slot {
                     at: Coordinates { port: pattern.port, path: path.clone() },
                     binding: Arc::clone(&binding),
                 }));
@@ -147,10 +206,10 @@ impl RouteTable {
         let mut ties = Vec::new();
         for hosts in accounts.values_mut() {
             for (host, slots) in &mut hosts.exact {
-                arrange(slots, &host.to_string(), &mut ties);
+                slots.arrange(&host.to_string(), &mut ties);
             }
             for (suffix, slots) in &mut hosts.below {
-                arrange(slots, &format!("*.{suffix}"), &mut ties);
+                slots.arrange(&format!("*.{suffix}"), &mut ties);
             }
         }
         if ties.is_empty() {
@@ -230,7 +289,10 @@ impl RouteTable {
     /// The most specific binding that is for this request; an error when the request tries to deceive a rule.
     fn find<'a>(&'a self, ask: &Ask<'a>) -> Result<Option<&'a Arc<Binding>>, Refusal> {
         let mut path_is_plain = false;
-        for slot in self.slots(ask.caller, ask.destination) {
+        let hosts = self.accounts.get(&ask.caller.account);
+        let groups = hosts.into_iter().flat_map(|hosts| hosts.groups(ask.destination));
+        let slots = groups.flat_map(|slots| slots.concerning(ask.path));
+        for slot in slots.filter(|slot| slot.is_on(ask.destination)) {
             let binding = &slot.binding;
             let meant = match (ask.named, ask.route) {
                 (Some(id), route) => {
@@ -601,6 +663,38 @@ mod tests {
         assert_eq!(decide(&with(Unbound::Pass), get("https://a.test:8443/x")), "c@a.test:8443");
         let observed = decide(&with(Unbound::Observe), get("https://b.test/p?secret=1"));
         assert!(observed.contains("b.test") && observed.contains("/p") && !observed.contains("secret"), "{observed}");
+    }
+
+    #[test]
+    fn many_bindings_of_a_host_decide_as_a_few_do() {
+        let at = |id: &str, host: &str, path: &str| Binding {
+            paths: vec![PathPrefix::parse(path).unwrap()],
+            ..binding(id, host)
+        };
+        let few = || {
+            vec![
+                binding("any", "a.test"),
+                at("root", "a.test", "/"),
+                at("one", "a.test", "/a"),
+                Binding { methods: vec![Method::PUT], ..at("put", "a.test", "/a") },
+                at("two", "a.test", "/a/b"),
+                at("port", "a.test:8443", "/a"),
+                Binding { only_named: true, ..at("named", "a.test", "/a/b/c") },
+                binding("below", "*.test"),
+            ]
+        };
+        let more = (0..100).map(|index| at("more", "a.test", &format!("/more/{index}")));
+        let (small, large) = (table(few()), table(few().into_iter().chain(more).collect()));
+        assert_eq!(decide(&large, get("https://a.test/more/7/x")), "more@a.test");
+        for path in ["/", "/a", "/a/", "/a/b", "/a/b/c/d", "/a-b", "/b", "/a/b/../c", "/a%2fb", "//a", "/a;b"] {
+            for host in ["a.test", "a.test:8443", "b.test", "c.other"] {
+                for (method, named) in [(Method::GET, None), (Method::PUT, None), (Method::GET, Some("named"))] {
+                    let url = format!("https://{host}{path}");
+                    let call = || Call { method: method.clone(), named, ..get(&url) };
+                    assert_eq!(decide(&large, call()), decide(&small, call()), "{method} {url} {named:?}");
+                }
+            }
+        }
     }
 
     #[test]
