@@ -126,8 +126,7 @@ fn printable(text: &str) -> String {
 
 struct Inner {
     protocol: Protocol,
-    host: Host,
-    port: u16,
+    place: (Host, u16),
     authority: Authority,
     host_header: HeaderValue,
 }
@@ -145,7 +144,7 @@ impl Destination {
         let bad = |_| Refusal::new(Code::BadRequest, "the host cannot stand in an HTTP authority");
         let host_header = HeaderValue::from_str(&text).map_err(|_| bad(()))?;
         let authority = Authority::from_maybe_shared(bytes::Bytes::from(text)).map_err(|_| bad(()))?;
-        Ok(Self(Arc::new(Inner { protocol, host, port, authority, host_header })))
+        Ok(Self(Arc::new(Inner { protocol, place: (host, port), authority, host_header })))
     }
 
     /// For CONNECT: `host:port`, the port being required (RFC 9110 section 9.3.6). What is inside is taken to be TLS.
@@ -209,12 +208,17 @@ impl Destination {
 
     /// The host.
     pub fn host(&self) -> &Host {
-        &self.0.host
+        &self.0.place.0
     }
 
     /// The port.
     pub fn port(&self) -> u16 {
-        self.0.port
+        self.0.place.1
+    }
+
+    /// Host and port, as one key.
+    pub fn place(&self) -> &(Host, u16) {
+        &self.0.place
     }
 
     /// `host` or `host:port`, the port left out where it is the protocol's own.
@@ -269,8 +273,7 @@ fn split_authority(text: &str) -> Result<(&str, Option<u16>), Refusal> {
 
 impl PartialEq for Destination {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-            || (self.0.port == other.0.port && self.0.protocol == other.0.protocol && self.0.host == other.0.host)
+        Arc::ptr_eq(&self.0, &other.0) || (self.0.protocol == other.0.protocol && self.0.place == other.0.place)
     }
 }
 

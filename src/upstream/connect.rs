@@ -92,7 +92,7 @@ impl Dialer {
 
     /// The address that the operator wrote for a destination, if any.
     pub(super) fn resolved(&self, destination: &Destination) -> Option<SocketAddr> {
-        self.resolve.get(&(destination.host().clone(), destination.port())).copied()
+        self.resolve.get(destination.place()).copied()
     }
 
     /// A connection that carries the destination's bytes, through the corporate proxy where one is set: a CONNECT
@@ -211,18 +211,22 @@ pub(super) struct Connector {
 
 impl Connector {
     async fn connect(self, uri: Uri) -> Result<TokioIo<Stream>, Refusal> {
-        let destination = Destination::from_absolute(&uri)?;
+        self.connect_to(&Destination::from_absolute(&uri)?).await
+    }
+
+    /// A connection to a destination, within the time that connecting may take.
+    pub(super) async fn connect_to(&self, destination: &Destination) -> Result<TokioIo<Stream>, Refusal> {
         let timeout = self.dialer.timeout;
         let connecting = async {
-            let (tcp, proxied) = self.dialer.reach(&destination, false).await?;
+            let (tcp, proxied) = self.dialer.reach(destination, false).await?;
             if destination.protocol() == Protocol::Http {
                 return Ok(Stream::Plain { io: tcp, proxied });
             }
-            let name = server_name(&destination)?;
-            let stream = TlsConnector::from(self.tls)
+            let name = server_name(destination)?;
+            let stream = TlsConnector::from(Arc::clone(&self.tls))
                 .connect(name, tcp)
                 .await
-                .map_err(|error| tls_error(&destination, &error))?;
+                .map_err(|error| tls_error(destination, &error))?;
             Ok(Stream::Tls(Box::new(stream)))
         };
         match tokio::time::timeout(timeout, connecting).await {

@@ -5,6 +5,7 @@
 mod connect;
 mod control;
 mod guard;
+mod plain;
 mod pool;
 mod tls;
 

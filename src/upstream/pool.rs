@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::connect::{Connector, Dialer, unreachable};
 use super::guard::{Guard, OwnAddresses};
+use super::plain::{Failure, Plain};
 use super::tls::Roots;
 use super::{ProxySettings, Settings};
 use crate::base::Secrets;
@@ -178,6 +179,7 @@ fn matcher(settings: &ProxySettings, secrets: &Secrets) -> Result<Matcher, (Stri
 pub struct Egress {
     any: Client<Connector, Body>,
     h1: Client<Connector, Body>,
+    plain: Arc<Plain>,
     dialer: Dialer,
     response_timeout: Duration,
 }
@@ -196,22 +198,26 @@ impl Egress {
             proxy: proxy.map(Arc::clone),
             timeout: settings.connect_timeout,
         };
-        let client = |protocols: &[&[u8]]| -> Result<Client<Connector, Body>, String> {
+        let connector = |protocols: &[&[u8]]| -> Result<Connector, String> {
             let mut tls = roots.client_config()?;
             tls.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-            let connector = Connector { dialer: dialer.clone(), tls: Arc::new(tls) };
-            Ok(Client::builder(TokioExecutor::new())
+            Ok(Connector { dialer: dialer.clone(), tls: Arc::new(tls) })
+        };
+        let client = |connector: Connector| -> Client<Connector, Body> {
+            Client::builder(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(settings.idle_timeout)
                 .pool_max_idle_per_host(IDLE_PER_HOST)
                 .http2_initial_stream_window_size(STREAM_WINDOW)
                 .http2_initial_connection_window_size(CONNECTION_WINDOW)
-                .build(connector))
+                .build(connector)
         };
-        let any = client(&[b"h2", b"http/1.1"])?;
-        let h1 = client(&[b"http/1.1"])?;
-        Ok(Self { any, h1, dialer, response_timeout: settings.response_timeout })
+        let any = client(connector(&[b"h2", b"http/1.1"])?);
+        let only_h1 = connector(&[b"http/1.1"])?;
+        let plain = Arc::new(Plain::new(only_h1.clone(), IDLE_PER_HOST, settings.idle_timeout));
+        let h1 = client(only_h1);
+        Ok(Self { any, h1, plain, dialer, response_timeout: settings.response_timeout })
     }
 
     /// Sends a request to its destination and returns the head of the answer with its body still on the way.
@@ -228,11 +234,16 @@ impl Egress {
         h1_only: bool,
     ) -> Result<Response<Incoming>, Refusal> {
         let mut target = std::mem::take(request.uri_mut()).into_parts();
-        target.scheme = Some(match destination.protocol() {
-            Protocol::Http => http::uri::Scheme::HTTP,
-            Protocol::Https => http::uri::Scheme::HTTPS,
-        });
-        target.authority = Some(destination.authority().clone());
+        let way = match destination.protocol() {
+            _ if h1_only => Way::Client(&self.h1),
+            Protocol::Http if self.dialer.proxy.is_none() && *request.method() != Method::CONNECT => Way::Plain,
+            Protocol::Http | Protocol::Https => Way::Client(&self.any),
+        };
+        (target.scheme, target.authority) = match (&way, destination.protocol()) {
+            (Way::Plain, _) => (None, None),
+            (_, Protocol::Http) => (Some(http::uri::Scheme::HTTP), Some(destination.authority().clone())),
+            (_, Protocol::Https) => (Some(http::uri::Scheme::HTTPS), Some(destination.authority().clone())),
+        };
         if target.path_and_query.is_none() {
             target.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
         }
@@ -249,10 +260,9 @@ impl Egress {
             // no Host.
             request.headers_mut().insert(HOST, destination.host_header().clone());
         }
-        let client = if h1_only { &self.h1 } else { &self.any };
         if request.body().is_end_stream() {
-            return match tokio::time::timeout(self.response_timeout, client.request(request)).await {
-                Ok(answer) => answer.map_err(|error| explain(&error)),
+            return match tokio::time::timeout(self.response_timeout, self.exchange(way, destination, request)).await {
+                Ok(answer) => answer,
                 Err(_) => Err(self.no_answer()),
             };
         }
@@ -266,16 +276,31 @@ impl Egress {
         let progress =
             Arc::new(Progress { began: Instant::now(), last: AtomicU64::new(0), starved: AtomicBool::new(false) });
         let request = request.map(|body| body.watched(Box::new(Watched(Arc::clone(&progress)))));
-        let mut answer = std::pin::pin!(client.request(request));
+        let mut answer = std::pin::pin!(self.exchange(way, destination, request));
         loop {
             let last = Duration::from_micros(progress.last.load(Ordering::Relaxed));
             let until = progress.began + last + self.response_timeout;
             match tokio::time::timeout_at(until, &mut answer).await {
-                Ok(answer) => return answer.map_err(|error| explain(&error)),
+                Ok(answer) => return answer,
                 Err(_) if Duration::from_micros(progress.last.load(Ordering::Relaxed)) > last => {}
                 Err(_) if progress.starved.load(Ordering::Relaxed) => return Err(self.no_body()),
                 Err(_) => return Err(self.no_answer()),
             }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        way: Way<'_>,
+        destination: &Destination,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, Refusal> {
+        match way {
+            Way::Client(client) => client.request(request).await.map_err(|error| explain(&error)),
+            Way::Plain => self.plain.send(destination, request).await.map_err(|failure| match failure {
+                Failure::Connect(refusal) => refusal,
+                Failure::Broken(error) => explain(&error),
+            }),
         }
     }
 
@@ -285,7 +310,7 @@ impl Egress {
     /// `destination_forbidden`.
     pub fn foresee(&self, destination: &Destination) -> Result<(), Refusal> {
         let port = destination.port();
-        let known = match (self.dialer.resolve.get(&(destination.host().clone(), port)), destination.host()) {
+        let known = match (self.dialer.resolve.get(destination.place()), destination.host()) {
             (Some(address), _) => Some(*address),
             (None, Host::Address(ip)) => Some(std::net::SocketAddr::new(*ip, port)),
             (None, Host::Name(_)) => None,
@@ -330,6 +355,14 @@ impl fmt::Debug for Egress {
     }
 }
 
+/// How a request goes out.
+enum Way<'a> {
+    /// By a client that makes its choice by TLS, or knows how to speak to a corporate proxy.
+    Client(&'a Client<Connector, Body>),
+    /// By a cleartext connection of our own.
+    Plain,
+}
+
 /// How a request body moves.
 struct Progress {
     began: Instant,
@@ -357,8 +390,8 @@ impl Watch for Watched {
 }
 
 /// Turns a client error into a refusal: our own from the connector as it is, the rest by what broke.
-fn explain(error: &hyper_util::client::legacy::Error) -> Refusal {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+fn explain(error: &(dyn std::error::Error + 'static)) -> Refusal {
+    let mut source = Some(error);
     let mut body_broke = false;
     let mut incomplete = false;
     let mut last = String::new();
