@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio_util::sync::CancellationToken;
 
 use super::settings::Address;
@@ -42,7 +42,7 @@ impl Bound {
         let fail = |error: std::io::Error| format!("cannot listen on {address}: {error}");
         match address {
             Address::Tcp(socket) => {
-                let listener = TcpListener::bind(socket).await.map_err(fail)?;
+                let listener = listen(*socket).map_err(fail)?;
                 let bound = listener.local_addr().map_err(fail)?;
                 Ok(Self { socket: Socket::Tcp(listener), address: Address::Tcp(bound) })
             }
@@ -55,6 +55,17 @@ impl Bound {
             }
         }
     }
+}
+
+/// A burst of callers is queued by the kernel; what does not fit waits a second for its SYN to be repeated.
+const BACKLOG: u32 = 4096;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart must not wait for the connections of the process before it.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Removes the socket of a process that was killed; one that still answers is left alone, and binding fails.

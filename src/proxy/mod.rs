@@ -16,8 +16,11 @@ pub use links::Links;
 pub use pipeline::{Inbound, Limits, Proxy, State, Via};
 pub use respond::{problem, problem_bytes};
 
-/// The header pass, for the fuzzer alone; `false` when it refuses.
-#[cfg(fuzzing)]
-pub fn fuzz_clean_request(headers: &mut http::HeaderMap) -> bool {
-    headers::clean_request(headers).is_ok()
+/// The header pass by itself, for the fuzzer and the benchmark.
+///
+/// # Errors
+/// What it refuses.
+#[doc(hidden)]
+pub fn header_pass(headers: &mut http::HeaderMap) -> Result<(), crate::base::Refusal> {
+    headers::clean_request(headers).map(drop)
 }

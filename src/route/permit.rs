@@ -64,7 +64,8 @@ impl Permit {
             Identity::Token(handle) => {
                 let live = match handle.current() {
                     Some(live) => live,
-                    None => handle.obtain().await?,
+                    // Rare, so it must not make the future of every request larger.
+                    None => Box::pin(handle.obtain()).await?,
                 };
                 (Arc::clone(live.authorizer()), Some(live))
             }

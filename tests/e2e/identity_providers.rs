@@ -40,9 +40,9 @@ fn key(name: &str) -> String {
 /// The configuration: each case a credential for this API, used when a request names it.
 fn configuration(idp: &Idp, cases: &[Case]) -> String {
     let port = &idp.facts["port"];
-    let mut text = format!(
-        "listeners: {{ forward: [{{ address: 127.0.0.1:0 }}] }}\nlog: {{ level: trace }}\ntokens: {{ directory: FOLDER/tokens }}\n\
-         upstream: {{ allow_addresses: [127.0.0.0/8], ca_file: FOLDER/origin.pem }}\ncredentials:\n"
+    let mut text = String::from(
+        "listeners: { forward: [{ address: 127.0.0.1:0 }] }\nlog: { level: trace }\ntokens: { directory: FOLDER/tokens }\n\
+         upstream: { allow_addresses: [127.0.0.0/8], ca_file: FOLDER/origin.pem }\ncredentials:\n",
     );
     let mut bindings = String::from("bindings:\n");
     for case in cases {

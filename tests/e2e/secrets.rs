@@ -3,11 +3,20 @@
 use crate::support::{Config, Origin, Proxy, Root, raw, text};
 
 /// Every vector of every scheme that signs something, as a credential of its own.
-/// The last list names the hosts of their token endpoints.
-fn credentials() -> (String, String, Vec<String>, Vec<(String, String)>, Vec<String>) {
+#[derive(Default)]
+struct Planted {
+    credentials: String,
+    bindings: String,
+    paths: Vec<String>,
+    /// Each canary and the variable that holds it.
+    variables: Vec<(String, String)>,
+    /// Hosts of token endpoints.
+    logins: Vec<String>,
+}
+
+fn planted() -> Planted {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
-    let (mut credentials, mut bindings, mut paths, mut variables, mut logins) =
-        (String::new(), String::new(), Vec::new(), Vec::new(), Vec::new());
+    let Planted { mut credentials, mut bindings, mut paths, mut variables, mut logins } = Planted::default();
     for kind in countersign::scheme::KINDS {
         for file in std::fs::read_dir(root.join(kind.name)).unwrap() {
             let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
@@ -41,14 +50,14 @@ fn credentials() -> (String, String, Vec<String>, Vec<(String, String)>, Vec<Str
     }
     logins.sort();
     logins.dedup();
-    (credentials, bindings, paths, variables, logins)
+    Planted { credentials, bindings, paths, variables, logins }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
     let root = Root::new();
     let origin = Origin::http().await;
-    let (credentials, bindings, paths, mut variables, logins) = credentials();
+    let Planted { credentials, bindings, paths, mut variables, logins } = planted();
     let names: Vec<&str> = logins.iter().map(String::as_str).collect();
     // Every other exchange is refused by a provider that repeats what it was sent.
     let asked = std::sync::atomic::AtomicUsize::new(0);
@@ -57,7 +66,7 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
         let form = String::from_utf8_lossy(&seen.body).into_owned();
         let authorization = seen.header("authorization").unwrap_or_default();
         let description = format!("you sent {form} and {authorization}");
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             text(
                 200,
                 &serde_json::json!({ "access_token": format!("k4n4ry-access-{number}"), "expires_in": 3600 })

@@ -1,0 +1,171 @@
+//! What happens to every request, measured piece by piece: `cargo bench`. Compare runs on one machine; absolute times mean
+//! nothing. The whole path against other proxies is `bench/run`.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "a benchmark fails by panicking")]
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use countersign::base::{Authorizer, BoxFuture, CallError, ClientOptions, HttpClient, HttpClients};
+use countersign::base::{Deps, Destination, RequestView, Secret, SecretRef, Secrets};
+use countersign::proxy::header_pass;
+use countersign::route::{
+    Ask, Binding, Caller, Callers, CredentialEntry, Decision, HostPattern, PathPrefix, Readiness, RouteTable, Unbound,
+};
+use countersign::scheme::{Identity, Outside, Scheme, Setup};
+use countersign::token::{StateDirectory, Tokens};
+use divan::{Bencher, black_box};
+use http::{HeaderMap, HeaderValue, Method};
+use serde_json::json;
+
+fn main() {
+    divan::main();
+}
+
+/// A token endpoint that always grants.
+#[derive(Debug)]
+struct Granting;
+
+impl HttpClients for Granting {
+    fn client(&self, _: &Destination, _: &ClientOptions) -> Result<Arc<dyn HttpClient>, String> {
+        Ok(Arc::new(Granting))
+    }
+}
+
+impl HttpClient for Granting {
+    fn call(&self, _: http::Request<Vec<u8>>) -> BoxFuture<'_, Result<http::Response<Vec<u8>>, CallError>> {
+        let body = json!({ "access_token": "x".repeat(1000), "expires_in": 3600 }).to_string();
+        Box::pin(async move { Ok(http::Response::new(body.into_bytes())) })
+    }
+}
+
+fn scheme(name: &str, settings: serde_json::Value) -> Arc<dyn Scheme> {
+    let deps = Deps::system();
+    let outside = Outside {
+        tokens: Tokens::new(&deps),
+        http: Arc::new(Granting),
+        random: deps.random,
+        state: Arc::new(StateDirectory::new("state".into(), None).unwrap()),
+    };
+    let secrets: Secrets = [(SecretRef::Env { env: "S".into() }, Secret::new("s3cret-k3y"))].into_iter().collect();
+    let setup = Setup { account: "default", credential: "bench", secrets: &secrets, outside: &outside };
+    let kind = countersign::scheme::find(name).unwrap();
+    (kind.parse)(settings).unwrap().build(&setup).unwrap()
+}
+
+fn settings(name: &str) -> serde_json::Value {
+    let secret = json!({ "env": "S" });
+    match name {
+        "api_key" => json!({ "key": secret }),
+        "basic" => json!({ "username": "me", "password": secret }),
+        "oauth2" => json!({
+            "grant_type": "client_credentials", "token_url": "https://idp.test/token",
+            "client_id": "me", "client_secret": secret,
+        }),
+        other => panic!("say here how {other} is set up"),
+    }
+}
+
+fn headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        ("host", "api.test"),
+        ("user-agent", "python-requests/2.32"),
+        ("accept", "*/*"),
+        ("accept-encoding", "gzip, deflate"),
+        ("connection", "keep-alive"),
+        ("proxy-connection", "keep-alive"),
+        ("content-type", "application/json"),
+        ("x-request-id", "4711"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers
+}
+
+fn table(bindings: usize, one_host: bool) -> RouteTable {
+    let scheme = scheme("api_key", settings("api_key"));
+    let mut all = Vec::new();
+    let mut entries = Vec::new();
+    for index in 0..bindings {
+        let host = if one_host { "api.test".to_owned() } else { format!("host{index}.test") };
+        let hosts = vec![HostPattern::parse(&host).unwrap()];
+        let ready = Readiness::Ready(Arc::clone(&scheme));
+        let entry = Arc::new(CredentialEntry::new(&format!("c{index}"), "api_key", hosts.clone(), true, ready));
+        let paths = if one_host { vec![PathPrefix::parse(&format!("/v1/p{index}")).unwrap()] } else { vec![] };
+        entries.push(Arc::clone(&entry));
+        all.push(Binding {
+            name: format!("b{index}").into(),
+            credential: entry,
+            callers: vec![],
+            hosts,
+            methods: vec![],
+            paths,
+            allow_cleartext: false,
+            allow_addresses: Arc::new([]),
+            only_named: false,
+            route: None,
+        });
+    }
+    RouteTable::new(all, entries, Callers::default(), Unbound::Deny).unwrap()
+}
+
+#[divan::bench(args = [(10, false), (10_000, false), (10, true), (10_000, true)])]
+fn decide(bencher: Bencher<'_, '_>, (bindings, one_host): (usize, bool)) {
+    let table = table(bindings, one_host);
+    let (host, path) = if one_host { ("api.test", "/v1/p7/items") } else { ("host7.test", "/v1/items") };
+    let destination = Destination::from_connect(&format!("{host}:443")).unwrap();
+    let (caller, headers) = (Caller::local(), headers());
+    bencher.bench(|| {
+        let decision = table.decide(&Ask {
+            caller: &caller,
+            destination: &destination,
+            method: &Method::GET,
+            path: black_box(path),
+            headers: &headers,
+            named: None,
+            route: None,
+        });
+        assert!(matches!(decision, Decision::Use(_)));
+    });
+}
+
+/// What signs, a token obtained where the scheme needs one.
+fn authorizer(scheme: &dyn Scheme) -> Arc<dyn Authorizer> {
+    match scheme.identity() {
+        Identity::Fixed(authorizer) => Arc::clone(authorizer),
+        Identity::Token(handle) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            Arc::clone(runtime.block_on(handle.obtain()).unwrap().authorizer())
+        }
+    }
+}
+
+#[divan::bench(args = ["api_key", "basic", "oauth2"])]
+fn authorize(bencher: Bencher<'_, '_>, name: &str) {
+    let authorizer = authorizer(&*scheme(name, settings(name)));
+    let destination = Destination::from_connect("api.test:443").unwrap();
+    let headers = headers();
+    let view = RequestView {
+        method: &Method::GET,
+        path_and_query: "/v1/items?x=1",
+        headers: &headers,
+        destination: &destination,
+        body: None,
+    };
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    bencher.bench(|| authorizer.authorize(black_box(&view), now).unwrap());
+}
+
+#[divan::bench]
+fn header_pass_of_a_request(bencher: Bencher<'_, '_>) {
+    bencher.with_inputs(headers).bench_refs(|headers| header_pass(headers).unwrap());
+}
+
+#[divan::bench]
+fn token_hit(bencher: Bencher<'_, '_>) {
+    let scheme = scheme("oauth2", settings("oauth2"));
+    drop(authorizer(&*scheme));
+    let Identity::Token(handle) = scheme.identity() else { panic!("oauth2 has tokens") };
+    bencher.bench(|| black_box(handle.current()).unwrap());
+}
