@@ -45,7 +45,7 @@ fn scheme(name: &str, settings: serde_json::Value) -> Arc<dyn Scheme> {
         tokens: Tokens::new(&deps),
         http: Arc::new(Granting),
         random: deps.random,
-        state: Arc::new(StateDirectory::new("state".into(), None).unwrap()),
+        state: Arc::new(StateDirectory::new("state".into(), None, Arc::default()).unwrap()),
     };
     let secrets: Secrets = [(SecretRef::Env { env: "S".into() }, Secret::new("s3cret-k3y"))].into_iter().collect();
     let setup = Setup { account: "default", credential: "bench", secrets: &secrets, outside: &outside };

@@ -135,6 +135,11 @@ fn only_the_decision_makes_permits() {
 #[test]
 fn there_is_no_marked_hole_in_the_sources() {
     for (path, text) in sources() {
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        let parent = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path.with_file_name("mod.rs")));
+        if parent.is_ok_and(|parent| parent.contains(&format!("#[cfg(test)]\nmod {stem};"))) {
+            continue;
+        }
         let product = text.split("#[cfg(test)]\nmod tests").next().unwrap();
         for mark in ["todo!", "unimplemented!", "FIXME", "XXX", "#[ignore", ".unwrap()", ".expect(", "panic!("] {
             assert!(!product.contains(mark), "{} holds {mark}", path.display());

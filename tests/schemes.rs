@@ -161,7 +161,7 @@ fn prepare(draft: &dyn countersign::scheme::Draft, vector: &Vector) -> Result<Bu
         tokens: Tokens::new(&deps),
         http: Arc::new(endpoint),
         random: deps.random,
-        state: Arc::new(StateDirectory::new(state.path().to_owned(), None).unwrap()),
+        state: Arc::new(StateDirectory::new(state.path().to_owned(), None, Arc::default()).unwrap()),
     };
     let secrets = secrets(vector);
     let setup = Setup { account: "default", credential: "vector", secrets: &secrets, outside: &outside };

@@ -195,7 +195,9 @@ impl Builder {
         let settings = &self.config.tokens;
         let key = settings.key.as_ref().map(|key| self.secrets.field(key)).transpose();
         let state = key.map_err(|error| error.0);
-        let state = state.and_then(|key| StateDirectory::new(settings.directory.clone(), key.as_ref()));
+        let state = state.and_then(|key| {
+            StateDirectory::new(settings.directory.clone(), key.as_ref(), Arc::clone(parts.tokens.unsaved()))
+        });
         let state = state.map_err(|why| self.error("tokens.key", why)).ok()?;
         Some(Outside {
             tokens: parts.tokens.clone(),

@@ -91,7 +91,7 @@ mod tests {
             tokens: Tokens::new(&deps),
             http: Arc::new(upstream.unwrap()),
             random: deps.random,
-            state: Arc::new(StateDirectory::new("state".into(), None).unwrap()),
+            state: Arc::new(StateDirectory::new("state".into(), None, Arc::default()).unwrap()),
         }
     }
 

@@ -24,6 +24,12 @@ use crate::upstream::{OwnAddresses, Roots, system_roots};
 /// The system's roots are looked at this often, so that the bundle follows them.
 const ROOTS_INTERVAL: Duration = Duration::from_secs(3600);
 
+/// Longer than an exchange may take: half a minute for the call, and the disk.
+const EXCHANGE_ENDS: Duration = Duration::from_secs(40);
+
+/// `run` ends with its command: whoever that left behind has no proxy any more, and a moment is enough for the rest.
+const PRIVATE_DRAIN: Duration = Duration::from_secs(1);
+
 /// Why the application did not start.
 #[derive(Debug)]
 pub enum StartError {
@@ -155,6 +161,7 @@ impl App {
         let proxy = Arc::new(Proxy::new(state, deps.clone()));
         let shared = Arc::new(Shared::new(proxy, Arc::clone(&deps.clock), Some(ca), limits));
         seen.extend(own_file);
+        let private_listener = private.is_some();
         let mut app = Self {
             seen,
             refused: Fingerprints::default(),
@@ -170,7 +177,7 @@ impl App {
             listeners: Vec::new(),
             admin: None,
             health: Arc::default(),
-            drain,
+            drain: if private_listener { PRIVATE_DRAIN } else { drain },
         };
         for (door, bound) in doors.into_iter().zip(bound) {
             app.listen(door, bound);
@@ -411,9 +418,14 @@ impl App {
         self.shared.drain.cancel();
         self.shared.tasks.close();
         tracing::info!("draining");
-        // An exchange under way may be spending a refresh token: what it brings must be stored.
-        let all = async { tokio::join!(self.shared.tasks.wait(), self.tokens.settled()) };
-        let finished = tokio::time::timeout(self.drain, all).await.is_ok();
+        self.tokens.stop_renewing();
+        let finished = tokio::time::timeout(self.drain, self.shared.tasks.wait()).await.is_ok();
+        // An exchange under way may be spending a refresh token: what it brings must be stored, however little time is left
+        // for requests.
+        let settled = tokio::time::timeout(EXCHANGE_ENDS, self.tokens.settled()).await.is_ok();
+        if !settled {
+            tracing::error!("a token exchange did not end; a refresh token may be lost");
+        }
         if !finished {
             tracing::warn!(seconds = self.drain.as_secs(), "some requests did not finish in time");
         }

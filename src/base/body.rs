@@ -52,6 +52,9 @@ pub struct Body {
     keep: Option<Kept>,
 }
 
+/// A body in more pieces than this is not kept: each holds on to memory of its own.
+const PIECES: usize = 64;
+
 /// The bytes that passed of a body, for sending them once more. They are shared with what was sent, not copied.
 #[derive(Clone, Default)]
 pub struct Kept(Arc<Mutex<Keep>>);
@@ -59,6 +62,7 @@ pub struct Kept(Arc<Mutex<Keep>>);
 #[derive(Default)]
 struct Keep {
     pieces: Vec<Bytes>,
+    /// Bytes that may still be kept.
     left: usize,
     whole: bool,
     /// Too much passed, or something that cannot be repeated.
@@ -83,7 +87,7 @@ impl Kept {
         let mut keep = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match frame {
             Some(Ok(frame)) => match frame.data_ref() {
-                Some(data) if data.len() <= keep.left && !keep.lost => {
+                Some(data) if data.len() <= keep.left && keep.pieces.len() < PIECES && !keep.lost => {
                     keep.left -= data.len();
                     keep.pieces.push(data.clone());
                 }

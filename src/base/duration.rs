@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
+/// Nothing here lasts longer, and the sum of a moment and a duration must not overflow.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// Reads `30s`, `250ms`, `5m` or `1h 30m`. A bare number is refused: its unit would be a guess.
 ///
 /// # Errors
@@ -31,6 +34,9 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     if duration.is_zero() {
         return Err("a duration of zero would refuse everything".to_owned());
     }
+    if duration > LONGEST {
+        return Err("at most ten years".to_owned());
+    }
     Ok(duration)
 }
 
@@ -48,5 +54,6 @@ mod tests {
     fn a_bare_number_and_zero_are_refused() {
         assert!(parse("30").is_err());
         assert!(parse("0s").is_err());
+        assert!(parse("9years").is_ok() && parse("400000000000y").is_err());
     }
 }

@@ -6,7 +6,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
-use std::time::Duration;
 
 use clap::Args;
 use tokio::process::{Child, Command};
@@ -61,8 +60,7 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
     let status = supervise(context, &app, folder.path(), &arguments.command, &hidden, &mut signals).await;
     // Before the exit code: nothing is left behind even when the command failed.
     folder.close().map_err(|error| Failure::Other(error.to_string()))?;
-    // Whoever the command left behind has no proxy any more; a moment is enough for what is under way.
-    let _ = tokio::time::timeout(Duration::from_secs(1), app.drain()).await;
+    app.drain().await;
     let status = match status? {
         Ended::Status(status) => status,
         Ended::NotStarted(code) => return Ok(code),

@@ -4,6 +4,7 @@
 //! layers. Every other event still goes to that formatter.
 
 use std::fmt::{self, Write as _};
+use std::time::SystemTime;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -36,7 +37,11 @@ where
         if about.target() != REQUESTS || context.lookup_current().is_some() {
             return self.0.format_event(context, writer, event);
         }
-        write!(writer, "{{\"timestamp\":\"{}\"", humantime::format_rfc3339_micros(SystemClock.now()))?;
+        write!(
+            writer,
+            "{{\"timestamp\":\"{}\"",
+            humantime::format_rfc3339_micros(SystemClock.now().max(SystemTime::UNIX_EPOCH))
+        )?;
         writer.write_str(",\"level\":\"")?;
         writer.write_str(about.level().as_str())?;
         writer.write_char('"')?;

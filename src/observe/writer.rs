@@ -1,8 +1,9 @@
 //! Where log lines go: into a buffer that one thread writes to standard error.
 //!
 //! A line of its own is written at once. While lines keep coming they are written together, every few milliseconds, so
-//! that a busy proxy does not pay for a system call with every request. Nothing is dropped: when the buffer is full, who
-//! logs waits, and [`Flush`] writes what is left before the process ends.
+//! that a busy proxy does not pay for a system call with every request. When the buffer is full, who logs waits, and
+//! [`Flush`] writes what is left before the process ends. Only when standard error takes nothing for a second are lines
+//! dropped, and counted: a reader that stands still must not make the proxy stand still.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,6 +18,12 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// More bytes than this wait for nobody's pause; and who logs waits for the writer when there are [`FULL`].
 const PLENTY: usize = 64 * 1024;
 const FULL: usize = 1024 * 1024;
+
+/// What a pipe takes in one piece (POSIX PIPE_BUF, on Linux), so that lines of others who write to it stay apart from ours.
+const PIECE: usize = 4096;
+
+/// How long whoever logs waits for room.
+const LOGGER_WAIT: Duration = Duration::from_secs(1);
 
 /// How long the end of the process waits for a standard error that takes nothing.
 const LAST_WAIT: Duration = Duration::from_secs(5);
@@ -47,6 +54,10 @@ struct State {
     urgent: bool,
     /// Where there is no writer, whoever logs writes.
     alone: bool,
+    /// Nobody waits for room any more, until something was written again.
+    stalled: bool,
+    /// Lines that were dropped meanwhile.
+    dropped: u64,
 }
 
 impl Lines {
@@ -94,10 +105,17 @@ impl Shared {
     fn push(&self, line: &[u8]) {
         let full =
             |state: &mut State| !state.alone && !state.waiting.is_empty() && state.waiting.len() + line.len() > FULL;
-        let state = self.room.wait_while(self.lock(), full);
-        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        if !state.stalled {
+            state = self.room.wait_timeout_while(state, LOGGER_WAIT, full).unwrap_or_else(PoisonError::into_inner).0;
+        }
         if state.alone {
-            write_all(&mut io::stderr(), line);
+            write_all(&mut io::stderr(), line, &mut || {});
+            return;
+        }
+        if full(&mut state) {
+            state.stalled = true;
+            state.dropped += 1;
             return;
         }
         state.waiting.extend_from_slice(line);
@@ -123,8 +141,16 @@ impl Shared {
             }
             std::mem::swap(&mut batch, &mut state.waiting);
             state.writing = true;
+            if state.dropped > 0 {
+                let lost = format!(
+                    "{{\"level\":\"ERROR\",\"message\":\"log lines were lost\",\"lines\":{}}}\n",
+                    state.dropped
+                );
+                batch.extend_from_slice(lost.as_bytes());
+                state.dropped = 0;
+            }
             drop(state);
-            write_all(&mut out, &batch);
+            write_all(&mut out, &batch, &mut || self.lock().stalled = false);
             batch.clear();
             // A burst must not hold its memory for ever.
             batch.shrink_to(PLENTY);
@@ -137,12 +163,19 @@ impl Shared {
     }
 }
 
-/// Writes everything. An error that will not pass leaves nobody to tell, so the rest of these bytes is given up.
-fn write_all(out: &mut impl Write, mut bytes: &[u8]) {
+/// Writes everything, in pieces of whole lines. An error that will not pass leaves nobody to tell, so the rest of these
+/// bytes is given up. `moved` is told that something was taken.
+fn write_all(out: &mut impl Write, mut bytes: &[u8], moved: &mut dyn FnMut()) {
     while !bytes.is_empty() {
-        match out.write(bytes) {
+        let within = bytes.len().min(PIECE);
+        let last = bytes[..within].iter().rposition(|byte| *byte == b'\n');
+        let end = last.or_else(|| bytes.iter().position(|byte| *byte == b'\n')).map_or(bytes.len(), |end| end + 1);
+        match out.write(&bytes[..end]) {
             Ok(0) => return,
-            Ok(written) => bytes = &bytes[written..],
+            Ok(written) => {
+                bytes = &bytes[written..];
+                moved();
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Whoever shares our standard error may have made it non-blocking.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(PAUSE),
@@ -261,5 +294,57 @@ mod tests {
         }
         leave.send(()).unwrap();
         Lines::flush(&logger.join().unwrap());
+    }
+
+    #[test]
+    fn whoever_logs_goes_on_when_nobody_reads_and_what_was_lost_is_counted() {
+        let (lines, seen, leave) = gate();
+        let line = [vec![b'x'; FULL / 4 - 1], vec![b'\n']].concat();
+        // The first is taken and does not leave; the buffer takes four more.
+        (&lines).write_all(&line).unwrap();
+        assert_eq!(seen.recv().unwrap().len(), line.len());
+        for _ in 0..7 {
+            (&lines).write_all(&line).unwrap();
+        }
+        leave.send(()).unwrap();
+        let taker = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            while let Ok(bytes) = seen.recv() {
+                all.extend(bytes);
+                let _ = leave.send(());
+                if all.ends_with(b"}\n") {
+                    break;
+                }
+            }
+            String::from_utf8(all).unwrap()
+        });
+        Lines::flush(&lines);
+        let all = taker.join().unwrap();
+        assert!(all.ends_with("\"log lines were lost\",\"lines\":3}\n"), "{}", &all[all.len() - 100..]);
+        (&lines).write_all(b"again\n").unwrap();
+        assert!(!lines.0.lock().stalled);
+    }
+
+    #[test]
+    fn every_write_holds_whole_lines_and_no_more_than_a_pipe_takes_at_once() {
+        struct Sizes(Vec<usize>);
+        impl Write for Sizes {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                assert!(bytes.ends_with(b"\n") || bytes.len() > PIECE);
+                self.0.push(bytes.len());
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut all = Vec::new();
+        for size in [100, 3000, 2000, 5000, 10, 10] {
+            all.extend(vec![b'x'; size - 1]);
+            all.push(b'\n');
+        }
+        let mut sizes = Sizes(Vec::new());
+        write_all(&mut sizes, &all, &mut || {});
+        assert_eq!(sizes.0, [3100, 2000, 5000, 20]);
     }
 }

@@ -121,7 +121,10 @@ impl Proxy {
 
     /// Replaces the state; requests under way keep the one they began with.
     pub fn replace(&self, state: State) {
-        self.state.store(Arc::new(state));
+        let old = self.state.swap(Arc::new(state));
+        for credential in old.routes.credentials() {
+            credential.retire();
+        }
     }
 
     /// Handles one request to its answer. Never fails: a refusal is an answer.

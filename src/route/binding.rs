@@ -8,7 +8,7 @@ use http::Method;
 use ipnet::IpNet;
 
 use super::matcher::{HostPattern, PathPrefix};
-use crate::scheme::Scheme;
+use crate::scheme::{Identity, Scheme};
 
 /// A credential as the table knows it: where it may go, and whether it can sign now.
 #[derive(Debug)]
@@ -35,6 +35,16 @@ pub enum Readiness {
     Unusable(String),
 }
 
+impl Readiness {
+    fn retire(&self) {
+        if let Self::Ready(scheme) = self
+            && let Identity::Token(handle) = scheme.identity()
+        {
+            handle.release();
+        }
+    }
+}
+
 impl CredentialEntry {
     /// A credential with its first state.
     pub fn new(id: &str, scheme: &'static str, hosts: Vec<HostPattern>, enabled: bool, readiness: Readiness) -> Self {
@@ -55,7 +65,13 @@ impl CredentialEntry {
 
     /// Replaces its state, with effect on the next request.
     pub fn set_readiness(&self, readiness: Readiness) {
-        self.readiness.store(Arc::new(readiness));
+        let old = self.readiness.swap(Arc::new(readiness));
+        old.retire();
+    }
+
+    /// It belongs to a configuration that is no longer in use: it drops its token, unless another credential has the same.
+    pub fn retire(&self) {
+        self.readiness.load().retire();
     }
 
     /// Its scheme, when it can sign, without counting a reference to the whole state.

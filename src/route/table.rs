@@ -127,18 +127,25 @@ impl Slots {
     /// The slots that a path may concern, most specific first. All of them where the path could deceive a rule, since then
     /// even a rule for another path refuses it.
     fn concerning(&self, path: &str) -> impl Iterator<Item = &Slot> {
-        let mut some = Vec::new();
+        let mut found = Vec::new();
         let indexed = !self.by_path.is_empty() && refuse_path_tricks(path).is_ok();
         if indexed {
             let ends = path.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(index, _)| index);
             let prefixes = ends.chain([path.len()]).take_while(|end| *end <= self.longest);
-            some.extend(prefixes.filter_map(|end| self.by_path.get(path.get(..end)?)).flatten());
-            some.extend(&self.pathless);
+            found.extend(prefixes.filter_map(|end| self.by_path.get(path.get(..end)?)).flatten().copied());
             // The order of the slots is that of their specificity.
-            some.sort_unstable();
+            found.sort_unstable();
         }
+        let mut found = found.into_iter().peekable();
+        let mut pathless = self.pathless.iter().copied().peekable();
+        let merged = std::iter::from_fn(move || match (found.peek(), pathless.peek()) {
+            (Some(one), Some(other)) if one > other => pathless.next(),
+            (None, _) => pathless.next(),
+            _ => found.next(),
+        });
         let all = if indexed { 0..0 } else { 0..self.all.len() };
-        some.into_iter().chain(all).map(|index| &self.all[index])
+        let merged = merged.take(if indexed { usize::MAX } else { 0 });
+        merged.chain(all).map(|index| &self.all[index])
     }
 }
 

@@ -7,7 +7,7 @@ use http::header::HeaderValue;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
+use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, is_reserved, settings};
 use crate::base::request::is_spelling_of;
 use crate::base::{Authorizer, Mutations, Prepared, Secret};
 use crate::base::{SecretField, SecretRef, Unavailable};
@@ -125,26 +125,6 @@ impl Settings {
 
 fn header_name(text: &str) -> Option<HeaderName> {
     HeaderName::from_bytes(text.as_bytes()).ok()
-}
-
-/// Headers that frame or route the message: a credential in one of them would break the request or be stripped.
-fn is_reserved(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    name.starts_with("proxy-")
-        || name.starts_with("countersign-")
-        || matches!(
-            name,
-            "host"
-                | "connection"
-                | "content-length"
-                | "transfer-encoding"
-                | "te"
-                | "trailer"
-                | "upgrade"
-                | "keep-alive"
-                | "expect"
-                | "cookie"
-        )
 }
 
 impl Draft for Settings {

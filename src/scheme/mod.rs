@@ -132,6 +132,27 @@ fn at(path: impl Into<String>, message: impl Into<String>) -> SettingsError {
     SettingsError { path: path.into(), message: message.into() }
 }
 
+/// Headers that frame or route the message: a credential in one of them would break the request or be stripped.
+fn is_reserved(name: &HeaderName) -> bool {
+    // As servers read it that take `_` for `-`.
+    let name = name.as_str().replace('_', "-");
+    name.starts_with("proxy-")
+        || name.starts_with("countersign-")
+        || matches!(
+            name.as_str(),
+            "host"
+                | "connection"
+                | "content-length"
+                | "transfer-encoding"
+                | "te"
+                | "trailer"
+                | "upgrade"
+                | "keep-alive"
+                | "expect"
+                | "cookie"
+        )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,7 +175,7 @@ mod tests {
             tokens: Tokens::new(&deps),
             http: Arc::new(NoClients),
             random: deps.random,
-            state: Arc::new(StateDirectory::new("state".into(), None).unwrap()),
+            state: Arc::new(StateDirectory::new("state".into(), None, Arc::default()).unwrap()),
         };
         draft.build(&Setup { account: "default", credential: "c", secrets, outside: &outside })
     }

@@ -11,7 +11,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value};
 
-use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
+use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, is_reserved, settings};
+use crate::base::request::is_spelling_of;
 use crate::base::{Authorizer, BoxFuture, ClientOptions, Destination, Mutations, Prepared, Protocol, Random, Secret};
 use crate::base::{Public, SecretField, SecretRef, Unavailable};
 use crate::token::{
@@ -32,6 +33,9 @@ pub(super) const KIND: Kind = Kind {
 
 /// Used when an answer says nothing of a lifetime. Short, since a token that ended earlier costs the caller a 401.
 const UNSAID_LIFETIME: Duration = Duration::from_secs(300);
+
+/// What `token_lifetime` may say at most.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Form fields that have keys of their own.
 const OWN_PARAMS: [&str; 7] = [
@@ -192,6 +196,33 @@ impl Settings {
                 return Err(at(format!("{path}.{name}"), "it is sent as it is written here; references are not read"));
             }
         }
+        let headers_in_client = in_client.map(|part| &part.jwt_headers);
+        for (path, headers) in
+            [("jwt_headers", Some(&self.jwt_headers)), ("client_assertion.jwt_headers", headers_in_client)]
+        {
+            if let Some(name) = ["crit", "b64"].iter().find(|name| headers.is_some_and(|map| map.contains_key(**name)))
+            {
+                return Err(at(
+                    format!("{path}.{name}"),
+                    "extensions of JWS that must be understood are not spoken here",
+                ));
+            }
+        }
+        if self.token_lifetime.is_some_and(|lifetime| lifetime > LONGEST_LIFETIME) {
+            return Err(at("token_lifetime", "at most a year"));
+        }
+        for (index, scope) in self.scopes.0.iter().enumerate() {
+            if matches!(scope, Public::Literal(text) if text.trim().is_empty()) {
+                return Err(at(format!("scopes[{index}]"), "an empty scope; leave it out"));
+            }
+        }
+        for (name, value) in &self.additional_params {
+            let confidential = ["password", "passwd", "secret", "token"].iter().any(|end| name.ends_with(end));
+            if confidential && value.reference().is_none() {
+                let why = "a secret does not stand in this file; write { env: NAME }, { file: PATH } or { command: [PROGRAM] }";
+                return Err(at(format!("additional_params.{name}"), why));
+            }
+        }
         for name in self.additional_params.keys() {
             let twice = match name.as_str() {
                 "scope" => !self.scopes.0.is_empty(),
@@ -206,8 +237,7 @@ impl Settings {
         for name in self.additional_headers.keys() {
             let wrong = |why: &str| at(format!("additional_headers.{name}"), why);
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong("not a header name"))?;
-            if matches!(name.as_str(), "host" | "content-type" | "content-length" | "transfer-encoding" | "connection")
-            {
+            if is_reserved(&name) || is_spelling_of(name.as_str(), "content-type") {
                 return Err(wrong("this header belongs to the request itself"));
             }
             if name == AUTHORIZATION && self.is_basic() {
@@ -363,7 +393,14 @@ impl Draft for Settings {
         let secrets = setup.secrets;
         let unfit = |path: &str, why: String| Unavailable(format!("{path}: {why}"));
         let url = secrets.public(&self.token_url)?;
-        let endpoint = self.endpoint(&url).map_err(|why| unfit("token_url", why))?;
+        let endpoint = self.endpoint(&url).map_err(|why| match self.token_url.reference() {
+            // What it holds may be another secret, put there by mistake.
+            Some(reference) => unfit("token_url", format!("what {reference} holds is not an address that can be used")),
+            None => unfit("token_url", why),
+        })?;
+        if endpoint.protocol() == Protocol::Http && self.client_certificate.is_some() {
+            return Err(unfit("client_certificate", "there is no TLS with an http:// token_url".into()));
+        }
         let identity = match (&self.client_certificate, &self.client_key) {
             (Some(certificate), Some(key)) => Some((secrets.field(certificate)?, secrets.field(key)?)),
             _ => None,
@@ -490,10 +527,17 @@ impl Settings {
     }
 }
 
-/// `{ env: X }` where a value is meant.
+/// `{ env: X }` where a value is meant, however deep.
 fn looks_like_a_reference(value: &Value) -> bool {
-    let map = value.as_object().filter(|map| map.len() == 1);
-    map.is_some_and(|map| ["env", "file", "command"].iter().any(|key| map.contains_key(*key)))
+    match value {
+        Value::Object(map) => {
+            let named = ["env", "file", "command"].iter().any(|key| map.contains_key(*key));
+            let alone = map.keys().all(|key| ["env", "file", "command", "expires"].contains(&key.as_str()));
+            (named && alone) || map.values().any(looks_like_a_reference)
+        }
+        Value::Array(values) => values.iter().any(looks_like_a_reference),
+        _ => false,
+    }
 }
 
 /// An hour unless said otherwise, as cred/v2 has it.
@@ -520,7 +564,7 @@ fn private_key(
 #[derive(Debug)]
 enum GrantSource {
     ClientCredentials,
-    RefreshToken(Rotation),
+    RefreshToken(Arc<Rotation>),
     JwtBearer(Box<Assertion>),
 }
 
@@ -552,9 +596,9 @@ impl TokenSource for Source {
                     self.exchange(Grant::JwtBearer(assertion), now).await.map_err(said)?
                 }
                 GrantSource::RefreshToken(rotation) => {
-                    let attempt = rotation.begin()?;
+                    let attempt = rotation.begin().await?;
                     let result = self.exchange(Grant::RefreshToken(attempt.token()), now).await;
-                    attempt.end(result)?
+                    attempt.end(result).await?
                 }
             };
             let lifetime = answer.lifetime.unwrap_or(self.unsaid_lifetime);

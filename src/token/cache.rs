@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::failure::{Failure, FailureKind};
 use super::key::Key;
+use super::rotation::Unsaved;
 use super::{Token, TokenSource};
 use crate::base::{Authorizer, BoxFuture, Clock, Deps, Random, Refusal};
 
@@ -55,6 +56,11 @@ struct Engine {
     random: Arc<dyn Random>,
     spawn: Box<dyn Spawn>,
     exchanges: TaskTracker,
+    /// The process is about to end: nothing is renewed any more.
+    draining: AtomicBool,
+    /// It ends now: nothing is obtained any more.
+    closed: AtomicBool,
+    unsaved: Arc<Unsaved>,
     slots: moka::sync::Cache<Key, Arc<Slot>>,
 }
 
@@ -70,6 +76,9 @@ impl Tokens {
             random: Arc::clone(&deps.random),
             spawn,
             exchanges: TaskTracker::new(),
+            draining: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            unsaved: Arc::default(),
             // Bounded by the credentials there are: a slot is removed with its last handle.
             slots: moka::sync::Cache::new(u64::MAX),
         }))
@@ -90,19 +99,30 @@ impl Tokens {
             let mut state = slot.lock();
             if !state.gone {
                 state.users += 1;
-                // The newest way to the endpoint: a reload may have changed the proxy or the roots.
-                state.source = Arc::clone(&source);
                 drop(state);
-                return Handle(slot);
+                return Handle { slot, source, adopted: AtomicBool::new(false), released: AtomicBool::new(false) };
             }
         }
     }
 
-    /// Waits until no exchange is under way: one whose outcome nobody stored might have spent a refresh token.
+    /// Refresh tokens that could not be written yet. They outlive configurations.
+    pub fn unsaved(&self) -> &Arc<Unsaved> {
+        &self.0.unsaved
+    }
+
+    /// Renews nothing any more; whoever is still served may obtain.
+    pub fn stop_renewing(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Obtains nothing any more, and waits until no exchange is under way: one whose outcome nobody stored might have
+    /// spent a refresh token.
     pub async fn settled(&self) {
+        self.stop_renewing();
+        self.0.closed.store(true, Ordering::Relaxed);
         self.0.exchanges.close();
         self.0.exchanges.wait().await;
-        self.0.exchanges.reopen();
+        Unsaved::save(&self.0.unsaved).await;
     }
 }
 
@@ -149,13 +169,24 @@ impl fmt::Debug for Live {
     }
 }
 
-/// A credential's hold on its token. When the last handle of a key is dropped, the token is too.
-pub struct Handle(Arc<Slot>);
+/// A credential's hold on its token. When the last handle of a key is released, the token goes.
+pub struct Handle {
+    slot: Arc<Slot>,
+    /// The way to the endpoint, as this handle's configuration has it.
+    source: Arc<dyn TokenSource>,
+    /// Whether the slot goes that way. It does from the first use on: a configuration that was refused is never used.
+    adopted: AtomicBool,
+    released: AtomicBool,
+}
 
 impl Handle {
     /// The token, if there is one that may be sent now. Begins its renewal when that is due.
     pub fn current(&self) -> Option<Arc<Live>> {
-        let slot = &self.0;
+        let slot = &self.slot;
+        if !self.adopted.load(Ordering::Relaxed) {
+            slot.lock().source = Arc::clone(&self.source);
+            self.adopted.store(true, Ordering::Relaxed);
+        }
         let live = slot.live.load_full()?;
         let instant = slot.engine.clock.instant();
         if !live.usable(slot.engine.clock.now(), instant) {
@@ -179,23 +210,23 @@ impl Handle {
             if let Some(live) = self.current() {
                 return Ok(live);
             }
-            let mut outcome = self.0.join()?;
+            let mut outcome = self.slot.join()?;
             let landed = match outcome.wait_for(Option::is_some).await {
                 Ok(outcome) => outcome.clone(),
                 Err(_) => None,
             };
             if let Some(Err(failure)) = landed {
-                return Err(self.0.refusal(&failure));
+                return Err(self.slot.refusal(&failure));
             }
         }
         let failure = Failure::new(FailureKind::Unavailable, "its tokens end before they can be used");
-        Err(self.0.refusal(&failure))
+        Err(self.slot.refusal(&failure))
     }
 
     /// An upstream refused a request that was signed with this token: it is dropped, and only it. Says whether signing
     /// once more is worth it, which it is not while the last exchange that a 401 caused is younger than a minute.
     pub fn rejected(&self, sent: &Arc<Live>) -> bool {
-        let slot = &self.0;
+        let slot = &self.slot;
         let mut state = slot.lock();
         match slot.live.load_full() {
             Some(live) if Arc::ptr_eq(&live, sent) => {
@@ -219,7 +250,7 @@ impl Handle {
 
     /// Why there is no token, if the last exchange failed and no older token is left.
     pub fn trouble(&self) -> Option<String> {
-        let slot = &self.0;
+        let slot = &self.slot;
         let live = slot.live.load_full();
         let (now, instant) = (slot.engine.clock.now(), slot.engine.clock.instant());
         if live.is_some_and(|live| live.usable(now, instant)) {
@@ -229,9 +260,14 @@ impl Handle {
     }
 }
 
-impl Drop for Handle {
-    fn drop(&mut self) {
-        let slot = &self.0;
+impl Handle {
+    /// Lets go: the credential was changed or removed. Requests that still hold this handle get a token only if another
+    /// handle has the same key.
+    pub fn release(&self) {
+        if self.released.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let slot = &self.slot;
         let mut state = slot.lock();
         state.users -= 1;
         if state.users == 0 {
@@ -244,9 +280,15 @@ impl Drop for Handle {
     }
 }
 
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Handle({:?})", self.0.key)
+        write!(f, "Handle({:?})", self.slot.key)
     }
 }
 
@@ -322,6 +364,10 @@ impl Slot {
     /// The exchange under way, or a new one.
     fn join(self: &Arc<Self>) -> Result<watch::Receiver<Landed>, Refusal> {
         let mut state = self.lock();
+        let over = |why: &str| Failure::new(FailureKind::Unavailable, why).refusal(&self.credential, Duration::ZERO);
+        if state.users == 0 {
+            return Err(over("it was changed or removed meanwhile"));
+        }
         if let Some(flight) = &state.flight {
             return Ok(flight.clone());
         }
@@ -334,6 +380,9 @@ impl Slot {
             // It landed since the caller looked.
             return Ok(watch::channel(Some(Ok(()))).1);
         }
+        if self.engine.closed.load(Ordering::Relaxed) {
+            return Err(over("Countersign is ending"));
+        }
         Ok(self.launch(&mut state))
     }
 
@@ -341,7 +390,13 @@ impl Slot {
     fn renew(self: &Arc<Self>, live: &Arc<Live>) {
         let mut state = self.lock();
         let same = self.live.load_full().is_some_and(|current| Arc::ptr_eq(&current, live));
-        if same && state.users > 0 && state.flight.is_none() && state.pausing(self.engine.clock.instant()).is_none() {
+        let draining = self.engine.draining.load(Ordering::Relaxed);
+        if same
+            && !draining
+            && state.users > 0
+            && state.flight.is_none()
+            && state.pausing(self.engine.clock.instant()).is_none()
+        {
             drop(self.launch(&mut state));
         }
     }
@@ -369,8 +424,8 @@ impl Slot {
     fn land(self: &Arc<Self>, began: (SystemTime, Instant), outcome: Outcome) -> Result<(), Failure> {
         let outcome = outcome.and_then(|(token, authorizer)| self.live(began, &token, authorizer));
         let mut state = self.lock();
-        state.flight = None;
         if state.users == 0 {
+            state.flight = None;
             self.leave(&mut state);
             return Err(Failure::new(FailureKind::Unavailable, "the credential was removed"));
         }
@@ -378,12 +433,13 @@ impl Slot {
             Ok(live) => {
                 tracing::info!(target: "countersign::token", credential = &*self.credential, "token obtained");
                 self.live.store(Some(Arc::clone(&live)));
-                state.remembered = None;
+                (state.flight, state.remembered) = (None, None);
                 self.wake_at(&mut state, live.renew_at, &live);
                 Ok(())
             }
             Err(failure) => {
-                let count = state.remembered.as_ref().map_or(1, |remembered| remembered.count.saturating_add(1));
+                let row = state.remembered.as_ref().filter(|remembered| remembered.failure.is_like(&failure));
+                let count = row.map_or(1, |remembered| remembered.count.saturating_add(1));
                 let pause = failure.pause(count, self.engine.jitter());
                 tracing::warn!(
                     target: "countersign::token",
@@ -395,7 +451,9 @@ impl Slot {
                 );
                 let until = self.engine.clock.instant() + pause;
                 state.remembered = Some(Remembered { failure: failure.clone(), count, until });
-                if let Some(live) = self.live.load_full() {
+                state.flight = None;
+                // One that ends before the pause does is left alone until somebody asks.
+                if let Some(live) = self.live.load_full().filter(|live| until < live.deadline) {
                     self.wake_at(&mut state, until, &live);
                 }
                 Err(failure)

@@ -29,8 +29,20 @@ const CLIENT_JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt
 /// No access token lives longer, whatever the answer says: the number is a provider's mistake, and time must not overflow.
 const LONGEST_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// Types of tokens that need a proof (RFC 9449, RFC 8693 section 2.2.1 and drafts).
+const PROVEN: [&str; 5] = ["dpop", "mac", "pop", "hok", "n_a"];
+
 /// As much of a provider's own words as a person reads.
 const MAX_DESCRIPTION: usize = 300;
+
+/// As much of them as is looked through for secrets.
+const LONGEST_WORDS: usize = 2000;
+
+/// What is shorter is no secret, and would be found in any text.
+const SHORTEST_SECRET: usize = 4;
+
+/// So many characters of a longer secret in a row are not shown either.
+const PIECE: usize = 12;
 
 /// A token endpoint.
 pub struct Endpoint {
@@ -39,6 +51,9 @@ pub struct Endpoint {
     http: Arc<dyn HttpClient>,
     headers: HeaderMap,
 }
+
+/// Statuses of those who stand between and lost the answer.
+const GAVE_UP: [StatusCode; 3] = [StatusCode::REQUEST_TIMEOUT, StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT];
 
 /// What is exchanged for an access token.
 #[derive(Debug)]
@@ -120,7 +135,7 @@ impl Endpoint {
         now: SystemTime,
         random: &dyn Random,
     ) -> Result<Answer, ExchangeError> {
-        let form = Form::of(request, now, random)
+        let form = Form::of(request, self.confidential(), now, random)
             .map_err(|why| ExchangeError { failure: Failure::new(FailureKind::Unavailable, why), lost: false })?;
         let transport = Transport { endpoint: self, form: &form, now };
         let client =
@@ -152,9 +167,21 @@ impl Endpoint {
         read(answer, refreshing)
     }
 
+    /// What every request to this endpoint carries and no error may repeat: its headers, and the query of its address.
+    fn confidential(&self) -> Vec<Secret> {
+        let mut secrets: Vec<Secret> = self.headers.values().map(|value| Secret::new(value.as_bytes())).collect();
+        if let Some(query) = self.url.url().query() {
+            secrets.extend(form_urlencoded::parse(query.as_bytes()).map(|(_, value)| Secret::new(value.into_owned())));
+        }
+        secrets
+    }
+
     /// Sends what the crate made, in the form this server wants, and makes of the answer what the crate reads.
     async fn send(&self, mut request: HttpRequest, form: &Form, now: SystemTime) -> Result<HttpResponse, Obstacle> {
         form.dress(&mut request);
+        for name in self.headers.keys() {
+            request.headers_mut().remove(name);
+        }
         for (name, value) in &self.headers {
             request.headers_mut().append(name, value.clone());
         }
@@ -180,6 +207,8 @@ impl Endpoint {
                 let text = text.trim_end_matches([' ', ':']).replace(" : ", ": ");
                 if unavailable(status, &code) {
                     let mut obstacle = refused(FailureKind::Unavailable, &text);
+                    // A gateway that gave up says nothing of what became of the request behind it.
+                    obstacle.lost = code.is_empty() && GAVE_UP.contains(&status);
                     obstacle.failure = obstacle.failure.with_retry_after(retry_after(answer.headers(), now));
                     return Err(obstacle);
                 }
@@ -272,7 +301,13 @@ struct Form {
 }
 
 impl Form {
-    fn of(request: &TokenRequest<'_>, now: SystemTime, random: &dyn Random) -> Result<Self, String> {
+    /// `secrets` are those that belong to the endpoint.
+    fn of(
+        request: &TokenRequest<'_>,
+        secrets: Vec<Secret>,
+        now: SystemTime,
+        random: &dyn Random,
+    ) -> Result<Self, String> {
         let mut form = Self {
             id: None,
             secret: None,
@@ -280,7 +315,7 @@ impl Form {
             refresh_token: None,
             grant_type: None,
             params: Vec::new(),
-            secrets: Vec::new(),
+            secrets,
         };
         match &request.grant {
             Grant::ClientCredentials => {}
@@ -328,6 +363,9 @@ impl Form {
     fn basic(&mut self, id: &[u8], secret: &[u8]) {
         let pair = STANDARD.encode([id, b":", secret].concat());
         self.basic = HeaderValue::from_str(&format!("Basic {pair}")).ok();
+        if let Some(basic) = &mut self.basic {
+            basic.set_sensitive(true);
+        }
         self.secrets.push(Secret::new(pair));
     }
 
@@ -361,13 +399,63 @@ impl Form {
 
     /// A server's own words, on one line and without what we sent it in confidence.
     fn scrubbed(&self, text: &str) -> String {
-        let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        for secret in self.secrets.iter().filter_map(Secret::expose_str).filter(|secret| secret.len() >= 4) {
-            let encoded: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-            text = text.replace(secret, "[redacted]").replace(&encoded, "[redacted]");
-        }
-        text.chars().take(MAX_DESCRIPTION).collect()
+        let text: String = text.chars().take(LONGEST_WORDS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let spellings: Vec<String> = self.secrets.iter().filter_map(Secret::expose_str).flat_map(spellings).collect();
+        without(&text, &spellings).chars().take(MAX_DESCRIPTION).collect()
     }
+}
+
+/// The ways in which a server may repeat a secret: as it is, percent-encoded in one of the usual ways, in JSON.
+fn spellings(secret: &str) -> Vec<String> {
+    let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let percent = form.replace('+', "%20");
+    let json = serde_json::Value::from(secret).to_string();
+    let json = json[1..json.len() - 1].to_owned();
+    let (lower_form, lower_percent) = (lower_escapes(&form), lower_escapes(&percent));
+    let all = [secret.to_owned(), form, percent, lower_form, lower_percent, json.replace('/', "\\/"), json];
+    all.into_iter().filter(|spelling| spelling.len() >= SHORTEST_SECRET).collect()
+}
+
+/// `%2B` as `%2b`.
+fn lower_escapes(text: &str) -> String {
+    let mut left = 0;
+    let lower = |c: char| match (c, left) {
+        ('%', _) => {
+            left = 2;
+            c
+        }
+        (_, 0) => c,
+        _ => {
+            left -= 1;
+            c.to_ascii_lowercase()
+        }
+    };
+    text.chars().map(lower).collect()
+}
+
+/// The text with `[redacted]` for every part of it that is a piece of one of these, so that half a secret does not stay
+/// when a server cuts it or one secret begins like another.
+fn without(text: &str, spellings: &[String]) -> String {
+    let mut hidden = vec![false; text.len()];
+    for spelling in spellings.iter().map(String::as_bytes) {
+        let piece = spelling.len().min(PIECE);
+        for (at, window) in text.as_bytes().windows(piece).enumerate() {
+            if spelling.windows(piece).any(|part| part == window) {
+                hidden[at..at + piece].fill(true);
+            }
+        }
+    }
+    let mut shown = String::new();
+    let mut hiding = false;
+    for (at, c) in text.char_indices() {
+        if !hidden[at] {
+            shown.push(c);
+        } else if !hiding {
+            shown.push_str("[redacted]");
+        }
+        hiding = hidden[at];
+    }
+    shown
 }
 
 fn text<'a>(secret: &'a Secret, what: &str) -> Result<&'a str, String> {
@@ -403,9 +491,10 @@ fn reading(status: StatusCode, body: &[u8], now: SystemTime) -> Reading {
         };
     };
     let kind = fields.get("token_type").and_then(Value::as_str).unwrap_or("bearer").to_ascii_lowercase();
-    // RFC 6749 section 7.1: a token of an unknown type is not used. Some write `BearerToken`.
-    if !kind.is_empty() && !kind.starts_with("bearer") {
-        return Reading::Error { code: String::new(), description: "its token is not a bearer token".into() };
+    // RFC 6749 section 7.1: a token that needs a proof is of no use without it. Other words are written for bearer tokens
+    // too: `BearerToken`, `bot`.
+    if PROVEN.contains(&kind.as_str()) {
+        return Reading::Nothing("its token needs a proof of possession and is not a bearer token");
     }
     let mut plain = Map::new();
     plain.insert("access_token".into(), token.into());
@@ -598,6 +687,7 @@ mod tests {
             ("application/json", r#"{"access_token":"t","expires_on":"1700000060"}"#, Some(60)),
             ("application/json", r#"{"access_token":"t","token_type":"BearerToken","expires_in":59.7}"#, Some(59)),
             ("application/json", r#"{"access_token":"t","token_type":null,"error":null}"#, None),
+            ("application/json", r#"{"access_token":"t","token_type":"bot"}"#, None),
             ("application/json", r#"{"access_token":"t","expires_in":1e300}"#, Some(31_536_000)),
             ("application/json", r#"{"access_token":"t","expires_in":-5}"#, Some(0)),
             (
@@ -621,7 +711,7 @@ mod tests {
             assert!(error.lost && error.failure.kind == FailureKind::Unavailable, "{body}: {error:?}");
         }
         let error = answered(answer(200, "", r#"{"access_token":"t","token_type":"DPoP"}"#)).await.unwrap_err();
-        assert!(error.failure.detail.contains("not a bearer token"));
+        assert!(error.failure.detail.contains("not a bearer token") && error.lost);
     }
 
     #[tokio::test]
@@ -662,6 +752,17 @@ mod tests {
             assert_eq!(error.failure.kind, kind, "{body}");
             assert!(error.failure.detail.contains(said) && !error.lost, "{body}: {}", error.failure.detail);
         }
+        for (status, body, lost) in [
+            (502, "<html>", true),
+            (504, "", true),
+            (408, "", true),
+            (502, r#"{"error":"invalid_grant"}"#, false),
+            (500, "", false),
+            (503, "", false),
+        ] {
+            let error = answered(answer(status, "", body)).await.unwrap_err();
+            assert_eq!((error.lost, error.failure.kind), (lost, Unavailable), "{status} {body}");
+        }
         let token = Secret::new("r3fr3sh");
         let revoked =
             answer(400, "application/json", r#"{"error":"invalid_grant","error_description":"r3fr3sh is used"}"#);
@@ -683,6 +784,38 @@ mod tests {
         assert!(detail.ends_with("bad [redacted]  or [redacted]!"), "{detail}");
         let long = format!(r#"{{"error":"invalid_request","error_description":"{}"}}"#, "x".repeat(9999));
         assert!(answered(answer(400, "", &long)).await.unwrap_err().failure.detail.len() <= MAX_DESCRIPTION);
+    }
+
+    #[test]
+    fn no_spelling_and_no_half_of_a_secret_stays() {
+        let hide = |text: &str, secrets: &[&str]| {
+            without(text, &secrets.iter().flat_map(|secret| spellings(secret)).collect::<Vec<_>>())
+        };
+        let secret = "a+b/c d\"e=ü-0123456789";
+        for spelling in spellings(secret) {
+            assert_eq!(hide(&format!("<{spelling}>"), &[secret]), "<[redacted]>", "{spelling}");
+        }
+        assert!(spellings(secret).iter().any(|spelling| spelling.contains("%2b")));
+        // One begins like another; one is cut by the server.
+        assert_eq!(hide("x secret-and-more-of-it y", &["secret", "secret-and-more-of-it"]), "x [redacted] y");
+        assert_eq!(hide("got 0123456789abcdefg… (cut)", &["0123456789abcdefghijklmnop"]), "got [redacted]… (cut)");
+        assert_eq!(hide("the id is abc", &["abc"]), "the id is abc", "too short to be one");
+        assert_eq!(hide("ünïcödé stays", &["something-else"]), "ünïcödé stays");
+    }
+
+    #[tokio::test]
+    async fn what_headers_and_the_query_of_the_address_hold_is_not_repeated_either() {
+        let server = Arc::new(Server::default());
+        let body = r#"{"error":"invalid_request","error_description":"bad header-secret and query-secret"}"#;
+        server.answers.lock().unwrap().push(answer(400, "", body));
+        let mut headers = HeaderMap::new();
+        headers.insert("x-key", HeaderValue::from_static("header-secret"));
+        let http = Arc::clone(&server) as Arc<dyn HttpClient>;
+        let endpoint = Endpoint::new("https://idp.test/token?key=query-secret", http, headers).unwrap();
+        let client = form("me", "s3cr3t");
+        let request = TokenRequest { grant: Grant::ClientCredentials, client: &client, scopes: &[], params: &[] };
+        let error = endpoint.exchange(&request, SystemTime::UNIX_EPOCH + NOW, &SystemRandom).await.unwrap_err();
+        assert!(error.failure.detail.ends_with("bad [redacted] and [redacted]"), "{}", error.failure.detail);
     }
 
     #[tokio::test]

@@ -59,8 +59,16 @@ impl Failure {
             FailureKind::Refused | FailureKind::Unavailable => SHORT,
         };
         let grown = first.saturating_mul(1 << count.saturating_sub(1).min(10)).min(longest);
-        let wanted = grown.max(self.retry_after.unwrap_or_default());
+        // Bounded before it is multiplied: a server may write any number.
+        let wanted = grown.max(self.retry_after.unwrap_or_default().min(LONGEST));
         wanted.mul_f64(1.0 + jitter.clamp(0.0, 1.0) / 4.0).min(LONGEST)
+    }
+
+    /// Whether a failure after this one counts as one more in a row: what a person must mend and what passes by itself are
+    /// counted apart.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let lasting = |failure: &Self| matches!(failure.kind, FailureKind::Rejected | FailureKind::Reauthorize);
+        lasting(self) == lasting(other)
     }
 
     /// What the caller is told: for how long to stay away is known to whoever remembers the failure.
@@ -112,6 +120,7 @@ mod tests {
         };
         assert_eq!(after(120).as_secs(), 120);
         assert_eq!(after(10_000_000), LONGEST);
+        assert_eq!(after(u64::MAX), LONGEST);
         assert_eq!(after(0).as_secs(), 1);
     }
 

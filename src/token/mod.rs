@@ -19,7 +19,7 @@ pub use exchange::{Answer, ClientAuth, Endpoint, ExchangeError, Grant, TokenRequ
 pub use failure::{Failure, FailureKind};
 pub use key::{Key, KeyBuilder};
 pub use private_key::PrivateKey;
-pub use rotation::{RefreshReuse, Rotation, StateDirectory};
+pub use rotation::{RefreshReuse, Rotation, StateDirectory, Unsaved};
 
 use std::fmt;
 use std::path::PathBuf;

@@ -4,12 +4,14 @@
 //! says so; before its successor's access token is used the successor is in the file. A process that dies between leaves a
 //! file that says how far it came. The file is locked from reading to writing, so that two processes take turns.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::Engine;
@@ -22,6 +24,10 @@ use super::failure::{Failure, FailureKind};
 use super::key::Key;
 use crate::base::failpoint::reached;
 use crate::base::{Random, Secret};
+
+/// How long one waits for another process, or another credential with the same token: longer than an exchange may take.
+const PATIENCE: Duration = Duration::from_secs(35);
+const POLL: Duration = Duration::from_millis(20);
 
 /// Bytes of the key that encrypts the files.
 const KEY_LEN: usize = 32;
@@ -42,6 +48,41 @@ pub enum RefreshReuse {
 pub struct StateDirectory {
     path: PathBuf,
     given: Option<Secret>,
+    unsaved: Arc<Unsaved>,
+}
+
+/// Records that could not be written, by their file, with who knows how. They outlive the configuration they came from.
+#[derive(Default)]
+pub struct Unsaved(Mutex<HashMap<PathBuf, (Arc<Rotation>, Record)>>);
+
+impl Unsaved {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, (Arc<Rotation>, Record)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries once more to write what there is.
+    pub(super) async fn save(unsaved: &Arc<Self>) {
+        let left = std::mem::take(&mut *unsaved.lock());
+        if left.is_empty() {
+            return;
+        }
+        let writing = tokio::task::spawn_blocking(move || {
+            for (path, (rotation, record)) in left {
+                let written = rotation.open().and_then(|file| rotation.write(&file, &record).map_err(unwritable));
+                if let Err(failure) = written {
+                    tracing::error!(target: "countersign::token", file = %path.display(), %failure, "a refresh token is lost");
+                }
+            }
+        });
+        // It can only fail by a panic, which is said by itself.
+        let _ = writing.await;
+    }
+}
+
+impl fmt::Debug for Unsaved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Unsaved")
+    }
 }
 
 impl StateDirectory {
@@ -49,7 +90,7 @@ impl StateDirectory {
     ///
     /// # Errors
     /// When the key has another length.
-    pub fn new(path: PathBuf, key: Option<&Secret>) -> Result<Self, String> {
+    pub fn new(path: PathBuf, key: Option<&Secret>, unsaved: Arc<Unsaved>) -> Result<Self, String> {
         let given = match key {
             None => None,
             Some(text) => {
@@ -60,7 +101,7 @@ impl StateDirectory {
                 Some(Secret::new(bytes.to_vec()))
             }
         };
-        Ok(Self { path, given })
+        Ok(Self { path, given, unsaved })
     }
 
     fn key(&self, random: &dyn Random) -> Result<Secret, String> {
@@ -117,8 +158,6 @@ pub struct Rotation {
     name: String,
     configured: Secret,
     reuse: RefreshReuse,
-    /// A successor that could not be written. It is written before anything else is tried.
-    unsaved: Mutex<Option<Record>>,
 }
 
 impl Rotation {
@@ -130,15 +169,20 @@ impl Rotation {
         key: &Key,
         configured: Secret,
         reuse: RefreshReuse,
-    ) -> Self {
-        Self { directory, random, name: key.hex(), configured, reuse, unsaved: Mutex::default() }
+    ) -> Arc<Self> {
+        Arc::new(Self { directory, random, name: key.hex(), configured, reuse })
     }
 
     /// Takes the latest token for one exchange, having noted that it is about to be spent.
     ///
     /// # Errors
     /// `reauthorization_required` when the last attempt's outcome is not known; when the state directory cannot be used.
-    pub fn begin(&self) -> Result<Attempt<'_>, Failure> {
+    pub async fn begin(self: &Arc<Self>) -> Result<Attempt, Failure> {
+        let rotation = Arc::clone(self);
+        blocking(move || rotation.begin_now()).await
+    }
+
+    fn begin_now(self: Arc<Self>) -> Result<Attempt, Failure> {
         let file = self.open()?;
         let mut record = self.latest(&file)?;
         if record.pending && self.reuse == RefreshReuse::Refuse {
@@ -152,7 +196,12 @@ impl Rotation {
         let announced = record.rotates != Some(false);
         if announced {
             record.pending = true;
-            self.write(&file, &record).map_err(unwritable)?;
+            if let Err(why) = self.write(&file, &record) {
+                // It may be in place all the same, and nothing was sent: the next attempt takes the announcement back.
+                record.pending = false;
+                self.directory.unsaved.lock().insert(file.path.clone(), (Arc::clone(&self), record));
+                return Err(unwritable(why));
+            }
             reached("refresh-announced");
         }
         let token = Secret::new(record.token.as_bytes());
@@ -168,23 +217,26 @@ impl Rotation {
         let lock =
             OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(path.with_extension("lock"));
         let lock = lock.map_err(|error| unwritable(format!("{}: {error}", path.display())))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Failure::new(
-                    FailureKind::Unavailable,
-                    "another Countersign process is using its refresh token right now",
-                ));
+        let mut waited = Duration::ZERO;
+        while let Err(error) = lock.try_lock() {
+            match error {
+                TryLockError::WouldBlock if waited < PATIENCE => {
+                    std::thread::sleep(POLL);
+                    waited += POLL;
+                }
+                TryLockError::WouldBlock => {
+                    return Err(Failure::new(FailureKind::Unavailable, "its refresh token is in use elsewhere"));
+                }
+                TryLockError::Error(error) => return Err(unwritable(format!("{}: {error}", path.display()))),
             }
-            Err(TryLockError::Error(error)) => return Err(unwritable(format!("{}: {error}", path.display()))),
         }
         let key = self.directory.key(&*self.random).map_err(unwritable)?;
         let key = RandomizedNonceKey::new(&AES_256_GCM, key.expose()).map_err(|_| unwritable("not a key".into()))?;
         Ok(Locked { path, key, _lock: lock })
     }
 
-    fn latest(&self, file: &Locked) -> Result<Record, Failure> {
-        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    fn latest(self: &Arc<Self>, file: &Locked) -> Result<Record, Failure> {
+        let unsaved = self.directory.unsaved.lock().get(&file.path).map(|(_, record)| record.clone());
         if let Some(record) = unsaved {
             self.keep(file, record.clone())?;
             return Ok(record);
@@ -213,10 +265,13 @@ impl Rotation {
     }
 
     /// Writes, or remembers what could not be written for the next attempt.
-    fn keep(&self, file: &Locked, record: Record) -> Result<(), Failure> {
+    fn keep(self: &Arc<Self>, file: &Locked, record: Record) -> Result<(), Failure> {
         let written = self.write(file, &record);
-        let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
-        *unsaved = written.is_err().then_some(record);
+        let mut unsaved = self.directory.unsaved.lock();
+        match &written {
+            Ok(()) => unsaved.remove(&file.path),
+            Err(_) => unsaved.insert(file.path.clone(), (Arc::clone(self), record)),
+        };
         written.map_err(unwritable)
     }
 
@@ -231,12 +286,14 @@ impl Rotation {
             file.key.seal_in_place_append_tag(aad, &mut sealed).map_err(|_| "it cannot be encrypted".to_owned())?;
         let mut bytes = nonce.as_ref().to_vec();
         bytes.append(&mut sealed);
+        // Before anything is in place: without it nothing could be made durable.
+        let folder = File::open(&self.directory.path).map_err(fail)?;
         let mut out =
             OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new).map_err(fail)?;
         out.write_all(&bytes).and_then(|()| out.sync_all()).map_err(fail)?;
         reached(if record.pending { "announcement-written" } else { "successor-written" });
         fs::rename(&new, &file.path).map_err(fail)?;
-        sync_folder(&self.directory.path).map_err(fail)
+        folder.sync_all().map_err(fail)
     }
 }
 
@@ -247,15 +304,15 @@ impl fmt::Debug for Rotation {
 }
 
 /// One use of a refresh token. Dropped without an end, it leaves the note that it was begun.
-pub struct Attempt<'a> {
-    rotation: &'a Rotation,
+pub struct Attempt {
+    rotation: Arc<Rotation>,
     file: Locked,
     record: Record,
     announced: bool,
     token: Secret,
 }
 
-impl Attempt<'_> {
+impl Attempt {
     /// The token to send.
     pub fn token(&self) -> &Secret {
         &self.token
@@ -265,7 +322,11 @@ impl Attempt<'_> {
     ///
     /// # Errors
     /// The exchange's own; or the successor cannot be written, and is then kept in memory until it can be.
-    pub fn end(self, result: Result<Answer, ExchangeError>) -> Result<Answer, Failure> {
+    pub async fn end(self, result: Result<Answer, ExchangeError>) -> Result<Answer, Failure> {
+        blocking(move || self.end_now(result)).await
+    }
+
+    fn end_now(self, result: Result<Answer, ExchangeError>) -> Result<Answer, Failure> {
         let Self { rotation, file, mut record, announced, .. } = self;
         reached("refresh-answered");
         match &result {
@@ -289,7 +350,7 @@ impl Attempt<'_> {
     }
 }
 
-impl fmt::Debug for Attempt<'_> {
+impl fmt::Debug for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Attempt")
     }
@@ -320,10 +381,196 @@ impl Locked {
     }
 }
 
+/// Off the async threads: a disk may take its time.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    let cut_off = |_| unwritable("the work was cut off".into());
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(cut_off(error)))
+}
+
 fn sync_folder(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }
 
 fn unwritable(why: String) -> Failure {
     Failure::new(FailureKind::Unavailable, format!("its refresh token cannot be kept safe, so it is not used: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::base::deps::SystemRandom;
+    use crate::token::KeyBuilder;
+
+    fn rotation(folder: &Path, configured: &str, reuse: RefreshReuse) -> Arc<Rotation> {
+        let directory = Arc::new(StateDirectory::new(folder.join("tokens"), None, Arc::default()).unwrap());
+        let key = KeyBuilder::new("default", "").with("token", configured).finish();
+        Rotation::new(directory, Arc::new(SystemRandom), &key, Secret::new(configured), reuse)
+    }
+
+    fn token(attempt: &Attempt) -> String {
+        attempt.token().expose_str().unwrap().to_owned()
+    }
+
+    fn granted(refresh_token: Option<&str>) -> Result<Answer, ExchangeError> {
+        let refresh_token = refresh_token.map(Secret::new);
+        Ok(Answer { access_token: Secret::new("access"), lifetime: None, refresh_token })
+    }
+
+    fn failed(lost: bool) -> Result<Answer, ExchangeError> {
+        Err(ExchangeError { failure: Failure::new(FailureKind::Unavailable, "no answer"), lost })
+    }
+
+    #[test]
+    fn a_successor_takes_the_place_of_its_predecessor_in_this_process_and_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = rotation(folder.path(), "r0", RefreshReuse::Refuse);
+        for (sent, next) in [("r0", "r1"), ("r1", "r2")] {
+            let attempt = Arc::clone(&first).begin_now().unwrap();
+            assert_eq!(token(&attempt), sent);
+            attempt.end_now(granted(Some(next))).unwrap();
+        }
+        let next = rotation(folder.path(), "r0", RefreshReuse::Refuse);
+        assert_eq!(token(&Arc::clone(&next).begin_now().unwrap()), "r2");
+        assert_eq!(token(&rotation(folder.path(), "other", RefreshReuse::Refuse).begin_now().unwrap()), "other");
+    }
+
+    #[test]
+    fn a_provider_that_keeps_its_tokens_is_remembered_and_costs_no_more_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = rotation(folder.path(), "r0", RefreshReuse::Refuse);
+        Arc::clone(&kept).begin_now().unwrap().end_now(granted(None)).unwrap();
+        let file = folder.path().join("tokens").join(&kept.name);
+        let written = fs::read(&file).unwrap();
+        // The same token in the answer is no rotation either.
+        Arc::clone(&kept).begin_now().unwrap().end_now(granted(Some("r0"))).unwrap();
+        drop(Arc::clone(&kept).begin_now().unwrap());
+        let lost = Arc::clone(&kept).begin_now().unwrap().end_now(failed(true)).unwrap_err();
+        assert_eq!(lost.kind, FailureKind::Unavailable);
+        assert_eq!(token(&Arc::clone(&kept).begin_now().unwrap()), "r0", "an unknown outcome does not matter here");
+        assert!(fs::read(&file).unwrap() == written);
+        // It may begin to replace them one day.
+        Arc::clone(&kept).begin_now().unwrap().end_now(granted(Some("r1"))).unwrap();
+        assert_eq!(token(&Arc::clone(&kept).begin_now().unwrap()), "r1");
+    }
+
+    #[test]
+    fn an_attempt_without_an_outcome_is_not_repeated_unless_the_provider_allows_it() {
+        for lost in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let refused = rotation(folder.path(), "r0", RefreshReuse::Refuse);
+            let attempt = Arc::clone(&refused).begin_now().unwrap();
+            match lost {
+                true => drop(attempt.end_now(failed(true))),
+                // As a process that is killed leaves it.
+                false => drop(attempt),
+            }
+            assert_eq!(Arc::clone(&refused).begin_now().unwrap_err().kind, FailureKind::Reauthorize);
+            assert_eq!(token(&rotation(folder.path(), "r0", RefreshReuse::Retry).begin_now().unwrap()), "r0");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let answered = rotation(folder.path(), "r0", RefreshReuse::Refuse);
+        Arc::clone(&answered).begin_now().unwrap().end_now(failed(false)).unwrap_err();
+        assert_eq!(token(&Arc::clone(&answered).begin_now().unwrap()), "r0", "a refusal that came back spends nothing");
+    }
+
+    #[test]
+    fn a_successor_that_cannot_be_written_is_not_used_and_not_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let full = rotation(folder.path(), "r0", RefreshReuse::Refuse);
+        let attempt = Arc::clone(&full).begin_now().unwrap();
+        // A folder where the new file would be: not even root can write it.
+        let obstacle = folder.path().join("tokens").join(&full.name).with_extension("new");
+        fs::create_dir(&obstacle).unwrap();
+        let failure = attempt.end_now(granted(Some("r1"))).unwrap_err();
+        assert!(failure.detail.contains("cannot be kept safe"), "{failure}");
+        assert!(Arc::clone(&full).begin_now().is_err(), "nothing is tried before it is written");
+        // A reload makes another rotation of the same token; what was not written outlives that.
+        let key = KeyBuilder::new("default", "").with("token", "r0").finish();
+        let directory = StateDirectory::new(folder.path().join("tokens"), None, Arc::clone(&full.directory.unsaved));
+        let next = Rotation::new(
+            Arc::new(directory.unwrap()),
+            Arc::new(SystemRandom),
+            &key,
+            Secret::new("r0"),
+            RefreshReuse::Refuse,
+        );
+        fs::remove_dir(&obstacle).unwrap();
+        assert_eq!(token(&next.begin_now().unwrap()), "r1");
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_tried_once_more_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let full = rotation(folder.path(), "r0", RefreshReuse::Refuse);
+        let attempt = Arc::clone(&full).begin_now().unwrap();
+        let obstacle = folder.path().join("tokens").join(&full.name).with_extension("new");
+        fs::create_dir(&obstacle).unwrap();
+        attempt.end_now(granted(Some("r1"))).unwrap_err();
+        fs::remove_dir(&obstacle).unwrap();
+        Unsaved::save(&full.directory.unsaved).await;
+        assert_eq!(token(&rotation(folder.path(), "r0", RefreshReuse::Refuse).begin_now().unwrap()), "r1");
+    }
+
+    #[test]
+    fn an_announcement_that_failed_is_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let full = rotation(folder.path(), "r0", RefreshReuse::Refuse);
+        drop(Arc::clone(&full).begin_now().unwrap().end_now(failed(false)));
+        let obstacle = folder.path().join("tokens").join(&full.name).with_extension("new");
+        fs::create_dir(&obstacle).unwrap();
+        assert_eq!(Arc::clone(&full).begin_now().unwrap_err().kind, FailureKind::Unavailable);
+        fs::remove_dir(&obstacle).unwrap();
+        assert_eq!(token(&Arc::clone(&full).begin_now().unwrap()), "r0");
+    }
+
+    #[test]
+    fn two_processes_take_turns() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) =
+            (rotation(folder.path(), "r0", RefreshReuse::Refuse), rotation(folder.path(), "r0", RefreshReuse::Refuse));
+        let attempt = Arc::clone(&one).begin_now().unwrap();
+        let waiting = std::thread::spawn(move || token(&other.begin_now().unwrap()));
+        attempt.end_now(granted(Some("r1"))).unwrap();
+        assert_eq!(waiting.join().unwrap(), "r1");
+    }
+
+    #[test]
+    fn files_are_encrypted_private_and_useless_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = rotation(folder.path(), "r0", RefreshReuse::Refuse);
+        Arc::clone(&one).begin_now().unwrap().end_now(granted(Some("the-next-token"))).unwrap();
+        let tokens = folder.path().join("tokens");
+        for entry in fs::read_dir(&tokens).unwrap() {
+            let path = entry.unwrap().path();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
+            assert!(!fs::read(&path).unwrap().windows(5).any(|bytes| bytes == b"token"), "{}", path.display());
+        }
+        // Moved to another token's place, or read with another key, it does not open; nothing is sent then.
+        let other = rotation(folder.path(), "other", RefreshReuse::Refuse);
+        fs::copy(tokens.join(&one.name), tokens.join(&other.name)).unwrap();
+        assert_eq!(Arc::clone(&other).begin_now().unwrap_err().kind, FailureKind::Reauthorize);
+        fs::write(tokens.join("key"), [7; KEY_LEN]).unwrap();
+        assert_eq!(Arc::clone(&one).begin_now().unwrap_err().kind, FailureKind::Reauthorize);
+        fs::write(tokens.join("key"), [7; 3]).unwrap();
+        assert!(Arc::clone(&one).begin_now().unwrap_err().detail.contains("32 bytes"));
+    }
+
+    #[test]
+    fn a_key_of_the_operators_own_has_32_bytes() {
+        let key = |text: &str| StateDirectory::new("x".into(), Some(&Secret::new(text)), Arc::default());
+        assert!(key(&STANDARD.encode([1; 32])).is_ok() && key(&(STANDARD.encode([1; 32]) + "\n")).is_ok());
+        for wrong in ["", "hunter2", &STANDARD.encode([1; 31])] {
+            assert!(!key(wrong).unwrap_err().contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = rotation(folder.path(), "canary", RefreshReuse::Refuse);
+        let shown = format!("{one:?} {:?} {:?}", Arc::clone(&one).begin_now().unwrap(), one.directory);
+        assert!(!shown.contains("canary"), "{shown}");
+    }
 }

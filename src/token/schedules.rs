@@ -374,12 +374,14 @@ impl World {
             }
             Event::Forward(time) => self.clock.0.0.lock().unwrap().0 += time,
             Event::Back(time) => self.clock.0.0.lock().unwrap().0 -= time,
-            Event::Remove => self.handle = None,
+            // As a reload does, whoever still holds the old one.
+            Event::Remove => self.handle.take().unwrap().release(),
             Event::Restore => self.handle = Some(self.new_handle()),
             Event::Change => {
                 self.key += 1;
-                // As a reload does: the new one is there before the old one goes.
-                self.handle = Some(self.new_handle());
+                // The new one is there before the old one goes.
+                let new = self.new_handle();
+                self.handle.replace(new).unwrap().release();
             }
         }
     }
@@ -592,4 +594,89 @@ fn in_every_order_of_every_situation_the_rules_of_a_token_hold() {
         let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
         writeln!(file, "token engine: {total} schedules explored, every rule held in each").unwrap();
     }
+}
+
+/// Events one after the other, everything between them run to its end.
+fn story(events: &[Event]) -> World {
+    let mut world = World::new(&[]);
+    for event in events {
+        assert!(world.can(*event), "{event:?} cannot happen");
+        world.happen(*event);
+        world.collect();
+        while let Some(index) = world.runnable().first() {
+            world.step(*index);
+            world.collect();
+        }
+    }
+    world
+}
+
+impl World {
+    fn exchanges(&self) -> usize {
+        self.log.lock().unwrap().exchanges.iter().filter(|(_, _, begun)| *begun).count()
+    }
+
+    fn under_way(&self) -> usize {
+        self.log.lock().unwrap().under_way.len()
+    }
+
+    /// The number of the token that a caller would get at once.
+    fn current(&self) -> Option<String> {
+        self.handle.as_ref()?.current().map(|live| format!("{:?}", live.authorizer()))
+    }
+}
+
+#[test]
+fn a_used_token_is_renewed_by_time_alone_and_an_unused_one_is_left_to_end() {
+    use Event::{Call, Pass};
+    let early = story(&[Call, GRANT, Pass(HOUR * 69 / 100)]);
+    assert_eq!((early.exchanges(), early.under_way()), (1, 0));
+    let due = story(&[Call, GRANT, Pass(HOUR * 71 / 100)]);
+    assert_eq!((due.exchanges(), due.under_way()), (2, 1), "at seven tenths, without any caller");
+    // What replaced it was used by nobody: no third exchange.
+    let unused = story(&[Call, GRANT, Pass(HOUR * 71 / 100), GRANT, Pass(HOUR * 71 / 100)]);
+    assert_eq!((unused.exchanges(), unused.under_way()), (2, 0));
+    assert_eq!(unused.current().as_deref(), Some("2"), "and a caller who comes late is still served");
+    assert_eq!(
+        story(&[Call, GRANT, Pass(HOUR * 71 / 100), GRANT, Pass(HOUR * 71 / 100), Call]).exchanges(),
+        3,
+        "renewing it"
+    );
+}
+
+#[test]
+fn the_old_token_serves_until_the_lesser_of_thirty_seconds_and_a_tenth_before_its_end() {
+    use Event::{Call, Grant, Pass};
+    for (lifetime, served, ended) in [(HOUR, 3569, 3571), (SECOND * 100, 89, 91), (SECOND * 10, 8, 10)] {
+        let after = |seconds: u32| story(&[Call, Grant(lifetime), Pass(SECOND * seconds)]).current();
+        assert_eq!(after(served).as_deref(), Some("1"), "{lifetime:?}");
+        assert_eq!(after(ended), None, "{lifetime:?}");
+    }
+}
+
+#[test]
+fn after_failures_in_a_row_the_pauses_grow_and_a_success_ends_them() {
+    use Event::{Call, Fail, Pass};
+    let rejected = Fail(FailureKind::Rejected);
+    let mut events = vec![Call, rejected];
+    for pause in [30, 60, 120, 240, 480, 900, 900] {
+        events.extend([Pass(SECOND * (pause - 1)), Call]);
+        let calm = story(&events).exchanges();
+        events.extend([Pass(SECOND), Call]);
+        assert_eq!(story(&events).exchanges(), calm + 1, "after {pause} s");
+        events.push(rejected);
+    }
+    *events.last_mut().unwrap() = GRANT;
+    events.extend([Event::Unauthorized, Call, FAIL, Pass(SECOND), Call]);
+    assert_eq!(story(&events).under_way(), 1, "one second again, not fifteen minutes");
+}
+
+#[test]
+fn what_failed_is_told_until_a_token_is_there() {
+    use Event::{Call, Pass};
+    let trouble = |events: &[Event]| story(events).handle.as_ref().unwrap().trouble();
+    assert_eq!(trouble(&[Call]), None);
+    assert_eq!(trouble(&[Call, FAIL]).as_deref(), Some("as the schedule says"));
+    assert_eq!(trouble(&[Call, GRANT, Pass(HOUR * 8 / 10), FAIL]), None, "the old token still serves");
+    assert!(trouble(&[Call, GRANT, Pass(HOUR * 8 / 10), FAIL, Pass(HOUR)]).is_some());
 }

@@ -39,7 +39,8 @@ impl HttpClients for Upstream {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .pool_max_idle_per_host(0)
-            .connect_timeout(self.settings().connect_timeout)
+            // Less than the whole, so that one which never connected is known not to have been sent.
+            .connect_timeout(self.settings().connect_timeout.min(TIMEOUT / 2))
             .timeout(TIMEOUT)
             .referer(false)
             .no_proxy()

@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::connect::Connector;
@@ -27,6 +28,8 @@ pub(super) enum Failure {
 pub(super) struct Plain {
     connector: Connector,
     pool: Mutex<Pool>,
+    /// A connection was put back.
+    freed: Notify,
     per_host: usize,
     idle_timeout: Duration,
 }
@@ -45,7 +48,7 @@ struct Idle {
 
 impl Plain {
     pub(super) fn new(connector: Connector, per_host: usize, idle_timeout: Duration) -> Self {
-        Self { connector, pool: Mutex::default(), per_host, idle_timeout }
+        Self { connector, pool: Mutex::default(), freed: Notify::new(), per_host, idle_timeout }
     }
 
     /// Sends a request whose target is a path and whose Host is set.
@@ -59,7 +62,7 @@ impl Plain {
         loop {
             let (mut sender, reused) = match self.take(destination) {
                 Some(sender) => (sender, true),
-                None => (self.connect(destination).await?, false),
+                None => Box::pin(self.connect_or_take(destination)).await?,
             };
             match sender.try_send_request(request).await {
                 Ok(response) => {
@@ -70,6 +73,22 @@ impl Plain {
                     Some(unsent) if reused => request = unsent,
                     _ => return Err(Failure::Broken(error.into_error())),
                 },
+            }
+        }
+    }
+
+    /// A new connection, or one that becomes free before that is made. Says whether it was used before.
+    async fn connect_or_take(&self, destination: &Destination) -> Result<(SendRequest<Body>, bool), Failure> {
+        let mut connecting = std::pin::pin!(self.connect(destination));
+        loop {
+            let freed = self.freed.notified();
+            // What was put back before this one listened.
+            if let Some(sender) = self.take(destination) {
+                return Ok((sender, true));
+            }
+            tokio::select! {
+                connected = connecting.as_mut() => return connected.map(|sender| (sender, false)),
+                () = freed => {}
             }
         }
     }
@@ -131,6 +150,8 @@ impl Plain {
         if !std::mem::replace(&mut pool.retiring, true) {
             tokio::spawn(retire(Arc::downgrade(self), self.idle_timeout));
         }
+        drop(pool);
+        self.freed.notify_waiters();
     }
 }
 
