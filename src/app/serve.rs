@@ -305,6 +305,10 @@ impl App {
         // Taken before anything is read: what changes from here on is a change again.
         let own_file = Fingerprints::take([path.to_owned()]);
         let config = Config::load(path).map_err(StartError::Config)?;
+        if config.document.is_empty() {
+            // Most often a file that is being written this very moment.
+            return Err(StartError::Config(vec![config.document.error("", "the file is empty")]));
+        }
         self.refused = Fingerprints::take(files(&config));
         let (ca_settings, admin) = (config.ca.clone(), config.admin.clone());
         let roots = system_roots();

@@ -80,6 +80,11 @@ impl Document {
         matches!(self.root.content, Content::Map(_) | Content::Null)
     }
 
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        matches!(self.root.content, Content::Null)
+    }
+
     /// How many elements the list at a path has; 0 when there is no list.
     pub fn count(&self, path: &str) -> usize {
         match self.find(path).map(|node| &node.content) {

@@ -216,11 +216,6 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|error| {
             vec![ConfigError { path: String::new(), line: 0, message: format!("it cannot be read: {error}") }]
         })?;
-        if text.trim().is_empty() {
-            // Most often one that is being written this very moment.
-            let message = "the file is empty".to_owned();
-            return Err(vec![ConfigError { path: String::new(), line: 0, message }]);
-        }
         Self::parse(&text)
     }
 

@@ -47,6 +47,9 @@ async fn a_changed_file_or_a_hangup_reloads_and_a_bad_file_changes_nothing() {
     let log = proxy.wait_log(|log| log.contains("the old one stays"));
     assert!(log.contains("line 1: unbound"), "{log}");
     assert_eq!(raw(&proxy.forward(), GET).code(), "unbound", "still the one before");
+    std::fs::write(&proxy.config, "").unwrap();
+    proxy.wait_log(|log| log.contains("the file is empty"));
+    assert_eq!(raw(&proxy.forward(), GET).code(), "unbound", "a file that is being written is no configuration");
     std::fs::write(&proxy.config, &good).unwrap();
     reloads(2);
     assert_eq!(raw(&proxy.forward(), GET).status(), 200);
