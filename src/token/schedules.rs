@@ -690,7 +690,7 @@ fn a_configuration_that_was_refused_does_not_change_the_way_to_the_endpoint() {
     let key = KeyBuilder::new("a", "c").with("version", [0]).finish();
     let new = Arc::new(world.tokens.handle(key, "c", Arc::new(other)));
     let asked = |world: &World| world.log.lock().unwrap().exchanges.last().unwrap().0;
-    let mut go_on = |world: &mut World, event| {
+    let go_on = |world: &mut World, event| {
         world.happen(event);
         world.collect();
         while let Some(index) = world.runnable().first() {
