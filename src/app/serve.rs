@@ -427,8 +427,9 @@ impl App {
         // An exchange under way may be spending a refresh token: what it brings must be stored, however little time is left
         // for requests.
         let settled = tokio::time::timeout(EXCHANGE_ENDS, self.tokens.settled()).await.is_ok();
+        self.tokens.save().await;
         if !settled {
-            tracing::error!("a token exchange did not end; a refresh token may be lost");
+            tracing::error!("the use of a refresh token did not end; it may be lost");
         }
         if !finished {
             tracing::warn!(seconds = self.drain.as_secs(), "some requests did not finish in time");

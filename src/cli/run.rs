@@ -60,7 +60,11 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
     let status = supervise(context, &app, folder.path(), &arguments.command, &hidden, &mut signals).await;
     // Before the exit code: nothing is left behind even when the command failed.
     folder.close().map_err(|error| Failure::Other(error.to_string()))?;
-    app.drain().await;
+    // A second signal ends us at once, whatever is still under way.
+    tokio::select! {
+        _ = app.drain() => {}
+        _ = signals.before() => {}
+    }
     let status = match status? {
         Ended::Status(status) => status,
         Ended::NotStarted(code) => return Ok(code),

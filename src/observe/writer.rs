@@ -58,6 +58,8 @@ struct State {
     stalled: bool,
     /// Lines that were dropped meanwhile.
     dropped: u64,
+    /// Pieces that were written.
+    moved: u64,
 }
 
 impl Lines {
@@ -106,15 +108,17 @@ impl Shared {
         let full =
             |state: &mut State| !state.alone && !state.waiting.is_empty() && state.waiting.len() + line.len() > FULL;
         let mut state = self.lock();
-        if !state.stalled {
+        while !state.stalled && full(&mut state) {
+            let before = state.moved;
             state = self.room.wait_timeout_while(state, LOGGER_WAIT, full).unwrap_or_else(PoisonError::into_inner).0;
+            // A slow reader is waited for, one that stands still is not.
+            state.stalled = full(&mut state) && state.moved == before;
         }
         if state.alone {
             write_all(&mut io::stderr(), line, &mut || {});
             return;
         }
         if full(&mut state) {
-            state.stalled = true;
             state.dropped += 1;
             return;
         }
@@ -150,12 +154,13 @@ impl Shared {
                 state.dropped = 0;
             }
             drop(state);
-            write_all(&mut out, &batch, &mut || self.lock().stalled = false);
+            write_all(&mut out, &batch, &mut || self.lock().moved += 1);
             batch.clear();
             // A burst must not hold its memory for ever.
             batch.shrink_to(PLENTY);
             state = self.lock();
             state.writing = false;
+            state.stalled = false;
             self.room.notify_all();
             let may_pause = |state: &mut State| !state.urgent && state.waiting.len() <= PLENTY;
             state = self.work.wait_timeout_while(state, PAUSE, may_pause).unwrap_or_else(PoisonError::into_inner).0;

@@ -121,6 +121,9 @@ impl Proxy {
 
     /// Replaces the state; requests under way keep the one they began with.
     pub fn replace(&self, state: State) {
+        for credential in state.routes.credentials() {
+            credential.adopt();
+        }
         let old = self.state.swap(Arc::new(state));
         for credential in old.routes.credentials() {
             credential.retire();

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::matcher::{HostPattern, PathPrefix};
 use crate::scheme::{Identity, Scheme};
+use crate::token::Handle;
 
 /// A credential as the table knows it: where it may go, and whether it can sign now.
 #[derive(Debug)]
@@ -36,10 +37,24 @@ pub enum Readiness {
 }
 
 impl Readiness {
+    fn handle(&self) -> Option<&Handle> {
+        match self {
+            Self::Ready(scheme) => match scheme.identity() {
+                Identity::Token(handle) => Some(handle),
+                Identity::Fixed(_) => None,
+            },
+            Self::Unusable(_) => None,
+        }
+    }
+
+    fn adopt(&self) {
+        if let Some(handle) = self.handle() {
+            handle.adopt();
+        }
+    }
+
     fn retire(&self) {
-        if let Self::Ready(scheme) = self
-            && let Identity::Token(handle) = scheme.identity()
-        {
+        if let Some(handle) = self.handle() {
             handle.release();
         }
     }
@@ -65,8 +80,14 @@ impl CredentialEntry {
 
     /// Replaces its state, with effect on the next request.
     pub fn set_readiness(&self, readiness: Readiness) {
+        readiness.adopt();
         let old = self.readiness.swap(Arc::new(readiness));
         old.retire();
+    }
+
+    /// Its configuration was accepted: it obtains its tokens by its own way from now on.
+    pub fn adopt(&self) {
+        self.readiness.load().adopt();
     }
 
     /// It belongs to a configuration that is no longer in use: it drops its token, unless another credential has the same.

@@ -17,7 +17,7 @@ use crate::base::{Authorizer, BoxFuture, ClientOptions, Destination, Mutations, 
 use crate::base::{Public, SecretField, SecretRef, Unavailable};
 use crate::token::{
     Algorithm, Answer, Assertion, AssertionParts, ClientAuth, Endpoint, ExchangeError, Failure, FailureKind, Grant,
-    Handle, KeyBuilder, PrivateKey, RefreshReuse, Rotation, Token, TokenRequest, TokenSource,
+    Handle, KeyBuilder, Param, PrivateKey, RefreshReuse, Rotation, Token, TokenRequest, TokenSource,
 };
 
 pub(super) const KIND: Kind = Kind {
@@ -434,22 +434,26 @@ impl Settings {
         for (name, values) in &self.additional_headers {
             let unfit = || Unavailable(format!("additional_headers.{name}: it cannot be sent in a header"));
             let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| unfit())?;
-            for value in &values.0 {
-                let value = setup.secrets.public(value)?;
+            for field in &values.0 {
+                let value = setup.secrets.public(field)?;
                 let mut value = HeaderValue::from_str(&value).map_err(|_| unfit())?;
-                value.set_sensitive(true);
+                value.set_sensitive(field.reference().is_some());
                 headers.append(header.clone(), value);
             }
         }
         Ok(headers)
     }
 
-    fn params(&self, setup: &Setup<'_>) -> Result<Vec<(String, Secret)>, Unavailable> {
+    fn params(&self, setup: &Setup<'_>) -> Result<Vec<Param>, Unavailable> {
         let audience = self.audience.iter().map(|value| ("audience", value));
         let resource = self.resource.0.iter().map(|value| ("resource", value));
         let further = self.additional_params.iter().map(|(name, value)| (name.as_str(), value));
         let all = audience.chain(resource).chain(further);
-        all.map(|(name, value)| Ok((name.to_owned(), Secret::new(setup.secrets.public(value)?)))).collect()
+        let param = |(name, field): (&str, &Public)| {
+            let value = Secret::new(setup.secrets.public(field)?);
+            Ok(Param { name: name.to_owned(), value, confidential: field.reference().is_some() })
+        };
+        all.map(param).collect()
     }
 
     fn client(&self, setup: &Setup<'_>, url: &str) -> Result<ClientAuth, Unavailable> {
@@ -574,7 +578,7 @@ struct Source {
     client: ClientAuth,
     grant: GrantSource,
     scopes: Vec<String>,
-    params: Vec<(String, Secret)>,
+    params: Vec<Param>,
     unsaid_lifetime: Duration,
     random: Arc<dyn Random>,
 }

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::failure::{Failure, FailureKind};
 use super::key::Key;
@@ -55,7 +54,6 @@ struct Engine {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     spawn: Box<dyn Spawn>,
-    exchanges: TaskTracker,
     /// The process is about to end: nothing is renewed any more.
     draining: AtomicBool,
     /// It ends now: nothing is obtained any more.
@@ -75,7 +73,6 @@ impl Tokens {
             clock: Arc::clone(&deps.clock),
             random: Arc::clone(&deps.random),
             spawn,
-            exchanges: TaskTracker::new(),
             draining: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             unsaved: Arc::default(),
@@ -100,7 +97,7 @@ impl Tokens {
             if !state.gone {
                 state.users += 1;
                 drop(state);
-                return Handle { slot, source, adopted: AtomicBool::new(false), released: AtomicBool::new(false) };
+                return Handle { slot, source, released: AtomicBool::new(false) };
             }
         }
     }
@@ -115,13 +112,15 @@ impl Tokens {
         self.0.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Obtains nothing any more, and waits until no exchange is under way: one whose outcome nobody stored might have
-    /// spent a refresh token.
+    /// Obtains nothing any more, and waits for the exchanges that are spending a refresh token.
     pub async fn settled(&self) {
         self.stop_renewing();
         self.0.closed.store(true, Ordering::Relaxed);
-        self.0.exchanges.close();
-        self.0.exchanges.wait().await;
+        self.0.unsaved.settled().await;
+    }
+
+    /// Tries once more to write the refresh tokens that could not be written.
+    pub async fn save(&self) {
         Unsaved::save(&self.0.unsaved).await;
     }
 }
@@ -174,19 +173,19 @@ pub struct Handle {
     slot: Arc<Slot>,
     /// The way to the endpoint, as this handle's configuration has it.
     source: Arc<dyn TokenSource>,
-    /// Whether the slot goes that way. It does from the first use on: a configuration that was refused is never used.
-    adopted: AtomicBool,
     released: AtomicBool,
 }
 
 impl Handle {
+    /// The configuration of this handle was accepted: its way to the endpoint is the slot's from now on. One that was
+    /// refused after it was built changes nothing.
+    pub fn adopt(&self) {
+        self.slot.lock().source = Arc::clone(&self.source);
+    }
+
     /// The token, if there is one that may be sent now. Begins its renewal when that is due.
     pub fn current(&self) -> Option<Arc<Live>> {
         let slot = &self.slot;
-        if !self.adopted.load(Ordering::Relaxed) {
-            slot.lock().source = Arc::clone(&self.source);
-            self.adopted.store(true, Ordering::Relaxed);
-        }
         let live = slot.live.load_full()?;
         let instant = slot.engine.clock.instant();
         if !live.usable(slot.engine.clock.now(), instant) {
@@ -417,7 +416,7 @@ impl Slot {
             }));
             drop(landing);
         };
-        self.engine.spawn.spawn(Box::pin(self.engine.exchanges.track_future(exchange)));
+        self.engine.spawn.spawn(Box::pin(exchange));
         outcome
     }
 

@@ -3,6 +3,7 @@
 //! The `oauth2` crate makes requests and reads answers; what it does not know stands in [`Endpoint::send`]: assertion
 //! grants, Basic authentication as servers want it, and answers that are meant well but written badly.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -52,8 +53,22 @@ pub struct Endpoint {
     headers: HeaderMap,
 }
 
-/// Statuses of those who stand between and lost the answer.
-const GAVE_UP: [StatusCode; 3] = [StatusCode::REQUEST_TIMEOUT, StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT];
+/// Statuses of those who stand between and lost the answer; the last three are a content network's.
+const GAVE_UP: [u16; 6] = [408, 502, 504, 520, 522, 524];
+
+/// What only a provider says itself (RFC 6749 section 5.2, RFC 8628 section 3.5, GitHub).
+const PROVIDERS_OWN: [&str; 10] = [
+    "invalid_request",
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+    "temporarily_unavailable",
+    "server_error",
+    "slow_down",
+    "bad_refresh_token",
+];
 
 /// What is exchanged for an access token.
 #[derive(Debug)]
@@ -90,8 +105,19 @@ pub struct TokenRequest<'a> {
     pub client: &'a ClientAuth,
     /// Joined by spaces.
     pub scopes: &'a [String],
-    /// Further form fields. Their values may be secrets.
-    pub params: &'a [(String, Secret)],
+    /// Further form fields.
+    pub params: &'a [Param],
+}
+
+/// A form field.
+#[derive(Debug)]
+pub struct Param {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: Secret,
+    /// Whether no error may repeat the value.
+    pub confidential: bool,
 }
 
 /// A successful answer.
@@ -169,7 +195,8 @@ impl Endpoint {
 
     /// What every request to this endpoint carries and no error may repeat: its headers, and the query of its address.
     fn confidential(&self) -> Vec<Secret> {
-        let mut secrets: Vec<Secret> = self.headers.values().map(|value| Secret::new(value.as_bytes())).collect();
+        let marked = self.headers.values().filter(|value| value.is_sensitive());
+        let mut secrets: Vec<Secret> = marked.map(|value| Secret::new(value.as_bytes())).collect();
         if let Some(query) = self.url.url().query() {
             secrets.extend(form_urlencoded::parse(query.as_bytes()).map(|(_, value)| Secret::new(value.into_owned())));
         }
@@ -191,7 +218,7 @@ impl Endpoint {
             lost: error.sent,
         })?;
         let status = answer.status();
-        let said = |text: &str| form.scrubbed(&format!("{host} answered {}{text}", status.as_u16()));
+        let said = |text: &str| format!("{host} answered {}{}", status.as_u16(), form.scrubbed(text));
         let refused = |kind, text: &str| Obstacle { failure: Failure::new(kind, said(text)), lost: false };
         if status.is_redirection() {
             return Err(refused(FailureKind::Unavailable, &moved(&self.url, answer.headers())));
@@ -208,7 +235,7 @@ impl Endpoint {
                 if unavailable(status, &code) {
                     let mut obstacle = refused(FailureKind::Unavailable, &text);
                     // A gateway that gave up says nothing of what became of the request behind it.
-                    obstacle.lost = code.is_empty() && GAVE_UP.contains(&status);
+                    obstacle.lost = GAVE_UP.contains(&status.as_u16()) && !PROVIDERS_OWN.contains(&code.as_str());
                     obstacle.failure = obstacle.failure.with_retry_after(retry_after(answer.headers(), now));
                     return Err(obstacle);
                 }
@@ -352,9 +379,9 @@ impl Form {
                 form.signed("client_assertion", assertion, now, random)?;
             }
         }
-        for (name, value) in request.params {
+        for Param { name, value, confidential } in request.params {
             form.params.push((name.clone(), text(value, name)?.to_owned()));
-            form.secrets.push(value.clone());
+            form.secrets.extend(confidential.then(|| value.clone()));
         }
         Ok(form)
     }
@@ -413,7 +440,10 @@ fn spellings(secret: &str) -> Vec<String> {
     let json = json[1..json.len() - 1].to_owned();
     let (lower_form, lower_percent) = (lower_escapes(&form), lower_escapes(&percent));
     let all = [secret.to_owned(), form, percent, lower_form, lower_percent, json.replace('/', "\\/"), json];
-    all.into_iter().filter(|spelling| spelling.len() >= SHORTEST_SECRET).collect()
+    let mut all: Vec<String> = all.into_iter().filter(|spelling| spelling.len() >= SHORTEST_SECRET).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 /// `%2B` as `%2b`.
@@ -437,12 +467,18 @@ fn lower_escapes(text: &str) -> String {
 /// when a server cuts it or one secret begins like another.
 fn without(text: &str, spellings: &[String]) -> String {
     let mut hidden = vec![false; text.len()];
+    // Where each piece of the text stands, so that a long secret is gone through once.
+    let mut places: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    for (at, window) in text.as_bytes().windows(PIECE).enumerate() {
+        places.entry(window).or_default().push(at);
+    }
     for spelling in spellings.iter().map(String::as_bytes) {
-        let piece = spelling.len().min(PIECE);
-        for (at, window) in text.as_bytes().windows(piece).enumerate() {
-            if spelling.windows(piece).any(|part| part == window) {
-                hidden[at..at + piece].fill(true);
-            }
+        if spelling.len() < PIECE {
+            let whole = text.as_bytes().windows(spelling.len()).enumerate().filter(|(_, window)| *window == spelling);
+            whole.for_each(|(at, _)| hidden[at..at + spelling.len()].fill(true));
+        }
+        for at in spelling.windows(PIECE).filter_map(|piece| places.get(piece)).flatten() {
+            hidden[*at..at + PIECE].fill(true);
         }
     }
     let mut shown = String::new();
@@ -620,7 +656,7 @@ mod tests {
     async fn ask(
         client: &ClientAuth,
         grant: Grant<'_>,
-        params: &[(String, Secret)],
+        params: &[Param],
         answer: Result<HttpResponse, CallError>,
     ) -> (Result<Answer, ExchangeError>, HeaderMap, String) {
         let server = Arc::new(Server::default());
@@ -665,7 +701,9 @@ mod tests {
     #[tokio::test]
     async fn a_refresh_token_goes_without_a_client_where_there_is_none_and_parameters_follow() {
         let token = Secret::new("r");
-        let params = [("resource".to_owned(), Secret::new("https://x/")), ("audience".to_owned(), Secret::new("y"))];
+        let param =
+            |name: &str, value: &str| Param { name: name.into(), value: Secret::new(value), confidential: false };
+        let params = [param("resource", "https://x/"), param("audience", "y")];
         let answer = answer(200, "application/json", r#"{"access_token":"t","refresh_token":"r2"}"#);
         let (result, _, body) = ask(&ClientAuth::None(None), Grant::RefreshToken(&token), &params, answer).await;
         assert_eq!(body, "grant_type=refresh_token&refresh_token=r&scope=a+b+c&resource=https%3A%2F%2Fx%2F&audience=y");
@@ -757,6 +795,8 @@ mod tests {
             (504, "", true),
             (408, "", true),
             (502, r#"{"error":"invalid_grant"}"#, false),
+            (504, r#"{"status":504,"error":"Gateway Timeout"}"#, true),
+            (524, "", true),
             (500, "", false),
             (503, "", false),
         ] {
@@ -783,7 +823,7 @@ mod tests {
         let detail = error.unwrap_err().failure.detail;
         assert!(detail.ends_with("bad [redacted]  or [redacted]!"), "{detail}");
         let long = format!(r#"{{"error":"invalid_request","error_description":"{}"}}"#, "x".repeat(9999));
-        assert!(answered(answer(400, "", &long)).await.unwrap_err().failure.detail.len() <= MAX_DESCRIPTION);
+        assert!(answered(answer(400, "", &long)).await.unwrap_err().failure.detail.len() <= MAX_DESCRIPTION + 30);
     }
 
     #[test]
@@ -809,7 +849,9 @@ mod tests {
         let body = r#"{"error":"invalid_request","error_description":"bad header-secret and query-secret"}"#;
         server.answers.lock().unwrap().push(answer(400, "", body));
         let mut headers = HeaderMap::new();
-        headers.insert("x-key", HeaderValue::from_static("header-secret"));
+        let mut value = HeaderValue::from_static("header-secret");
+        value.set_sensitive(true);
+        headers.insert("x-key", value);
         let http = Arc::clone(&server) as Arc<dyn HttpClient>;
         let endpoint = Endpoint::new("https://idp.test/token?key=query-secret", http, headers).unwrap();
         let client = form("me", "s3cr3t");

@@ -15,7 +15,7 @@ mod schedules;
 
 pub use assertion::{Algorithm, Assertion, AssertionParts};
 pub use cache::{Handle, Live, Tokens};
-pub use exchange::{Answer, ClientAuth, Endpoint, ExchangeError, Grant, TokenRequest};
+pub use exchange::{Answer, ClientAuth, Endpoint, ExchangeError, Grant, Param, TokenRequest};
 pub use failure::{Failure, FailureKind};
 pub use key::{Key, KeyBuilder};
 pub use private_key::PrivateKey;

@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use zeroize::Zeroizing;
 
 use super::exchange::{Answer, ExchangeError};
@@ -53,11 +56,32 @@ pub struct StateDirectory {
 
 /// Records that could not be written, by their file, with who knows how. They outlive the configuration they came from.
 #[derive(Default)]
-pub struct Unsaved(Mutex<HashMap<PathBuf, (Arc<Rotation>, Record)>>);
+pub struct Unsaved {
+    records: Mutex<HashMap<PathBuf, Left>>,
+    /// Attempts under way.
+    attempts: TaskTracker,
+    /// The process ends: no attempt is begun any more.
+    closed: AtomicBool,
+}
+
+/// A record that could not be written.
+struct Left {
+    rotation: Arc<Rotation>,
+    record: Record,
+    /// The token that was on disk: if another is there now, somebody else went on from it, and this record is old.
+    before: String,
+}
 
 impl Unsaved {
-    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, (Arc<Rotation>, Record)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Left>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins no attempt any more, and waits for those under way.
+    pub(super) async fn settled(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.attempts.close();
+        self.attempts.wait().await;
     }
 
     /// Tries once more to write what there is.
@@ -67,9 +91,13 @@ impl Unsaved {
             return;
         }
         let writing = tokio::task::spawn_blocking(move || {
-            for (path, (rotation, record)) in left {
-                let written = rotation.open().and_then(|file| rotation.write(&file, &record).map_err(unwritable));
-                if let Err(failure) = written {
+            for (path, Left { rotation, record, before }) in left {
+                let write = || {
+                    let file = rotation.open()?;
+                    let newest = rotation.on_disk(&file)?.token == before;
+                    if newest { rotation.write(&file, &record).map_err(unwritable) } else { Ok(()) }
+                };
+                if let Err(failure) = write() {
                     tracing::error!(target: "countersign::token", file = %path.display(), %failure, "a refresh token is lost");
                 }
             }
@@ -195,17 +223,19 @@ impl Rotation {
         // A provider that is known to keep its tokens costs no write.
         let announced = record.rotates != Some(false);
         if announced {
-            record.pending = true;
+            let before = std::mem::replace(&mut record.pending, true);
             if let Err(why) = self.write(&file, &record) {
                 // It may be in place all the same, and nothing was sent: the next attempt takes the announcement back.
-                record.pending = false;
-                self.directory.unsaved.lock().insert(file.path.clone(), (Arc::clone(&self), record));
+                record.pending = before;
+                let left = Left { before: record.token.clone(), rotation: Arc::clone(&self), record };
+                self.directory.unsaved.lock().insert(file.path.clone(), left);
                 return Err(unwritable(why));
             }
             reached("refresh-announced");
         }
         let token = Secret::new(record.token.as_bytes());
-        Ok(Attempt { rotation: self, file, record, announced, token })
+        let under_way = self.directory.unsaved.attempts.token();
+        Ok(Attempt { rotation: self, file, record, announced, token, _under_way: under_way })
     }
 
     /// The file, locked, with what a killed process left beside it put in place.
@@ -220,6 +250,9 @@ impl Rotation {
         let mut waited = Duration::ZERO;
         while let Err(error) = lock.try_lock() {
             match error {
+                TryLockError::WouldBlock if self.directory.unsaved.closed.load(Ordering::Relaxed) => {
+                    return Err(Failure::new(FailureKind::Unavailable, "Countersign is ending"));
+                }
                 TryLockError::WouldBlock if waited < PATIENCE => {
                     std::thread::sleep(POLL);
                     waited += POLL;
@@ -236,11 +269,19 @@ impl Rotation {
     }
 
     fn latest(self: &Arc<Self>, file: &Locked) -> Result<Record, Failure> {
-        let unsaved = self.directory.unsaved.lock().get(&file.path).map(|(_, record)| record.clone());
-        if let Some(record) = unsaved {
-            self.keep(file, record.clone())?;
-            return Ok(record);
+        let disk = self.on_disk(file)?;
+        let left = self.directory.unsaved.lock().remove(&file.path);
+        match left.filter(|left| left.before == disk.token) {
+            None => Ok(disk),
+            Some(Left { record, before, .. }) => {
+                self.keep(file, record.clone(), &before)?;
+                Ok(record)
+            }
         }
+    }
+
+    /// What the file says.
+    fn on_disk(&self, file: &Locked) -> Result<Record, Failure> {
         // A successor that was written whole and not yet moved into place is newer than what is there.
         let new = file.path.with_extension("new");
         // One that only announces an attempt was not followed by it.
@@ -265,14 +306,13 @@ impl Rotation {
     }
 
     /// Writes, or remembers what could not be written for the next attempt.
-    fn keep(self: &Arc<Self>, file: &Locked, record: Record) -> Result<(), Failure> {
-        let written = self.write(file, &record);
-        let mut unsaved = self.directory.unsaved.lock();
-        match &written {
-            Ok(()) => unsaved.remove(&file.path),
-            Err(_) => unsaved.insert(file.path.clone(), (Arc::clone(self), record)),
-        };
-        written.map_err(unwritable)
+    /// `before` is the token that it takes the place of.
+    fn keep(self: &Arc<Self>, file: &Locked, record: Record, before: &str) -> Result<(), Failure> {
+        self.write(file, &record).map_err(|why| {
+            let left = Left { rotation: Arc::clone(self), record, before: before.to_owned() };
+            self.directory.unsaved.lock().insert(file.path.clone(), left);
+            unwritable(why)
+        })
     }
 
     /// Durably: encrypted into a new file, synchronized, moved over the old one, the folder synchronized.
@@ -310,6 +350,8 @@ pub struct Attempt {
     record: Record,
     announced: bool,
     token: Secret,
+    /// Whoever ends the process waits for this.
+    _under_way: TaskTrackerToken,
 }
 
 impl Attempt {
@@ -336,13 +378,14 @@ impl Attempt {
                 if successor.is_some() || announced {
                     let rotates = Some(successor.is_some() || record.rotates == Some(true));
                     let token = successor.unwrap_or(&record.token).to_owned();
-                    rotation.keep(&file, Record { token, rotates, pending: false })?;
+                    rotation.keep(&file, Record { token, rotates, pending: false }, &record.token)?;
                 }
             }
             Err(error) if error.lost || !announced => {}
             Err(_) => {
                 record.pending = false;
-                rotation.keep(&file, record)?;
+                let before = record.token.clone();
+                rotation.keep(&file, record, &before)?;
             }
         }
         reached("refresh-stored");
@@ -498,6 +541,21 @@ mod tests {
         );
         fs::remove_dir(&obstacle).unwrap();
         assert_eq!(token(&next.begin_now().unwrap()), "r1");
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_never_takes_the_place_of_what_another_process_wrote() {
+        let folder = tempfile::tempdir().unwrap();
+        let full = rotation(folder.path(), "r0", RefreshReuse::Refuse);
+        let obstacle = folder.path().join("tokens").join(&full.name).with_extension("new");
+        fs::create_dir_all(&obstacle).unwrap();
+        assert!(Arc::clone(&full).begin_now().is_err(), "the announcement fails");
+        fs::remove_dir(&obstacle).unwrap();
+        let other = rotation(folder.path(), "r0", RefreshReuse::Refuse);
+        Arc::clone(&other).begin_now().unwrap().end_now(granted(Some("r1"))).unwrap();
+        assert_eq!(token(&Arc::clone(&full).begin_now().unwrap()), "r1");
+        Arc::clone(&full).begin_now().unwrap_err();
+        Unsaved::save(&full.directory.unsaved).await;
     }
 
     #[tokio::test]

@@ -685,7 +685,7 @@ fn what_failed_is_told_until_a_token_is_there() {
 fn a_configuration_that_was_refused_does_not_change_the_way_to_the_endpoint() {
     use Event::{Call, Pass};
     let mut world = story(&[Call, GRANT]);
-    // The same key by another way: its handle is made when a configuration is built, and used once that is accepted.
+    // The same key by another way: its handle is made when a configuration is built, and adopted once that is accepted.
     let other = Provider { key: 9, clock: world.clock.clone(), log: Arc::clone(&world.log) };
     let key = KeyBuilder::new("a", "c").with("version", [0]).finish();
     let new = Arc::new(world.tokens.handle(key, "c", Arc::new(other)));
@@ -701,8 +701,9 @@ fn a_configuration_that_was_refused_does_not_change_the_way_to_the_endpoint() {
     go_on(&mut world, Pass(HOUR * 3 / 4));
     assert_eq!((world.under_way(), asked(&world)), (1, 0), "renewed by the way that is in use");
     go_on(&mut world, GRANT);
+    new.adopt();
     world.handle.replace(new).unwrap().release();
     go_on(&mut world, Call);
     go_on(&mut world, Pass(HOUR * 3 / 4));
-    assert_eq!((world.under_way(), asked(&world)), (1, 9), "and by the new one from its first use on");
+    assert_eq!((world.under_way(), asked(&world)), (1, 9), "and by the new one once that is accepted");
 }

@@ -4,6 +4,7 @@
 //! small request. Here there is one version, and a connection is either idle or not.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -28,17 +29,23 @@ pub(super) enum Failure {
 pub(super) struct Plain {
     connector: Connector,
     pool: Mutex<Pool>,
-    /// A connection was put back.
-    freed: Notify,
     per_host: usize,
     idle_timeout: Duration,
 }
 
 #[derive(Default)]
 struct Pool {
-    idle: HashMap<(Host, u16), Vec<Idle>>,
+    places: HashMap<(Host, u16), Place>,
     /// Whether a task retires connections.
     retiring: bool,
+}
+
+/// The connections to one host and port.
+#[derive(Default)]
+struct Place {
+    idle: Vec<Idle>,
+    /// One was put back, for those who wait for a new one meanwhile.
+    freed: Arc<Notify>,
 }
 
 struct Idle {
@@ -48,7 +55,7 @@ struct Idle {
 
 impl Plain {
     pub(super) fn new(connector: Connector, per_host: usize, idle_timeout: Duration) -> Self {
-        Self { connector, pool: Mutex::default(), freed: Notify::new(), per_host, idle_timeout }
+        Self { connector, pool: Mutex::default(), per_host, idle_timeout }
     }
 
     /// Sends a request whose target is a path and whose Host is set.
@@ -79,9 +86,13 @@ impl Plain {
 
     /// A new connection, or one that becomes free before that is made. Says whether it was used before.
     async fn connect_or_take(&self, destination: &Destination) -> Result<(SendRequest<Body>, bool), Failure> {
+        let freed = match self.lock().places.entry(destination.place().clone()) {
+            Entry::Occupied(place) => Arc::clone(&place.get().freed),
+            Entry::Vacant(place) => Arc::clone(&place.insert(Place::default()).freed),
+        };
         let mut connecting = std::pin::pin!(self.connect(destination));
         loop {
-            let freed = self.freed.notified();
+            let freed = freed.notified();
             // What was put back before this one listened.
             if let Some(sender) = self.take(destination) {
                 return Ok((sender, true));
@@ -111,7 +122,7 @@ impl Plain {
     /// The connection that was used last, if it is still open.
     fn take(&self, destination: &Destination) -> Option<SendRequest<Body>> {
         let mut pool = self.lock();
-        let connections = pool.idle.get_mut(destination.place())?;
+        let connections = &mut pool.places.get_mut(destination.place())?.idle;
         let now = Instant::now();
         loop {
             let Idle { sender, until } = connections.pop()?;
@@ -140,18 +151,17 @@ impl Plain {
     fn put(self: &Arc<Self>, destination: &Destination, sender: SendRequest<Body>) {
         let until = Instant::now() + self.idle_timeout;
         let mut pool = self.lock();
-        match pool.idle.get_mut(destination.place()) {
-            Some(connections) if connections.len() < self.per_host => connections.push(Idle { sender, until }),
-            Some(_) => {}
-            None => {
-                pool.idle.insert(destination.place().clone(), vec![Idle { sender, until }]);
-            }
+        let place = match pool.places.get_mut(destination.place()) {
+            Some(place) => place,
+            None => pool.places.entry(destination.place().clone()).or_default(),
+        };
+        if place.idle.len() < self.per_host {
+            place.idle.push(Idle { sender, until });
+            place.freed.notify_one();
         }
         if !std::mem::replace(&mut pool.retiring, true) {
             tokio::spawn(retire(Arc::downgrade(self), self.idle_timeout));
         }
-        drop(pool);
-        self.freed.notify_waiters();
     }
 }
 
@@ -162,11 +172,12 @@ async fn retire(plain: Weak<Plain>, interval: Duration) {
         let Some(plain) = plain.upgrade() else { return };
         let now = Instant::now();
         let mut pool = plain.lock();
-        pool.idle.retain(|_, connections| {
-            connections.retain(|connection| connection.sender.is_ready() && now < connection.until);
-            !connections.is_empty()
+        pool.places.retain(|_, place| {
+            place.idle.retain(|connection| connection.sender.is_ready() && now < connection.until);
+            // Somebody may still wait for one.
+            !place.idle.is_empty() || Arc::strong_count(&place.freed) > 1
         });
-        if pool.idle.is_empty() {
+        if pool.places.is_empty() {
             pool.retiring = false;
             return;
         }
