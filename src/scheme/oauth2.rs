@@ -177,40 +177,39 @@ impl Settings {
         }
         self.check_client()?;
         self.check_grant()?;
-        for (path, minutes) in [
-            ("max_minutes", self.max_minutes),
-            ("client_assertion.max_minutes", self.client_assertion.as_ref().and_then(|part| part.max_minutes)),
-        ] {
-            if minutes.is_some_and(|minutes| !(1..=1440).contains(&minutes)) {
-                return Err(at(path, "from 1 to 1440"));
-            }
-        }
-        let in_client = self.client_assertion.as_ref();
-        for (path, claims) in [
-            ("additional_claims", Some(&self.additional_claims)),
-            ("jwt_headers", Some(&self.jwt_headers)),
-            ("client_assertion.additional_claims", in_client.map(|part| &part.additional_claims)),
-            ("client_assertion.jwt_headers", in_client.map(|part| &part.jwt_headers)),
-        ] {
-            if let Some((name, _)) = claims.into_iter().flatten().find(|(_, value)| looks_like_a_reference(value)) {
-                return Err(at(format!("{path}.{name}"), "it is sent as it is written here; references are not read"));
-            }
-        }
-        let headers_in_client = in_client.map(|part| &part.jwt_headers);
-        for (path, headers) in
-            [("jwt_headers", Some(&self.jwt_headers)), ("client_assertion.jwt_headers", headers_in_client)]
-        {
-            if let Some(name) = ["crit", "b64"].iter().find(|name| headers.is_some_and(|map| map.contains_key(**name)))
-            {
-                return Err(at(
-                    format!("{path}.{name}"),
-                    "extensions of JWS that must be understood are not spoken here",
-                ));
-            }
-        }
+        self.check_assertions()?;
         if self.token_lifetime.is_some_and(|lifetime| lifetime > LONGEST_LIFETIME) {
             return Err(at("token_lifetime", "at most a year"));
         }
+        self.check_params()?;
+        self.check_headers()
+    }
+
+    /// What assertions are made of, of the grant's and of the client's.
+    fn check_assertions(&self) -> Result<(), SettingsError> {
+        let own = ("", &self.additional_claims, &self.jwt_headers, self.max_minutes);
+        let client = self.client_assertion.as_ref();
+        let client =
+            client.map(|part| ("client_assertion.", &part.additional_claims, &part.jwt_headers, part.max_minutes));
+        for (path, claims, headers, minutes) in [own].into_iter().chain(client) {
+            if minutes.is_some_and(|minutes| !(1..=1440).contains(&minutes)) {
+                return Err(at(format!("{path}max_minutes"), "from 1 to 1440"));
+            }
+            for (key, values) in [("additional_claims", claims), ("jwt_headers", headers)] {
+                if let Some((name, _)) = values.iter().find(|(_, value)| looks_like_a_reference(value)) {
+                    let why = "it is sent as it is written here; references are not read";
+                    return Err(at(format!("{path}{key}.{name}"), why));
+                }
+            }
+            if let Some(name) = ["crit", "b64"].into_iter().find(|name| headers.contains_key(*name)) {
+                let why = "extensions of JWS that must be understood are not spoken here";
+                return Err(at(format!("{path}jwt_headers.{name}"), why));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_params(&self) -> Result<(), SettingsError> {
         for (index, scope) in self.scopes.0.iter().enumerate() {
             if matches!(scope, Public::Literal(text) if text.trim().is_empty()) {
                 return Err(at(format!("scopes[{index}]"), "an empty scope; leave it out"));
@@ -234,6 +233,10 @@ impl Settings {
                 return Err(at(format!("additional_params.{name}"), "it has a key of its own"));
             }
         }
+        Ok(())
+    }
+
+    fn check_headers(&self) -> Result<(), SettingsError> {
         for name in self.additional_headers.keys() {
             let wrong = |why: &str| at(format!("additional_headers.{name}"), why);
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong("not a header name"))?;

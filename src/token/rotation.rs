@@ -79,7 +79,7 @@ impl Unsaved {
 
     /// Begins no attempt any more, and waits for those under way.
     pub(super) async fn settled(&self) {
-        self.closed.store(true, Ordering::Relaxed);
+        self.closed.store(true, Ordering::SeqCst);
         self.attempts.close();
         self.attempts.wait().await;
     }
@@ -211,6 +211,11 @@ impl Rotation {
     }
 
     fn begin_now(self: Arc<Self>) -> Result<Attempt, Failure> {
+        // Counted from before anything is announced: whoever ends the process waits for it, or it is not begun.
+        let under_way = self.directory.unsaved.attempts.token();
+        if self.directory.unsaved.closed.load(Ordering::SeqCst) {
+            return Err(ending());
+        }
         let file = self.open()?;
         let mut record = self.latest(&file)?;
         if record.pending && self.reuse == RefreshReuse::Refuse {
@@ -234,7 +239,6 @@ impl Rotation {
             reached("refresh-announced");
         }
         let token = Secret::new(record.token.as_bytes());
-        let under_way = self.directory.unsaved.attempts.token();
         Ok(Attempt { rotation: self, file, record, announced, token, _under_way: under_way })
     }
 
@@ -250,8 +254,8 @@ impl Rotation {
         let mut waited = Duration::ZERO;
         while let Err(error) = lock.try_lock() {
             match error {
-                TryLockError::WouldBlock if self.directory.unsaved.closed.load(Ordering::Relaxed) => {
-                    return Err(Failure::new(FailureKind::Unavailable, "Countersign is ending"));
+                TryLockError::WouldBlock if self.directory.unsaved.closed.load(Ordering::SeqCst) => {
+                    return Err(ending());
                 }
                 TryLockError::WouldBlock if waited < PATIENCE => {
                     std::thread::sleep(POLL);
@@ -305,8 +309,7 @@ impl Rotation {
         Ok(Record { token, rotates: None, pending: false })
     }
 
-    /// Writes, or remembers what could not be written for the next attempt.
-    /// `before` is the token that it takes the place of.
+    /// Writes, or remembers what could not be written for the next attempt. `before` is the token that it takes the place of.
     fn keep(self: &Arc<Self>, file: &Locked, record: Record, before: &str) -> Result<(), Failure> {
         self.write(file, &record).map_err(|why| {
             let left = Left { rotation: Arc::clone(self), record, before: before.to_owned() };
@@ -434,6 +437,10 @@ fn sync_folder(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+fn ending() -> Failure {
+    Failure::new(FailureKind::Unavailable, "Countersign is ending")
+}
+
 fn unwritable(why: String) -> Failure {
     Failure::new(FailureKind::Unavailable, format!("its refresh token cannot be kept safe, so it is not used: {why}"))
 }
@@ -556,6 +563,19 @@ mod tests {
         assert_eq!(token(&Arc::clone(&full).begin_now().unwrap()), "r1");
         Arc::clone(&full).begin_now().unwrap_err();
         Unsaved::save(&full.directory.unsaved).await;
+    }
+
+    #[tokio::test]
+    async fn at_the_end_an_attempt_under_way_is_waited_for_and_none_is_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let last = rotation(folder.path(), "r0", RefreshReuse::Refuse);
+        let attempt = last.begin().await.unwrap();
+        let mut settled = std::pin::pin!(last.directory.unsaved.settled());
+        assert!(futures_util::poll!(settled.as_mut()).is_pending());
+        assert_eq!(last.begin().await.unwrap_err().detail, "Countersign is ending");
+        attempt.end(granted(Some("r1"))).await.unwrap();
+        settled.await;
+        assert_eq!(token(&rotation(folder.path(), "r0", RefreshReuse::Refuse).begin_now().unwrap()), "r1");
     }
 
     #[tokio::test]
