@@ -44,6 +44,8 @@ fn scheme(name: &str, settings: serde_json::Value) -> Arc<dyn Scheme> {
     let outside = Outside {
         tokens: Tokens::new(&deps),
         http: Arc::new(Granting),
+        clock: deps.clock,
+        environment: deps.environment,
         random: deps.random,
         state: Arc::new(StateDirectory::new("state".into(), None, Arc::default()).unwrap()),
     };
@@ -57,6 +59,7 @@ fn settings(name: &str) -> serde_json::Value {
     let secret = json!({ "env": "S" });
     match name {
         "api_key" => json!({ "key": secret }),
+        "aws" => json!({ "access_key": "AKIDEXAMPLE", "secret_key": secret, "region": "us-east-1", "service": "s3" }),
         "basic" => json!({ "username": "me", "password": secret }),
         "oauth2" => json!({
             "grant_type": "client_credentials", "token_url": "https://idp.test/token",
@@ -104,6 +107,7 @@ fn table(bindings: usize, one_host: bool) -> RouteTable {
             allow_cleartext: false,
             allow_addresses: Arc::new([]),
             only_named: false,
+            narrowing: None,
             route: None,
         });
     }
@@ -141,7 +145,7 @@ fn authorizer(scheme: &dyn Scheme) -> Arc<dyn Authorizer> {
     }
 }
 
-#[divan::bench(args = ["api_key", "basic", "oauth2"])]
+#[divan::bench(args = ["api_key", "aws", "basic", "oauth2"])]
 fn authorize(bencher: Bencher<'_, '_>, name: &str) {
     let authorizer = authorizer(&*scheme(name, settings(name)));
     let destination = Destination::from_connect("api.test:443").unwrap();
@@ -150,8 +154,11 @@ fn authorize(bencher: Bencher<'_, '_>, name: &str) {
         method: &Method::GET,
         path_and_query: "/v1/items?x=1",
         headers: &headers,
+        removed: &HeaderMap::new(),
         destination: &destination,
+        length: Some(0),
         body: None,
+        narrowing: None,
     };
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     bencher.bench(|| authorizer.authorize(black_box(&view), now).unwrap());

@@ -27,4 +27,6 @@ pub mod source;
 
 pub mod upstream;
 
+pub mod sigv4;
+
 pub mod base;

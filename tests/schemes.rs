@@ -160,6 +160,8 @@ fn prepare(draft: &dyn countersign::scheme::Draft, vector: &Vector) -> Result<Bu
     let outside = Outside {
         tokens: Tokens::new(&deps),
         http: Arc::new(endpoint),
+        clock: deps.clock,
+        environment: deps.environment,
         random: deps.random,
         state: Arc::new(StateDirectory::new(state.path().to_owned(), None, Arc::default()).unwrap()),
     };
@@ -196,27 +198,34 @@ fn signed(scheme: &dyn Scheme, request: &Request) -> Result<http::request::Parts
     let mut parts = builder.body(()).unwrap().into_parts().0;
     let destination = Destination::from_absolute(&parts.uri).unwrap();
     // The pipeline removes the caller's copies in every spelling; here the plain ones and the underscored.
+    let mut removed = http::HeaderMap::new();
     for owned in scheme.owned_headers() {
         let gone: Vec<_> =
             parts.headers.keys().filter(|name| name.as_str().replace('_', "-") == owned.as_str()).cloned().collect();
-        gone.iter().for_each(|name| drop(parts.headers.remove(name)));
+        for name in gone {
+            let value = parts.headers.remove(&name).unwrap();
+            removed.insert(name, value);
+        }
     }
     let target = parts.uri.path_and_query().unwrap().as_str().to_owned();
     let view = |body| RequestView {
         method: &parts.method,
         path_and_query: &target,
         headers: &parts.headers,
+        removed: &removed,
         destination: &destination,
+        length: Some(0),
         body,
+        narrowing: None,
     };
     let authorizer = authorizer(scheme)?;
-    let body = match authorizer.body_need(&view(None)) {
+    let body = match authorizer.body_need(&view(None)).map_err(|refusal| refusal.to_string())? {
         BodyNeed::None => None,
-        BodyNeed::Sha256 => Some(BodyDigest { sha256: [0; 32], length: 0 }),
+        BodyNeed::Sha256 => Some(BodyDigest { sha256: [0; 32], length: 0, whole: None }),
     };
-    let mutations =
-        authorizer.authorize(&view(body), SystemTime::UNIX_EPOCH + NOW).map_err(|refusal| refusal.to_string())?;
-    mutations.apply(&mut parts).map_err(|refusal| refusal.to_string())?;
+    let signed = authorizer.authorize(&view(body.as_ref()), SystemTime::UNIX_EPOCH + NOW);
+    let signed = signed.map_err(|refusal| refusal.to_string())?;
+    signed.mutations.apply(&mut parts).map_err(|refusal| refusal.to_string())?;
     Ok(parts)
 }
 

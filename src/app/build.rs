@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::Method;
 
 use super::watch::Fingerprints;
-use crate::base::{Deps, HttpClients};
+use crate::base::{Deps, HttpClients, Narrowing};
 use crate::base::{SecretRef, Secrets};
 use crate::config::{CallerProof, CallerSettings, Config, ConfigError, CredentialSettings};
 use crate::listen::framing::HeadLimits;
@@ -202,6 +202,8 @@ impl Builder {
         Some(Outside {
             tokens: parts.tokens.clone(),
             http: Arc::clone(upstream?) as Arc<dyn HttpClients>,
+            clock: Arc::clone(&parts.deps.clock),
+            environment: Arc::clone(&parts.deps.environment),
             random: Arc::clone(&parts.deps.random),
             state: Arc::new(state),
         })
@@ -215,7 +217,7 @@ impl Builder {
                 let warning = format!("{} has no hosts, so it signs nothing; list them under `hosts`", settings.id);
                 self.warnings.push(self.config.document.error(&path, warning));
             }
-            let CredentialSettings { id, kind, hosts, enabled, draft, .. } = settings;
+            let CredentialSettings { id, kind, hosts, default_hosts, enabled, draft, .. } = settings;
             let build = |outside: &Outside| {
                 let account = crate::route::DEFAULT_ACCOUNT;
                 draft.build(&Setup { account, credential: &id, secrets: &self.secrets, outside })
@@ -229,7 +231,11 @@ impl Builder {
                 None => Readiness::Unusable("it is switched off".into()),
             };
             let loaded = matches!(readiness, Readiness::Ready(_));
-            let entry = Arc::new(CredentialEntry::new(&id, kind.name, hosts, enabled, readiness));
+            let mut entry = CredentialEntry::new(&id, kind.name, hosts, enabled, readiness);
+            if default_hosts {
+                entry = entry.except_for_strangers(kind.strangers);
+            }
+            let entry = Arc::new(entry);
             let lifetime = draft.references().iter().filter_map(|reference| reference.expires()).min();
             if enabled && (lifetime.is_some() || !loaded) {
                 self.expiring.push(Expiring { entry: Arc::clone(&entry), draft, lifetime, loaded });
@@ -265,6 +271,7 @@ impl Builder {
                 allow_cleartext: settings.allow_cleartext,
                 allow_addresses: settings.allow_addresses.into(),
                 only_named: settings.only_named,
+                narrowing: self.narrowing(&path, settings.narrowing, credential),
                 route: None,
             });
         }
@@ -281,10 +288,16 @@ impl Builder {
                 self.check_callers(&path, &settings.callers, callers);
                 let methods: Vec<Method> = self.each(&path, "methods", &settings.methods, crate::config::method);
                 let paths: Vec<PathPrefix> = self.each(&path, "paths", &settings.paths, PathPrefix::parse);
+                let narrowing = Narrowing {
+                    services: self.each(&path, "services", &settings.services, Narrowing::service),
+                    regions: self.each(&path, "regions", &settings.regions, Narrowing::region),
+                    actions: self.each(&path, "actions", &settings.actions, Narrowing::action),
+                };
                 let Some(id) = &settings.credential else {
                     let narrowed = !(settings.callers.is_empty() && methods.is_empty() && paths.is_empty());
+                    let narrowed = narrowed || !narrowing.is_empty();
                     if narrowed || settings.allow_cleartext || !settings.allow_addresses.is_empty() {
-                        self.error(&path, "callers, methods, paths, allow_cleartext and allow_addresses go with `credential`; without one the bindings decide");
+                        self.error(&path, "callers, methods, paths, services, regions, actions, allow_cleartext and allow_addresses go with `credential`; without one the bindings decide");
                     }
                     continue;
                 };
@@ -308,6 +321,7 @@ impl Builder {
                     allow_cleartext: settings.allow_cleartext,
                     allow_addresses: settings.allow_addresses.clone().into(),
                     only_named: false,
+                    narrowing: self.narrowing(&path, narrowing, credential),
                     route: Some(Arc::clone(&route.name)),
                 });
             }
@@ -330,6 +344,18 @@ impl Builder {
             }
         }
         parsed
+    }
+
+    /// A binding's narrowing, which only a scheme that knows its services can obey.
+    fn narrowing(&mut self, path: &str, narrowing: Narrowing, credential: &CredentialEntry) -> Option<Narrowing> {
+        if narrowing.is_empty() {
+            return None;
+        }
+        if !crate::scheme::find(credential.scheme).is_some_and(|kind| kind.narrows) {
+            let why = format!("`services`, `regions` and `actions` do not go with a credential of scheme {}", credential.scheme);
+            self.error(path, why);
+        }
+        Some(narrowing)
     }
 
     fn check_callers(&mut self, path: &str, names: &[String], callers: &Callers) {

@@ -88,6 +88,8 @@ mod tests {
         let deps = Deps::system();
         let upstream = Upstream::new(Default::default(), &Secrets::default(), &Roots::default(), Arc::default());
         Outside {
+            clock: Arc::clone(&deps.clock),
+            environment: Arc::clone(&deps.environment),
             tokens: Tokens::new(&deps),
             http: Arc::new(upstream.unwrap()),
             random: deps.random,

@@ -17,7 +17,6 @@ use crate::listen::{Address, Bound, Door, Listener, Shared};
 use crate::observe::{Health, router};
 use crate::proxy::Proxy;
 use crate::route::{CredentialEntry, Readiness};
-use crate::scheme::Identity;
 use crate::token::Tokens;
 use crate::upstream::{OwnAddresses, Roots, system_roots};
 
@@ -64,10 +63,10 @@ fn unusable(proxy: &Proxy) -> Vec<String> {
     let state = proxy.state();
     let reason = |credential: &CredentialEntry| match &*credential.readiness() {
         Readiness::Unusable(reason) if credential.enabled => Some(format!("{}: {reason}", credential.id)),
-        Readiness::Ready(scheme) => match scheme.identity() {
-            Identity::Token(handle) => handle.trouble().map(|why| format!("{}: {why}", credential.id)),
-            Identity::Fixed(_) => None,
-        },
+        Readiness::Ready(scheme) => {
+            let trouble = scheme.handles().into_iter().find_map(|handle| handle.trouble());
+            trouble.map(|why| format!("{}: {why}", credential.id))
+        }
         Readiness::Unusable(_) => None,
     };
     state.routes.credentials().iter().filter_map(|credential| reason(credential)).collect()

@@ -5,10 +5,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderName;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+
+use super::deps::Sleep;
 
 /// Any failure while a body is read or written.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -162,6 +164,41 @@ impl Body {
         self
     }
 
+    /// Reads up to about `limit` bytes, or to the end if that comes first, and keeps them in the body. What has not come
+    /// when `patience` ends is not waited for.
+    pub async fn peek(&mut self, limit: usize, mut patience: Sleep) -> Bytes {
+        let mut seen = BytesMut::new();
+        let rest = loop {
+            if seen.len() >= limit {
+                break None;
+            }
+            let next = std::future::poll_fn(|cx| match Pin::new(&mut *self).poll_frame(cx) {
+                Poll::Ready(frame) => Poll::Ready(Some(frame)),
+                Poll::Pending => patience.as_mut().poll(cx).map(|()| None),
+            });
+            let Some(next) = next.await else { break None };
+            match next {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => seen.extend_from_slice(&data),
+                    Err(trailers) => break Some(Some(Ok(trailers))),
+                },
+                Some(Err(error)) => break Some(Some(Err(error))),
+                None => break Some(None),
+            }
+        };
+        let seen = seen.freeze();
+        if let Some(last) = rest {
+            self.kind = match last {
+                Some(last) => Kind::Boxed(Box::pin(Last(Some(last)))),
+                None => Kind::Empty,
+            };
+        }
+        if !seen.is_empty() {
+            self.ahead = Some(Box::new(Frame::data(seen.clone())));
+        }
+        seen
+    }
+
     /// Reads the first frame now if it is there, without waiting for it, so that a body that is broken from its first
     /// byte is known to be so before anything is sent.
     ///
@@ -268,6 +305,22 @@ impl HttpBody for Body {
     }
 }
 
+/// What came after the bytes that were read ahead.
+struct Last(Option<Result<Frame<Bytes>, BoxError>>);
+
+impl HttpBody for Last {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(self.0.take())
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
 fn filtered(frame: Frame<Bytes>, passes: &TrailerFilter) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
@@ -314,6 +367,7 @@ impl fmt::Debug for Body {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt;
     use http_body_util::BodyExt;
 
     use super::*;
@@ -325,6 +379,30 @@ mod tests {
         assert_eq!(body.size_hint().exact(), Some(5));
         assert!(!body.is_end_stream());
         assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
+    }
+
+    #[tokio::test]
+    async fn what_is_peeked_at_is_passed_on_first_with_all_that_follows() {
+        let frames = || {
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("x-end", http::HeaderValue::from_static("1"));
+            let frames = [Ok(Frame::data("hel".into())), Ok(Frame::data("lo".into())), Ok(Frame::trailers(trailers))];
+            Body::boxed(http_body_util::StreamBody::new(futures_util::stream::iter(frames)))
+        };
+        for limit in [1, 5, 100] {
+            let mut body = frames();
+            let seen = body.peek(limit, Box::pin(std::future::pending())).await;
+            assert_eq!(seen.len(), if limit == 1 { 3 } else { 5 }, "{limit}");
+            let whole = body.collect().await.unwrap();
+            assert!(whole.trailers().unwrap().contains_key("x-end"), "{limit}");
+            assert_eq!(whole.to_bytes(), "hello", "{limit}");
+        }
+        let mut body = Body::empty();
+        assert!(body.peek(9, Box::pin(std::future::pending())).await.is_empty() && body.is_end_stream());
+        let never = futures_util::stream::once(async { Ok(Frame::data("a".into())) }).chain(futures_util::stream::pending());
+        let mut body = Body::boxed(http_body_util::StreamBody::new(never));
+        assert_eq!(body.peek(9, Box::pin(std::future::ready(()))).await, "a");
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
     }
 
     #[tokio::test]

@@ -37,6 +37,8 @@ pub enum Code {
     CleartextRefused,
     /// CONNECT to a bound host on a listener that does not intercept.
     InterceptionOff,
+    /// No AWS region or service can be told, or they contradict the binding.
+    CannotInfer,
     /// A secret could not be loaded.
     SecretUnavailable,
     /// A limit of ours was reached.
@@ -131,6 +133,13 @@ impl Code {
                 Countersign,
                 "proxy_configuration_error",
                 "This listener does not intercept TLS",
+            ),
+            Self::CannotInfer => (
+                "cannot_infer",
+                400,
+                Caller,
+                "http_request_error",
+                "The service or region cannot be told, or is outside the binding",
             ),
             Self::SecretUnavailable => {
                 ("secret_unavailable", 503, Countersign, "proxy_internal_error", "A secret cannot be loaded")

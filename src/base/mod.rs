@@ -17,7 +17,7 @@ pub mod reference;
 pub mod request;
 pub mod secret;
 
-pub use authorizer::{Authorizer, Prepared};
+pub use authorizer::{AnswerView, Authorized, Authorizer, Prepared, Verdict};
 pub use body::Body;
 pub use deps::{Clock, Deps, Environment, Random};
 pub use destination::{Destination, Host, Protocol};
@@ -25,5 +25,5 @@ pub use error::{Code, Fault, Refusal};
 pub use http_client::{BoxFuture, CallError, ClientOptions, HttpClient, HttpClients};
 pub use mutations::Mutations;
 pub use reference::{Public, SecretField, SecretRef, Secrets, Unavailable};
-pub use request::{BodyNeed, RequestView};
+pub use request::{BodyNeed, Narrowing, RequestView};
 pub use secret::Secret;

@@ -15,6 +15,8 @@ pub struct Mutations {
     pub set: Vec<(HeaderName, HeaderValue)>,
     /// Query pairs to set: the plain name, and the value already percent-encoded. Every pair of that name goes first.
     pub query: Vec<(String, Secret)>,
+    /// The path and query to send in place of the request's own, which `query` then changes.
+    pub target: Option<PathAndQuery>,
     /// Cookie pairs to set: name and value. Every cookie of that name goes first, the others stay.
     pub cookies: Vec<(String, Secret)>,
 }
@@ -25,7 +27,8 @@ impl Mutations {
     /// # Errors
     /// `bad_request` when the outcome would not be a request.
     pub fn apply(&self, parts: &mut http::request::Parts) -> Result<(), Refusal> {
-        let target = if self.query.is_empty() { None } else { Some(self.rewritten_target(&parts.uri)?) };
+        let own = self.target.as_ref().or(parts.uri.path_and_query());
+        let target = if self.query.is_empty() { self.target.clone() } else { Some(self.rewritten_target(own)?) };
         let cookie = if self.cookies.is_empty() { None } else { Some(self.rewritten_cookie(&parts.headers)?) };
         if let Some(target) = target {
             let mut uri = std::mem::take(&mut parts.uri).into_parts();
@@ -45,13 +48,13 @@ impl Mutations {
         Ok(())
     }
 
-    fn rewritten_target(&self, uri: &http::Uri) -> Result<PathAndQuery, Refusal> {
-        let mut target = uri.path().to_owned();
+    fn rewritten_target(&self, own: Option<&PathAndQuery>) -> Result<PathAndQuery, Refusal> {
+        let mut target = own.map_or("", PathAndQuery::path).to_owned();
         if target.is_empty() {
             target.push('/');
         }
         let mut separator = '?';
-        for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        for pair in own.and_then(PathAndQuery::query).unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let name = decoded(pair.split('=').next().unwrap_or_default());
             if self.query.iter().all(|(own, _)| own.as_bytes() != name) {
                 target.push(separator);
@@ -142,6 +145,13 @@ mod tests {
         assert_eq!(parts.uri.path_and_query().unwrap(), "/p%2fq?b=%20+x&=&c&api_key=new%2Bkey");
         let parts = applied(&mutations, "https://a.test", &[]);
         assert_eq!(parts.uri.path_and_query().unwrap(), "/?api_key=new%2Bkey");
+    }
+
+    #[test]
+    fn a_target_takes_the_place_of_the_requests_own() {
+        let target = Some(PathAndQuery::from_static("/a%20b?c"));
+        let parts = applied(&Mutations { target, ..Mutations::default() }, "https://a.test/a%21?Signature=x&c", &[]);
+        assert_eq!(parts.uri, "https://a.test/a%20b?c");
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! What a scheme sees of a request, and what it needs of the body.
 
+use std::fmt;
+
+use bytes::Bytes;
 use http::{HeaderMap, Method};
 
 use super::destination::Destination;
@@ -14,12 +17,71 @@ pub enum BodyNeed {
 }
 
 /// The facts of a spooled body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct BodyDigest {
     /// SHA-256 of all its bytes.
     pub sha256: [u8; 32],
     /// Its length in bytes.
     pub length: u64,
+    /// All of it, if it was small enough to stay in memory.
+    pub whole: Option<Bytes>,
+}
+
+impl fmt::Debug for BodyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyDigest").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+/// What a binding allows of a provider whose hosts hold many services (AWS). An empty list allows everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Narrowing {
+    /// Signing names of services, lower case.
+    pub services: Vec<String>,
+    /// Regions.
+    pub regions: Vec<String>,
+    /// Names of API actions; one that ends in `*` means every action that begins so.
+    pub actions: Vec<String>,
+}
+
+impl Narrowing {
+    /// Checks the name of a service, as it stands in signatures.
+    ///
+    /// # Errors
+    /// What such a name looks like.
+    pub fn service(text: &str) -> Result<String, String> {
+        let lower = text.to_ascii_lowercase();
+        let plain = !lower.is_empty() && lower.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        plain.then_some(lower).ok_or_else(|| format!("`{text}` is not the name of a service, such as s3 or ec2"))
+    }
+
+    /// Checks the name of a region; `*` is the region of what is everywhere.
+    ///
+    /// # Errors
+    /// What such a name looks like.
+    pub fn region(text: &str) -> Result<String, String> {
+        if text == "*" {
+            return Ok(text.to_owned());
+        }
+        Self::service(text).map_err(|_| format!("`{text}` is not a region, such as us-east-1"))
+    }
+
+    /// Checks the name of an action, or of many by their beginning and `*`.
+    ///
+    /// # Errors
+    /// What such a name looks like.
+    pub fn action(text: &str) -> Result<String, String> {
+        let name = text.strip_suffix('*').unwrap_or(text);
+        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') && !text.is_empty();
+        plain.then(|| text.to_owned()).ok_or_else(|| {
+            format!("`{text}` is not an action, such as DescribeInstances or Describe*; the service stands under `services`")
+        })
+    }
+
+    /// Whether it allows everything.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.regions.is_empty() && self.actions.is_empty()
+    }
 }
 
 /// A request exactly as it will be sent, borrowed for the time of signing.
@@ -31,10 +93,16 @@ pub struct RequestView<'a> {
     pub path_and_query: &'a str,
     /// The end-to-end headers, the caller's copies of owned headers already gone.
     pub headers: &'a HeaderMap,
+    /// Those copies: nothing to send, but a client's own worthless signature tells what it wanted.
+    pub removed: &'a HeaderMap,
     /// Where it goes.
     pub destination: &'a Destination,
+    /// The body's length in bytes, when it is known before the body is read.
+    pub length: Option<u64>,
     /// Present when the scheme asked for [`BodyNeed::Sha256`].
-    pub body: Option<BodyDigest>,
+    pub body: Option<&'a BodyDigest>,
+    /// What the binding allows of the provider's services.
+    pub narrowing: Option<&'a Narrowing>,
 }
 
 /// Whether two header names are spellings of one: servers that make variables of headers read `_` as `-`, and some drop

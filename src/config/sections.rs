@@ -12,6 +12,7 @@ use tracing_subscriber::filter::LevelFilter;
 use super::document::{ConfigError, Document, join};
 use crate::base::duration;
 use crate::base::{SecretField, SecretRef};
+use crate::base::Narrowing;
 use crate::listen::ca::Settings as CaSettings;
 use crate::listen::framing::MAX_HEADERS;
 use crate::listen::settings::{Address, Forward, Reverse};
@@ -85,6 +86,8 @@ pub struct CredentialSettings {
     pub kind: &'static Kind,
     /// The hosts it is for.
     pub hosts: Vec<HostPattern>,
+    /// They are the scheme's own, since the credential names none.
+    pub default_hosts: bool,
     /// What it is for, to people and to policy templates.
     pub tags: BTreeMap<String, String>,
     /// A sentence for people.
@@ -116,6 +119,8 @@ pub struct BindingSettings {
     pub allow_addresses: Vec<IpNet>,
     /// Only when the request names the credential.
     pub only_named: bool,
+    /// What it allows of the provider's services.
+    pub narrowing: Narrowing,
 }
 
 /// The `log` section.
@@ -324,6 +329,12 @@ struct RawBinding {
     allow_addresses: Vec<IpNet>,
     #[serde(default)]
     only_named: bool,
+    #[serde(default)]
+    services: Vec<String>,
+    #[serde(default)]
+    regions: Vec<String>,
+    #[serde(default)]
+    actions: Vec<String>,
 }
 
 fn yes() -> bool {
@@ -459,6 +470,7 @@ impl Reader<'_> {
                 id: raw.id,
                 kind,
                 hosts,
+                default_hosts: raw.hosts.is_empty(),
                 tags: raw.tags,
                 description: raw.description,
                 enabled: raw.enabled,
@@ -475,6 +487,11 @@ impl Reader<'_> {
                 hosts: self.each(&join(&path, "hosts"), &raw.hosts, HostPattern::parse),
                 methods: self.each(&join(&path, "methods"), &raw.methods, method),
                 paths: self.each(&join(&path, "paths"), &raw.paths, PathPrefix::parse),
+                narrowing: Narrowing {
+                    services: self.each(&join(&path, "services"), &raw.services, Narrowing::service),
+                    regions: self.each(&join(&path, "regions"), &raw.regions, Narrowing::region),
+                    actions: self.each(&join(&path, "actions"), &raw.actions, Narrowing::action),
+                },
                 name: raw.name.unwrap_or(path),
                 credential: raw.credential,
                 callers: raw.callers,

@@ -79,6 +79,15 @@ pub struct Route {
     /// With which methods; empty means any.
     #[serde(default)]
     pub methods: Vec<String>,
+    /// Of a provider with many services (AWS), which; empty means any.
+    #[serde(default)]
+    pub services: Vec<String>,
+    /// Of these, in which regions; empty means any.
+    #[serde(default)]
+    pub regions: Vec<String>,
+    /// Of these, which actions; empty means any.
+    #[serde(default)]
+    pub actions: Vec<String>,
     /// Below which paths of the upstream; empty means any.
     #[serde(default)]
     pub paths: Vec<String>,

@@ -1,6 +1,6 @@
 //! The header pass: what belongs to one connection, to the proxy or to us goes, before anything is signed.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
+use http::header::{Entry, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
 
 use crate::base::Refusal;
 use crate::base::request::is_spelling_of;
@@ -115,16 +115,23 @@ fn join_cookies(headers: &mut HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Removes the caller's own copies of the headers that a scheme sets, in every spelling.
-pub(super) fn remove_owned(headers: &mut HeaderMap, owned: &[HeaderName]) {
+/// Removes the caller's own copies of the headers that a scheme sets, in every spelling, and returns the plain ones.
+pub(super) fn remove_owned(headers: &mut HeaderMap, owned: &[HeaderName]) -> HeaderMap {
     let copies: Vec<_> = headers
         .keys()
         .filter(|name| owned.iter().any(|own| is_spelling_of(name.as_str(), own.as_str())))
         .cloned()
         .collect();
+    let mut removed = HeaderMap::new();
     for name in copies {
-        headers.remove(name);
+        if let Entry::Occupied(entry) = headers.entry(&name) {
+            let (_, values) = entry.remove_entry_mult();
+            for value in values.filter(|_| owned.contains(&name)) {
+                removed.append(&name, value);
+            }
+        }
     }
+    removed
 }
 
 /// Whether a trailer field of a caller's may go on: it must be nothing that the header pass would have taken away.
@@ -247,8 +254,10 @@ mod tests {
             ("x_api_key", "d"),
             ("x_other", "e"),
         ]);
-        remove_owned(&mut headers, &[http::header::AUTHORIZATION, HeaderName::from_static("x-api-key")]);
+        let removed = remove_owned(&mut headers, &[http::header::AUTHORIZATION, HeaderName::from_static("x-api-key")]);
         assert_eq!(names(&headers), ["x_other"]);
+        assert_eq!(removed.get_all("authorization").iter().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(removed.len(), 2, "other spellings tell nothing");
     }
 
     #[test]

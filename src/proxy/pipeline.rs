@@ -18,15 +18,20 @@ use super::headers::{clean_request, clean_response, refuse_two_hosts, remove_own
 use super::links::Links;
 use super::record::{Place, Record};
 use super::respond::problem;
-use super::spool::spool;
+use super::spool::{Spooled, spool};
 use super::upgrade;
 use crate::base::body::{BoxError, Kept};
-use crate::base::{Body, BodyNeed, Clock, Code, Deps, Destination, Refusal, RequestView};
+use crate::base::{AnswerView, Body, BodyNeed, Clock, Code, Deps, Destination, Refusal, RequestView};
 use crate::route::{Ask, Caller, Decision, Passage, Permit, Receipt, RouteTable};
 use crate::upstream::{Egress, Upstream};
 
-/// A body up to here can be sent again after a 401: API calls have less, uploads have more.
+/// A body up to here can be sent again after a refusal: API calls have less, uploads have more. One that was spooled can
+/// be sent again whatever its size.
 const REPEATED_BODY: usize = 64 * 1024;
+
+/// How much of an error is read to see what was wrong with a signature, and how long that may take.
+const ERROR_BYTES: usize = 16 * 1024;
+const ERROR_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a listener makes of the bytes it got: a request with one destination and a proven caller.
 #[derive(Debug)]
@@ -158,7 +163,7 @@ impl Proxy {
                 response.map(|_| Body::empty())
             }
             Ok(Answer { response, caller: None }) => {
-                response.map(|body| Body::incoming(body).watched(Box::new(record)))
+                response.map(|body| body.watched(Box::new(record)))
             }
             Err(refusal) => {
                 record.refused(&refusal);
@@ -170,7 +175,7 @@ impl Proxy {
 
 /// An upstream's answer, and the caller's half of the connection when both switch protocols.
 struct Answer {
-    response: Response<Incoming>,
+    response: Response<Body>,
     caller: Option<hyper::upgrade::OnUpgrade>,
 }
 
@@ -179,6 +184,7 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
     record.place = Some(Place::take(&caller, state.limits.caller_requests).ok_or_else(|| too_many(state))?);
     refuse_two_hosts(request.headers())?;
     let named = named_credential(request.headers())?.or(named);
+    let account = single(request.headers(), "countersign-aws-account")?.map(str::to_owned);
     let mut found = clean_request(request.headers_mut())?;
     if found.expects_continue && request.version() == Version::HTTP_2 {
         // hyper sends no interim answers on HTTP/2, so the upstream's could not be passed on.
@@ -194,7 +200,15 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
         }
         Via::Forward | Via::Tunnel => None,
     };
-    let call = Call { state, clock, caller: &caller, destination: &destination, named: named.as_deref(), route };
+    let call = Call {
+        state,
+        clock,
+        caller: &caller,
+        destination: &destination,
+        named: named.as_deref(),
+        account: account.as_deref(),
+        route,
+    };
     let decision = call.decide(request.method(), request.uri().path(), request.headers());
     let on_upgrade = found.websocket.then(|| upgrade::of_request(&mut request));
     let (parts, body) = request.into_parts();
@@ -215,9 +229,9 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
             record.binding = Some(Arc::clone(permit.binding()));
             record.credential = Some(Arc::clone(permit.credential()));
             let egress = state.upstream.egress(permit.allow_addresses())?;
-            let repeat = permit.has_token().then(|| Repeat::of(&mut request));
-            let (ready, receipt) = call.sign(permit, request).await?;
-            signed = repeat.map(|repeat| (repeat, receipt));
+            let repeat = permit.may_repeat().then(|| Repeat::of(&mut request));
+            let (ready, receipt, spooled) = call.sign(permit, request).await?;
+            signed = repeat.map(|repeat| (Repeat { spooled, ..repeat }, receipt));
             request = ready;
             egress
         }
@@ -228,11 +242,10 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
         record.holds = Some(answer);
     }
     let h1_only = found.websocket || found.expects_continue;
-    let mut response = egress.send(&destination, request, h1_only).await?;
-    if response.status() == StatusCode::UNAUTHORIZED
-        && let Some((repeat, receipt)) = signed
+    let mut response = egress.send(&destination, request, h1_only).await?.map(Body::incoming);
+    if let Some((repeat, receipt)) = signed.filter(|(_, receipt)| is_suspicious(response.status(), receipt))
         // In a box, as all that is rare: what is not awaited often must not make every request's future larger.
-        && let Some(better) = Box::pin(call.again(repeat, &receipt, &egress, h1_only)).await
+        && let Some(better) = Box::pin(call.again(repeat, &receipt, &mut response, &egress, h1_only)).await
     {
         response = better;
     }
@@ -259,6 +272,7 @@ struct Call<'a> {
     caller: &'a Caller,
     destination: &'a Destination,
     named: Option<&'a str>,
+    account: Option<&'a str>,
     route: Option<&'a str>,
 }
 
@@ -277,46 +291,86 @@ impl Call<'_> {
 
     /// Consumes the permit: obtains what signs, removes the caller's copies, hashes the body if need be, applies what the
     /// scheme says.
-    async fn sign(&self, permit: Permit, request: Request<Body>) -> Result<(Request<Body>, Receipt), Refusal> {
-        let signer = permit.ready().await?;
+    async fn sign(
+        &self,
+        permit: Permit,
+        request: Request<Body>,
+    ) -> Result<(Request<Body>, Receipt, Option<Spooled>), Refusal> {
+        let signer = permit.ready(self.account).await?;
         let (mut parts, mut body) = request.into_parts();
-        remove_owned(&mut parts.headers, signer.owned_headers());
+        let removed = remove_owned(&mut parts.headers, signer.owned_headers());
         body = judge_trailers(body, signer.owned_headers());
-        let need = signer.body_need(&view(&parts, self.destination, None));
-        let digest = match need {
+        let mut view = RequestView {
+            method: &parts.method,
+            path_and_query: parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str),
+            headers: &parts.headers,
+            removed: &removed,
+            destination: self.destination,
+            length: body.size_hint().exact(),
+            body: None,
+            narrowing: None,
+        };
+        let held = match signer.body_need(&view)? {
             BodyNeed::None => None,
             BodyNeed::Sha256 => {
-                let (spooled, digest) = Box::pin(spool(body, self.state.limits.hashed_body)).await?;
-                body = spooled;
-                parts.headers.insert(CONTENT_LENGTH, digest.length.into());
-                Some(digest)
+                let held = Box::pin(spool(body, self.state.limits.hashed_body)).await?;
+                body = held.0.body();
+                Some(held)
             }
         };
-        let (mutations, receipt) = signer.sign(&view(&parts, self.destination, digest), self.clock.now())?;
-        mutations.apply(&mut parts)?;
-        Ok((Request::from_parts(parts, body), receipt))
+        view.body = held.as_ref().map(|(_, digest)| digest);
+        let (authorized, receipt) = signer.sign(&view, self.clock.now())?;
+        if let Some((_, digest)) = &held {
+            parts.headers.insert(CONTENT_LENGTH, digest.length.into());
+        }
+        authorized.mutations.apply(&mut parts)?;
+        if let Some(rewrite) = authorized.rewrite {
+            body = rewrite(body);
+        }
+        Ok((Request::from_parts(parts, body), receipt, held.map(|(spooled, _)| spooled)))
     }
 
-    /// After a 401: drops the token, and signs and sends once more if that is worth it and the body can be sent again. The
-    /// binding is asked anew. Nothing when the caller must see the upstream's 401.
+    /// After a refusal of the upstream's: drops the token if it was that, and signs and sends once more if that is worth it
+    /// and the body can be sent again. The binding is asked anew. Nothing when the caller must see what there is.
     async fn again(
         &self,
         repeat: Repeat,
         receipt: &Receipt,
+        response: &mut Response<Body>,
         egress: &Egress,
         h1_only: bool,
-    ) -> Option<Response<Incoming>> {
+    ) -> Option<Response<Body>> {
         // The token is dropped whether or not this request can use that.
-        let worth_it = receipt.rejected();
+        let worth_it = self.judge(response, receipt).await;
         let request = repeat.request().filter(|_| worth_it)?;
         let decision = self.decide(request.method(), request.uri().path(), request.headers());
         let Decision::Use(permit) = decision else { return None };
-        let (request, receipt) = self.sign(permit, request).await.ok()?;
-        let response = egress.send(self.destination, request, h1_only).await.ok()?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            receipt.rejected();
+        let (request, receipt, _) = self.sign(permit, request).await.ok()?;
+        let mut response = egress.send(self.destination, request, h1_only).await.ok()?.map(Body::incoming);
+        if is_suspicious(response.status(), &receipt) {
+            self.judge(&mut response, &receipt).await;
         }
         Some(response)
+    }
+
+    /// Whether what the upstream answered makes it worth while to sign once more.
+    async fn judge(&self, response: &mut Response<Body>, receipt: &Receipt) -> bool {
+        let mut beginning = Bytes::new();
+        if receipt.reads_errors() {
+            let patience = self.clock.sleep_until(self.clock.instant() + ERROR_PATIENCE);
+            beginning = response.body_mut().peek(ERROR_BYTES, patience).await;
+        }
+        let answer = AnswerView { status: response.status(), headers: response.headers(), body: &beginning };
+        receipt.judge(&answer, self.clock.now())
+    }
+}
+
+/// Whether an answer of this status may be about the signature.
+fn is_suspicious(status: StatusCode, receipt: &Receipt) -> bool {
+    match status {
+        StatusCode::UNAUTHORIZED => true,
+        StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN => receipt.reads_errors(),
+        _ => false,
     }
 }
 
@@ -328,6 +382,8 @@ struct Repeat {
     headers: Vec<u8>,
     /// `None` for a request without a body.
     body: Option<Kept>,
+    /// The body, if it had to be spooled.
+    spooled: Option<Spooled>,
 }
 
 impl Repeat {
@@ -347,13 +403,14 @@ impl Repeat {
             headers.extend_from_slice(value.as_bytes());
             headers.push(b'\n');
         }
-        Self { method: request.method().clone(), uri: request.uri().clone(), headers, body }
+        Self { method: request.method().clone(), uri: request.uri().clone(), headers, body, spooled: None }
     }
 
     fn request(self) -> Option<Request<Body>> {
-        let body = match self.body {
-            None => Body::empty(),
-            Some(kept) => kept.again()?,
+        let body = match (self.spooled, self.body) {
+            (Some(spooled), _) => spooled.body(),
+            (None, None) => Body::empty(),
+            (None, Some(kept)) => kept.again()?,
         };
         let mut request = Request::new(body);
         // Neither a name holds a colon nor a value a line end, so what was written is read back.
@@ -378,13 +435,18 @@ fn too_many(state: &State) -> Refusal {
 
 /// The credential that the request itself names, by header.
 fn named_credential(headers: &HeaderMap) -> Result<Option<Arc<str>>, Refusal> {
-    let mut values = headers.get_all("countersign-credential").iter();
+    Ok(single(headers, "countersign-credential")?.map(Arc::from))
+}
+
+/// The value of a header of ours, of which there may be one.
+fn single<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Refusal> {
+    let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(Refusal::bad_request("two Countersign-Credential headers"));
+        return Err(Refusal::bad_request(format!("two {name} headers")));
     }
-    let name = value.to_str().map_err(|_| Refusal::bad_request("Countersign-Credential is not a credential id"))?;
-    Ok(Some(name.trim().into()))
+    let text = value.to_str().map_err(|_| Refusal::bad_request(format!("{name} is not text")))?;
+    Ok(Some(text.trim()))
 }
 
 fn log_observed(passage: &Passage, destination: &Destination) {
@@ -400,15 +462,6 @@ fn judge_trailers(body: Body, owned: &[HeaderName]) -> Body {
     }
     let owned = owned.to_vec();
     body.filtering_trailers(Box::new(move |name| trailer_passes(name, &owned)))
-}
-
-fn view<'a>(
-    parts: &'a http::request::Parts,
-    destination: &'a Destination,
-    body: Option<crate::base::request::BodyDigest>,
-) -> RequestView<'a> {
-    let path_and_query = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    RequestView { method: &parts.method, path_and_query, headers: &parts.headers, destination, body }
 }
 
 /// Holds the body back until the upstream says `100 Continue`, so that the caller is asked for it only then. An upstream

@@ -1,7 +1,9 @@
 //! Spooling: a body that a scheme must hash is held, in memory up to 1 MiB, then in an unlinked temporary file.
 
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use aws_lc_rs::digest::{Context as Digest, SHA256};
@@ -20,11 +22,11 @@ const MEMORY: usize = 1024 * 1024;
 /// How much is read back from the file at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// Reads a body to its end, hashing it, and returns it with its digest, ready to be sent.
+/// Reads a body to its end, hashing it, and returns it with its digest, ready to be sent as often as need be.
 ///
 /// # Errors
 /// `body_too_large` past `limit` bytes, `spool_full` when the file cannot be written, `bad_request` when the body breaks.
-pub(super) async fn spool(mut body: Body, limit: u64) -> Result<(Body, BodyDigest), Refusal> {
+pub(super) async fn spool(mut body: Body, limit: u64) -> Result<(Spooled, BodyDigest), Refusal> {
     let too_large = || {
         Refusal::new(
             Code::BodyTooLarge,
@@ -61,15 +63,40 @@ pub(super) async fn spool(mut body: Body, limit: u64) -> Result<(Body, BodyDiges
     }
     let mut sha256 = [0; 32];
     sha256.copy_from_slice(digest.finish().as_ref());
-    let body = match file {
-        None => Spooled { trailers, left: 0, reading: Reading::Memory(memory.freeze()) },
-        Some(file) => {
-            let mut file = append(Some(file), memory.freeze()).await?;
-            file.seek(SeekFrom::Start(0)).map_err(|error| full(&error))?;
-            Spooled { trailers, left: length, reading: Reading::Idle(file) }
+    let (held, whole) = match file {
+        None => {
+            let memory = memory.freeze();
+            (Held::Memory(memory.clone()), Some(memory))
         }
+        Some(file) => (Held::File { file: Arc::new(append(Some(file), memory.freeze()).await?), length }, None),
     };
-    Ok((Body::boxed(body), BodyDigest { sha256, length }))
+    Ok((Spooled { held, trailers }, BodyDigest { sha256, length, whole }))
+}
+
+/// A body that is held here.
+pub(super) struct Spooled {
+    held: Held,
+    trailers: Option<http::HeaderMap>,
+}
+
+enum Held {
+    Memory(Bytes),
+    File { file: Arc<std::fs::File>, length: u64 },
+}
+
+impl Spooled {
+    /// The body, to be sent; every call gives the same again.
+    pub(super) fn body(&self) -> Body {
+        let trailers = self.trailers.clone();
+        match &self.held {
+            Held::Memory(bytes) if trailers.is_none() => Body::full(bytes.clone()),
+            Held::Memory(bytes) => Body::boxed(Outgoing { trailers, reading: Reading::Memory(bytes.clone()) }),
+            Held::File { file, length } => {
+                let place = Place { file: Arc::clone(file), at: 0, left: *length };
+                Body::boxed(Outgoing { trailers, reading: Reading::Idle(place) })
+            }
+        }
+    }
 }
 
 /// Writes a piece to the (already unlinked) file, off the async threads.
@@ -96,41 +123,53 @@ fn full(error: &std::io::Error) -> Refusal {
     )
 }
 
+/// Where the next piece of a file stands.
+struct Place {
+    file: Arc<std::fs::File>,
+    at: u64,
+    left: u64,
+}
+
 enum Reading {
     Memory(Bytes),
-    Idle(std::fs::File),
-    Busy(JoinHandle<std::io::Result<(std::fs::File, Bytes)>>),
+    Idle(Place),
+    Busy(JoinHandle<std::io::Result<(Place, Bytes)>>),
 }
 
 /// A spooled body on its way out.
-struct Spooled {
+struct Outgoing {
     reading: Reading,
-    left: u64,
     trailers: Option<http::HeaderMap>,
 }
 
-impl HttpBody for Spooled {
+impl Outgoing {
+    fn is_spent(&self) -> bool {
+        match &self.reading {
+            Reading::Memory(bytes) => bytes.is_empty(),
+            Reading::Idle(place) => place.left == 0,
+            Reading::Busy(_) => false,
+        }
+    }
+}
+
+impl HttpBody for Outgoing {
     type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         loop {
-            let spent = match &this.reading {
-                Reading::Memory(bytes) => bytes.is_empty(),
-                Reading::Idle(_) => this.left == 0,
-                Reading::Busy(_) => false,
-            };
-            if spent {
+            if this.is_spent() {
                 return Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
             }
             let next = match std::mem::replace(&mut this.reading, Reading::Memory(Bytes::new())) {
                 Reading::Memory(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                Reading::Idle(mut file) => Reading::Busy(tokio::task::spawn_blocking(move || {
-                    let mut piece = vec![0; CHUNK];
-                    let read = file.read(&mut piece)?;
+                Reading::Idle(place) => Reading::Busy(tokio::task::spawn_blocking(move || {
+                    let mut piece = vec![0; CHUNK.min(usize::try_from(place.left).unwrap_or(CHUNK))];
+                    let read = place.file.read_at(&mut piece, place.at)?;
                     piece.truncate(read);
-                    Ok((file, Bytes::from(piece)))
+                    let read = read as u64;
+                    Ok((Place { at: place.at + read, left: place.left - read, ..place }, Bytes::from(piece)))
                 })),
                 Reading::Busy(mut job) => match Pin::new(&mut job).poll(cx) {
                     Poll::Pending => {
@@ -138,12 +177,11 @@ impl HttpBody for Spooled {
                         return Poll::Pending;
                     }
                     Poll::Ready(result) => {
-                        let (file, piece) = result??;
+                        let (place, piece) = result??;
                         if piece.is_empty() {
                             return Poll::Ready(Some(Err("the temporary file lost its end".into())));
                         }
-                        this.left = this.left.saturating_sub(piece.len() as u64);
-                        this.reading = Reading::Idle(file);
+                        this.reading = Reading::Idle(place);
                         return Poll::Ready(Some(Ok(Frame::data(piece))));
                     }
                 },
@@ -153,19 +191,15 @@ impl HttpBody for Spooled {
     }
 
     fn is_end_stream(&self) -> bool {
-        let spent = match &self.reading {
-            Reading::Memory(bytes) => bytes.is_empty(),
-            Reading::Idle(_) => self.left == 0,
-            Reading::Busy(_) => false,
-        };
-        spent && self.trailers.is_none()
+        self.is_spent() && self.trailers.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(match &self.reading {
-            Reading::Memory(bytes) => bytes.len() as u64,
-            Reading::Idle(_) | Reading::Busy(_) => self.left,
-        })
+        match &self.reading {
+            Reading::Memory(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Reading::Idle(place) => SizeHint::with_exact(place.left),
+            Reading::Busy(_) => SizeHint::default(),
+        }
     }
 }
 
@@ -182,9 +216,11 @@ mod tests {
     #[tokio::test]
     async fn a_small_body_stays_in_memory_and_comes_back_whole() {
         let (body, facts) = spool(Body::full("hello"), 10).await.unwrap();
-        assert_eq!(facts, BodyDigest { sha256: sha256(b"hello"), length: 5 });
-        assert_eq!(body.size_hint().exact(), Some(5));
-        assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
+        assert_eq!(facts, BodyDigest { sha256: sha256(b"hello"), length: 5, whole: Some("hello".into()) });
+        assert_eq!(body.body().size_hint().exact(), Some(5));
+        for _ in 0..2 {
+            assert_eq!(body.body().collect().await.unwrap().to_bytes(), "hello");
+        }
     }
 
     #[tokio::test]
@@ -195,19 +231,24 @@ mod tests {
         let stream = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
         let (body, facts) = spool(Body::boxed(stream), u64::MAX).await.unwrap();
         assert_eq!((facts.length, facts.sha256), (bytes.len() as u64, sha256(&bytes)));
-        assert_eq!(body.size_hint().exact(), Some(bytes.len() as u64));
-        assert!(body.collect().await.unwrap().to_bytes() == bytes);
+        assert!(facts.whole.is_none());
+        assert_eq!(body.body().size_hint().exact(), Some(bytes.len() as u64));
+        let (mut one, two) = (body.body(), body.body());
+        // Two readers of one file do not disturb each other.
+        assert!(one.frame().await.unwrap().is_ok());
+        assert!(two.collect().await.unwrap().to_bytes() == bytes);
+        assert!(one.collect().await.unwrap().to_bytes() == bytes[CHUNK..]);
     }
 
     #[tokio::test]
     async fn an_empty_body_is_hashed_too() {
         let (body, facts) = spool(Body::empty(), 0).await.unwrap();
         assert_eq!((facts.length, facts.sha256), (0, sha256(b"")));
-        assert!(body.is_end_stream());
+        assert!(body.body().is_end_stream());
     }
 
     #[tokio::test]
     async fn a_body_past_the_limit_is_refused() {
-        assert_eq!(spool(Body::full("hello"), 4).await.unwrap_err().code, Code::BodyTooLarge);
+        assert_eq!(spool(Body::full("hello"), 4).await.err().unwrap().code, Code::BodyTooLarge);
     }
 }

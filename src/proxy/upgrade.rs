@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use tokio_util::task::TaskTracker;
 
 use super::record::Record;
+use crate::base::Body;
 
 /// Buffer for each direction of a switched connection.
 const BUFFER: usize = 16 * 1024;
@@ -17,7 +18,7 @@ pub(super) fn of_request(request: &mut Request<Incoming>) -> OnUpgrade {
 }
 
 /// Joins both halves in the background; the record is logged when the conversation ends.
-pub(super) fn join(tasks: &TaskTracker, caller: OnUpgrade, response: &mut Response<Incoming>, record: Record) {
+pub(super) fn join(tasks: &TaskTracker, caller: OnUpgrade, response: &mut Response<Body>, record: Record) {
     let upstream = hyper::upgrade::on(response);
     tasks.spawn(async move {
         // The whole record moves in here, so that it is dropped, and logged, when the conversation is over.

@@ -8,7 +8,8 @@ use http::Method;
 use ipnet::IpNet;
 
 use super::matcher::{HostPattern, PathPrefix};
-use crate::scheme::{Identity, Scheme};
+use crate::base::{Destination, Narrowing};
+use crate::scheme::Scheme;
 use crate::token::Handle;
 
 /// A credential as the table knows it: where it may go, and whether it can sign now.
@@ -24,6 +25,8 @@ pub struct CredentialEntry {
     pub hosts: Vec<HostPattern>,
     /// Switched off by the operator.
     pub enabled: bool,
+    /// Hosts that strangers can own, though they are below one of `hosts`.
+    strangers: Option<fn(&str) -> bool>,
     readiness: ArcSwap<Readiness>,
 }
 
@@ -37,26 +40,19 @@ pub enum Readiness {
 }
 
 impl Readiness {
-    fn handle(&self) -> Option<&Handle> {
+    fn handles(&self) -> Vec<&Arc<Handle>> {
         match self {
-            Self::Ready(scheme) => match scheme.identity() {
-                Identity::Token(handle) => Some(handle),
-                Identity::Fixed(_) => None,
-            },
-            Self::Unusable(_) => None,
+            Self::Ready(scheme) => scheme.handles(),
+            Self::Unusable(_) => Vec::new(),
         }
     }
 
     fn adopt(&self) {
-        if let Some(handle) = self.handle() {
-            handle.adopt();
-        }
+        self.handles().into_iter().for_each(|handle| handle.adopt());
     }
 
     fn retire(&self) {
-        if let Some(handle) = self.handle() {
-            handle.release();
-        }
+        self.handles().into_iter().for_each(|handle| handle.release());
     }
 }
 
@@ -69,8 +65,23 @@ impl CredentialEntry {
             scheme,
             hosts,
             enabled,
+            strangers: None,
             readiness: ArcSwap::from_pointee(readiness),
         }
+    }
+
+    /// The same, except for hosts that strangers can own.
+    #[must_use]
+    pub fn except_for_strangers(mut self, strangers: fn(&str) -> bool) -> Self {
+        self.strangers = Some(strangers);
+        self
+    }
+
+    /// Whether it may be used for this destination.
+    pub(super) fn is_for(&self, destination: &Destination) -> bool {
+        let name = destination.host().name().unwrap_or_default();
+        self.hosts.iter().any(|pattern| pattern.matches(destination))
+            && !self.strangers.is_some_and(|is_strangers| is_strangers(name))
     }
 
     /// Its present state.
@@ -125,6 +136,8 @@ pub struct Binding {
     pub allow_addresses: Arc<[IpNet]>,
     /// Used only when a request names the credential, never chosen by the host alone.
     pub only_named: bool,
+    /// What it allows of the provider's services, if that is less than everything.
+    pub narrowing: Option<Narrowing>,
     /// Belongs to one route of a reverse listener and serves no other request.
     pub route: Option<Arc<str>>,
 }

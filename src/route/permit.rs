@@ -7,9 +7,9 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use super::binding::Binding;
-use crate::base::{Authorizer, BodyNeed, Code, Destination, Mutations, Refusal, RequestView};
+use crate::base::{AnswerView, Authorized, Authorizer, BodyNeed, Code, Destination, Refusal, RequestView, Verdict};
 use crate::scheme::{Identity, Scheme};
-use crate::token::Live;
+use crate::token::{Handle, Live};
 
 /// Permission to sign one request to one destination. Made only by [`super::RouteTable::decide`]; consumed by signing.
 #[derive(Debug)]
@@ -49,17 +49,25 @@ impl Permit {
         self.scheme.adds()
     }
 
-    /// Whether it signs with a token, so that an upstream's 401 may mean no more than that the token is not the latest.
-    pub fn has_token(&self) -> bool {
-        matches!(self.scheme.identity(), Identity::Token(_))
+    /// Whether an upstream's refusal may mean no more than that what signed is not the latest.
+    pub fn may_repeat(&self) -> bool {
+        match self.scheme.identity() {
+            Identity::Token(_) => true,
+            Identity::Fixed(authorizer) => authorizer.reads_errors(),
+        }
     }
 
-    /// Obtains what signs: at once for a fixed key or a token that lives, else after the one exchange under way.
+    /// Obtains what signs: at once for a fixed key or a token that lives, else after the one exchange under way. `account`
+    /// is the one that the request names in place of the credential's own.
     ///
     /// # Errors
     /// Why there is no token; then nothing is sent.
-    pub async fn ready(self) -> Result<Signer, Refusal> {
-        let (authorizer, live) = match self.scheme.identity() {
+    pub async fn ready(self, account: Option<&str>) -> Result<Signer, Refusal> {
+        let identity = match account {
+            None => self.scheme.identity(),
+            Some(account) => self.scheme.identity_in(account)?,
+        };
+        let (authorizer, live) = match identity {
             Identity::Fixed(authorizer) => (Arc::clone(authorizer), None),
             Identity::Token(handle) => {
                 let live = match handle.current() {
@@ -67,58 +75,73 @@ impl Permit {
                     // Rare, so it must not make the future of every request larger.
                     None => Box::pin(handle.obtain()).await?,
                 };
-                (Arc::clone(live.authorizer()), Some(live))
+                (Arc::clone(live.authorizer()), Some((Arc::clone(handle), live)))
             }
         };
-        let receipt = Receipt { scheme: self.scheme, live };
-        Ok(Signer { authorizer, receipt, destination: self.destination })
+        let receipt = Receipt { authorizer, live };
+        Ok(Signer { receipt, scheme: self.scheme, binding: self.binding, destination: self.destination })
     }
 }
 
 /// A permit with what signs; consumed by signing.
 #[derive(Debug)]
 pub struct Signer {
-    authorizer: Arc<dyn Authorizer>,
     receipt: Receipt,
+    scheme: Arc<dyn Scheme>,
+    binding: Arc<Binding>,
     destination: Destination,
 }
 
 impl Signer {
     /// The headers that the caller's copies of are removed before signing.
     pub fn owned_headers(&self) -> &[HeaderName] {
-        self.receipt.scheme.owned_headers()
+        self.scheme.owned_headers()
     }
 
     /// What must be known of the body.
-    pub fn body_need(&self, view: &RequestView<'_>) -> BodyNeed {
-        self.authorizer.body_need(view)
+    ///
+    /// # Errors
+    /// When the request cannot be signed whatever its body is.
+    pub fn body_need(&self, view: &RequestView<'_>) -> Result<BodyNeed, Refusal> {
+        self.receipt.authorizer.body_need(&self.narrowed(view))
     }
 
     /// Signs the one request that the permit was made for.
     ///
     /// # Errors
     /// `destination_mismatch` for a request to anywhere else; what the scheme refuses.
-    pub fn sign(self, view: &RequestView<'_>, now: SystemTime) -> Result<(Arc<Mutations>, Receipt), Refusal> {
+    pub fn sign(self, view: &RequestView<'_>, now: SystemTime) -> Result<(Authorized, Receipt), Refusal> {
         if *view.destination != self.destination {
             return Err(Refusal::new(Code::DestinationMismatch, "the permit is for another destination"));
         }
-        Ok((self.authorizer.authorize(view, now)?, self.receipt))
+        Ok((self.receipt.authorizer.authorize(&self.narrowed(view), now)?, self.receipt))
+    }
+
+    /// What a scheme sees is what the binding allows.
+    fn narrowed<'a>(&'a self, view: &RequestView<'a>) -> RequestView<'a> {
+        RequestView { narrowing: self.binding.narrowing.as_ref(), ..*view }
     }
 }
 
 /// What a request was signed with, for the case that the upstream refuses it.
 #[derive(Debug)]
 pub struct Receipt {
-    scheme: Arc<dyn Scheme>,
-    live: Option<Arc<Live>>,
+    authorizer: Arc<dyn Authorizer>,
+    live: Option<(Arc<Handle>, Arc<Live>)>,
 }
 
 impl Receipt {
-    /// The upstream answered 401: the token, if it was one, is dropped. Says whether signing once more is worth it.
-    pub fn rejected(&self) -> bool {
-        match (self.scheme.identity(), &self.live) {
-            (Identity::Token(handle), Some(live)) => handle.rejected(live),
-            _ => false,
+    /// Whether the beginning of the upstream's errors is worth reading before [`Receipt::judge`].
+    pub fn reads_errors(&self) -> bool {
+        self.authorizer.reads_errors()
+    }
+
+    /// Judges the upstream's answer: a token that was refused is dropped. Says whether signing once more is worth it.
+    pub fn judge(&self, answer: &AnswerView<'_>, now: SystemTime) -> bool {
+        match self.authorizer.verdict(answer, now) {
+            Verdict::Fine => false,
+            Verdict::Clock => true,
+            Verdict::Token => self.live.as_ref().is_some_and(|(handle, live)| handle.rejected(live)),
         }
     }
 }

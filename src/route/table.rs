@@ -363,10 +363,10 @@ fn unknown(destination: &Destination) -> Refusal {
 
 fn permit(binding: &Arc<Binding>, destination: &Destination) -> Result<Permit, Refusal> {
     let credential = &binding.credential;
-    if !credential.hosts.iter().any(|pattern| pattern.matches(destination)) {
+    if !credential.is_for(destination) {
         return Err(Refusal::new(
             Code::DestinationForbidden,
-            format!("credential {} is not for {}; its `hosts` decide that", credential.id, destination.host()),
+            format!("credential {} is not for {}; list the host under its `hosts` if it is", credential.id, destination.host()),
         )
         .with_proxy_error("http_request_denied"));
     }
@@ -499,6 +499,7 @@ mod tests {
             allow_cleartext: false,
             allow_addresses: Arc::new([]),
             only_named: false,
+            narrowing: None,
             route: None,
         }
     }

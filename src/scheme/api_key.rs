@@ -16,6 +16,8 @@ pub(super) const KIND: Kind = Kind {
     name: "api_key",
     about: "A fixed key in a header, a query pair or a cookie, with an optional prefix",
     default_hosts: &[],
+    strangers: |_| false,
+    narrows: false,
     parse: |value| {
         let settings: Settings = settings(value)?;
         settings.check()?;

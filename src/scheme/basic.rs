@@ -17,6 +17,8 @@ pub(super) const KIND: Kind = Kind {
     name: "basic",
     about: "User name and password in an Authorization header (RFC 7617)",
     default_hosts: &[],
+    strangers: |_| false,
+    narrows: false,
     parse: |value| {
         let settings: Settings = settings(value)?;
         if let Public::Literal(username) = &settings.username {

@@ -12,17 +12,19 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use crate::base::{Authorizer, HttpClients, Random};
+use crate::base::{Authorizer, Clock, Environment, HttpClients, Random, Refusal};
 use crate::base::{SecretRef, Secrets, Unavailable};
 use crate::token::{Handle, StateDirectory, Tokens};
 
 mod api_key;
+mod aws;
 mod basic;
 mod oauth2;
 
 /// Every scheme there is.
 pub static KINDS: &[Kind] = &[
     api_key::KIND, //
+    aws::KIND,
     basic::KIND,
     oauth2::KIND,
 ];
@@ -35,6 +37,10 @@ pub struct Kind {
     pub about: &'static str,
     /// Hosts of the provider, used when the credential names none. Never hosts that strangers can own there.
     pub default_hosts: &'static [&'static str],
+    /// Hosts below the default ones that strangers can own: a credential has to name these.
+    pub strangers: fn(&str) -> bool,
+    /// Whether a binding may narrow it to `services`, `regions` and `actions`.
+    pub narrows: bool,
     /// Reads and checks the scheme's own keys.
     pub parse: fn(serde_json::Value) -> Result<Box<dyn Draft>, SettingsError>,
 }
@@ -92,6 +98,10 @@ pub struct Outside {
     pub tokens: Tokens,
     /// Makes clients for token endpoints.
     pub http: Arc<dyn HttpClients>,
+    /// For signatures inside long streams, and for what must be current while a token is obtained.
+    pub clock: Arc<dyn Clock>,
+    /// For credentials that rest where a provider's own tools look for them.
+    pub environment: Arc<dyn Environment>,
     /// For assertions and keys.
     pub random: Arc<dyn Random>,
     /// Where rotated refresh tokens rest.
@@ -104,7 +114,7 @@ pub enum Identity<'a> {
     /// The same for as long as the credential is loaded.
     Fixed(&'a Arc<dyn Authorizer>),
     /// Whatever token there is at the time.
-    Token(&'a Handle),
+    Token(&'a Arc<Handle>),
 }
 
 /// A credential ready to sign. `Debug` of an implementation shows no secret.
@@ -119,6 +129,23 @@ pub trait Scheme: Send + Sync + fmt::Debug {
 
     /// What signs.
     fn identity(&self) -> Identity<'_>;
+
+    /// What signs for another account of the provider than the credential's own, as the request asks by
+    /// `Countersign-Aws-Account`.
+    ///
+    /// # Errors
+    /// When the credential is not for that account.
+    fn identity_in(&self, _account: &str) -> Result<Identity<'_>, Refusal> {
+        Err(Refusal::bad_request("Countersign-Aws-Account goes with a credential that lists `accounts` (aws_sts)"))
+    }
+
+    /// Every token there may be.
+    fn handles(&self) -> Vec<&Arc<Handle>> {
+        match self.identity() {
+            Identity::Token(handle) => vec![handle],
+            Identity::Fixed(_) => Vec::new(),
+        }
+    }
 }
 
 /// Reads settings with the path of what is wrong.
@@ -174,6 +201,8 @@ mod tests {
         let outside = Outside {
             tokens: Tokens::new(&deps),
             http: Arc::new(NoClients),
+            clock: deps.clock,
+            environment: deps.environment,
             random: deps.random,
             state: Arc::new(StateDirectory::new("state".into(), None, Arc::default()).unwrap()),
         };

@@ -24,6 +24,8 @@ pub(super) const KIND: Kind = Kind {
     name: "oauth2",
     about: "An access token from a token endpoint, by client credentials, a refresh token or a signed assertion",
     default_hosts: &[],
+    strangers: |_| false,
+    narrows: false,
     parse: |value| {
         let settings: Settings = settings(value)?;
         settings.check()?;
@@ -427,7 +429,7 @@ impl Draft for Settings {
             key = key.with(&reference.to_string(), secrets.get(reference)?.expose());
         }
         let handle = setup.outside.tokens.handle(key.finish(), setup.credential, Arc::new(source));
-        Ok(Arc::new(OAuth2 { handle }))
+        Ok(Arc::new(OAuth2 { handle: Arc::new(handle) }))
     }
 }
 
@@ -626,7 +628,7 @@ impl TokenSource for Source {
 
 #[derive(Debug)]
 struct OAuth2 {
-    handle: Handle,
+    handle: Arc<Handle>,
 }
 
 impl Scheme for OAuth2 {

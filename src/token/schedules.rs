@@ -19,7 +19,7 @@ use super::key::KeyBuilder;
 use super::{Token, TokenSource};
 use crate::base::deps::{ProcessEnvironment, Sleep, SystemClock};
 use crate::base::{
-    Authorizer, BoxFuture, Clock, Code, Deps, Environment, Mutations, Random, Refusal, RequestView, Secret,
+    Authorized, Authorizer, BoxFuture, Clock, Code, Deps, Environment, Mutations, Random, Refusal, RequestView, Secret,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -218,8 +218,8 @@ impl std::fmt::Debug for Numbered {
 }
 
 impl Authorizer for Numbered {
-    fn authorize(&self, _: &RequestView<'_>, _: SystemTime) -> Result<Arc<Mutations>, Refusal> {
-        Ok(Arc::default())
+    fn authorize(&self, _: &RequestView<'_>, _: SystemTime) -> Result<Authorized, Refusal> {
+        Ok(Authorized::from(Mutations::default()))
     }
 }
 

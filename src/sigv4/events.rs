@@ -1,0 +1,136 @@
+//! Event streams: each message of the caller's is unwrapped and signed again as it passes.
+//!
+//! Follows <https://docs.aws.amazon.com/transcribe/latest/dg/streaming-setting-up.html#streaming-event-stream>.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use aws_sigv4::event_stream::{SigningParams, sign_empty_message, sign_message};
+use aws_smithy_eventstream::frame::{read_message_from, write_message_to};
+use aws_smithy_runtime_api::client::identity::Identity;
+use aws_smithy_types::event_stream::Message;
+use bytes::{Bytes, BytesMut};
+use http_body::{Body as HttpBody, Frame};
+
+use super::Skew;
+use super::scope::Scope;
+use crate::base::authorizer::Rewrite;
+use crate::base::body::BoxError;
+use crate::base::{Body, Clock};
+
+/// The longest message; those of speech and of models have some kilobytes.
+const MESSAGE: usize = 1024 * 1024;
+
+/// What makes the caller's stream the one that goes out, after the request's own signature.
+pub(super) fn rewrite(
+    scope: &Scope<'_>,
+    identity: &Identity,
+    (clock, skew): (Arc<dyn Clock>, Arc<Skew>),
+    signature: String,
+) -> Rewrite {
+    let signer = EventSigner {
+        identity: identity.clone(),
+        service: scope.service.clone().into_owned(),
+        region: scope.region.clone().into_owned(),
+        clock,
+        skew,
+        last: signature,
+    };
+    Box::new(move |body| Body::boxed(Resigned { inner: body, held: BytesMut::new(), signer, ended: false }))
+}
+
+/// Signs one message after the other, each signature being part of the next.
+struct EventSigner {
+    identity: Identity,
+    service: String,
+    region: String,
+    clock: Arc<dyn Clock>,
+    skew: Arc<Skew>,
+    last: String,
+}
+
+impl EventSigner {
+    fn signed(&mut self, wrapped: &Message) -> Result<Bytes, BoxError> {
+        let time = self.skew.corrected(self.clock.now());
+        let params = SigningParams::builder().identity(&self.identity).region(&self.region);
+        let params = params.name(&self.service).time(time).settings(()).build()?;
+        let is_signed = wrapped.headers().iter().any(|header| header.name().as_str() == ":chunk-signature");
+        let (message, signature) = if !is_signed {
+            sign_message(wrapped, &self.last, &params)?.into_parts()
+        } else if wrapped.payload().is_empty() {
+            sign_empty_message(&self.last, &params)?.into_parts()
+        } else {
+            let message = read_message_from(&mut wrapped.payload().clone())?;
+            sign_message(&message, &self.last, &params)?.into_parts()
+        };
+        self.last = signature;
+        let mut bytes = Vec::with_capacity(message.payload().len() + 256);
+        write_message_to(&message, &mut bytes)?;
+        Ok(bytes.into())
+    }
+}
+
+/// A stream on its way through.
+struct Resigned {
+    inner: Body,
+    held: BytesMut,
+    signer: EventSigner,
+    ended: bool,
+}
+
+impl Resigned {
+    /// The next message, if all of it is there.
+    fn message(&mut self) -> Result<Option<Bytes>, BoxError> {
+        let Some(first) = self.held.first_chunk::<4>() else { return Ok(None) };
+        let length = usize::try_from(u32::from_be_bytes(*first))?;
+        // A prelude of 12 bytes and a checksum of 4.
+        if !(16..=MESSAGE).contains(&length) {
+            return Err("a message of the event stream has a length that is not taken here".into());
+        }
+        if self.held.len() < length {
+            return Ok(None);
+        }
+        let message = read_message_from(&mut self.held.split_to(length).freeze())?;
+        self.signer.signed(&message).map(Some)
+    }
+}
+
+impl HttpBody for Resigned {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        loop {
+            if this.ended {
+                return Poll::Ready(None);
+            }
+            match this.message() {
+                Ok(Some(message)) => return Poll::Ready(Some(Ok(Frame::data(message)))),
+                Ok(None) => {}
+                Err(error) => {
+                    this.ended = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+            match std::task::ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+                Some(Ok(frame)) => this.held.extend_from_slice(&frame.into_data().unwrap_or_default()),
+                Some(Err(error)) => {
+                    this.ended = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => {
+                    this.ended = true;
+                    if !this.held.is_empty() {
+                        return Poll::Ready(Some(Err("the event stream ended inside a message".into())));
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+}

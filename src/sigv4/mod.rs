@@ -1,0 +1,255 @@
+//! Signing for AWS: Signature Version 4 and 4a over the bytes that go out, whatever the body.
+//!
+//! The `aws-sigv4` crate computes; this room decides what is signed: for which service and region, which headers, and how
+//! the body is covered. It follows
+//! <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html> and
+//! <https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html>.
+//! **Never obtains keys, never signs for a service or region that it had to guess, never holds a body.**
+
+mod actions;
+mod answer;
+mod chunks;
+mod events;
+mod host;
+mod hosts_table;
+mod payload;
+mod scope;
+mod target;
+
+pub use answer::Skew;
+pub use payload::Payload;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use aws_credential_types::Credentials;
+use aws_sigv4::http_request::{
+    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningParams, SigningSettings,
+    UriPathNormalizationMode, sign,
+};
+use aws_sigv4::sign::{v4, v4a};
+use aws_smithy_runtime_api::client::identity::Identity;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, DATE};
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue};
+
+use self::chunks::Chunks;
+use self::payload::Mode;
+use self::scope::Scope;
+use self::target::Target;
+use crate::base::{
+    AnswerView, Authorized, Authorizer, BodyNeed, Clock, Mutations, Refusal, RequestView, Secret, Verdict,
+};
+
+const X_AMZ_CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
+const X_AMZ_REGION_SET: HeaderName = HeaderName::from_static("x-amz-region-set");
+const X_AMZ_SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
+
+/// The headers that a signature consists of: a caller's copies are its own SDK's, made with worthless keys.
+pub static OWNED_HEADERS: [HeaderName; 7] = [
+    AUTHORIZATION,
+    DATE,
+    HeaderName::from_static("x-amz-date"),
+    X_AMZ_SECURITY_TOKEN,
+    X_AMZ_CONTENT_SHA256,
+    X_AMZ_REGION_SET,
+    HeaderName::from_static("x-amz-s3session-token"),
+];
+
+/// Whether a host below AWS's domains can belong to a stranger: an API, a function, a machine, a website of a customer's.
+pub fn is_strangers(host: &str) -> bool {
+    host::is_strangers(host)
+}
+
+/// How a credential signs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// The region, when it is fixed; else it is told by the request.
+    pub region: Option<String>,
+    /// The signing name of the service, when it is fixed; else it is told by the request.
+    pub service: Option<String>,
+    /// How bodies are covered.
+    pub payload: Payload,
+    /// Headers to sign beside `host`, `content-type` and `x-amz-*`.
+    pub signed_headers: Vec<HeaderName>,
+}
+
+/// Signs with one set of keys.
+pub struct Signer {
+    identity: Identity,
+    settings: Arc<Settings>,
+    skew: Arc<Skew>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Signer {
+    /// A signer. `skew` is what was learnt of the clock, `clock` is asked inside streams that outlive their first signature.
+    ///
+    /// # Errors
+    /// When a key is not text.
+    pub fn new(
+        access_key: &str,
+        secret_key: &Secret,
+        session_token: Option<&Secret>,
+        settings: Arc<Settings>,
+        skew: Arc<Skew>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, &'static str> {
+        let secret_key = secret_key.expose_str().ok_or("the secret key is not text")?;
+        let token = session_token.map(|token| token.expose_str().ok_or("the session token is not text")).transpose()?;
+        if [Some(access_key), token].into_iter().flatten().any(|text| HeaderValue::from_str(text).is_err()) {
+            return Err("a key holds characters that cannot be sent in a header");
+        }
+        let credentials = Credentials::new(access_key, secret_key, token.map(str::to_owned), None, "countersign");
+        Ok(Self { identity: credentials.into(), settings, skew, clock })
+    }
+
+    /// What is known of a request before its body is.
+    fn plan<'a>(&'a self, view: &RequestView<'a>) -> Result<Plan<'a>, Refusal> {
+        let target = Target::of(view.path_and_query)?;
+        let scope = Scope::of(&self.settings, view, target.presigned.as_ref())?;
+        let wanted = view.removed.get(X_AMZ_CONTENT_SHA256).map(HeaderValue::as_bytes);
+        let wanted = wanted.or(target.presigned.as_ref().and_then(|presigned| presigned.payload.as_deref()));
+        let mode = Mode::of(wanted, self.settings.payload, &scope, view)?;
+        let asked = wanted.is_some();
+        Ok(Plan { target, scope, mode, asked })
+    }
+}
+
+/// What a signature will be of.
+struct Plan<'a> {
+    target: Target<'a>,
+    scope: Scope<'a>,
+    mode: Mode,
+    /// The caller said itself how its body is covered.
+    asked: bool,
+}
+
+impl Authorizer for Signer {
+    fn body_need(&self, view: &RequestView<'_>) -> Result<BodyNeed, Refusal> {
+        let plan = self.plan(view)?;
+        let must_read = scope::reads_body(view);
+        // A stream is refused here if its action would have to be read from it.
+        if !must_read {
+            plan.scope.check(view)?;
+        }
+        Ok(if must_read || plan.mode == Mode::Whole { BodyNeed::Sha256 } else { BodyNeed::None })
+    }
+
+    fn authorize(&self, view: &RequestView<'_>, now: SystemTime) -> Result<Authorized, Refusal> {
+        let Plan { mut target, scope, mode, asked } = self.plan(view)?;
+        scope.check(view)?;
+        if scope.is_s3() {
+            target.escape_reserved();
+        }
+        let time = self.skew.corrected(now);
+        let payload = mode.text(view, &scope)?;
+        let hoisted = target.presigned.as_mut().map(|presigned| std::mem::take(&mut presigned.hoisted));
+        let hoisted = hoisted.unwrap_or_default();
+        let declares = asked || scope.is_s3() || mode != Mode::Whole && mode != Mode::Empty;
+        let mut mutations = Mutations::default();
+        let signature = {
+            let request = self.signable(view, &target.wire, &hoisted, payload)?;
+            let mut settings = SigningSettings::default();
+            settings.excluded_headers = None;
+            settings.payload_checksum_kind =
+                if declares { PayloadChecksumKind::XAmzSha256 } else { PayloadChecksumKind::NoHeader };
+            if scope.is_s3() {
+                settings.percent_encoding_mode = PercentEncodingMode::Single;
+                settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+            }
+            let params = self.params(&scope, time, settings)?;
+            let (instructions, signature) = sign(request, &params).map_err(unsignable)?.into_parts();
+            for header in instructions.into_parts().0 {
+                let mut value = HeaderValue::from_str(header.value()).map_err(unsignable)?;
+                let name = HeaderName::from_static(header.name());
+                value.set_sensitive(name == AUTHORIZATION || name == X_AMZ_SECURITY_TOKEN);
+                mutations.set.push((name, value));
+            }
+            signature
+        };
+        mutations.set.extend(hoisted);
+        if let Cow::Owned(wire) = target.wire {
+            mutations.target = Some(PathAndQuery::try_from(wire).map_err(unsignable)?);
+        }
+        let rewrite = match mode {
+            Mode::Chunks { .. } => {
+                let chunks = Chunks::new(view, &scope, &self.identity, time, signature)?;
+                match chunks.length().filter(|_| view.length.is_some()) {
+                    Some(length) => mutations.set.push((CONTENT_LENGTH, length.into())),
+                    None => mutations.remove.push(CONTENT_LENGTH),
+                }
+                Some(chunks.rewrite())
+            }
+            Mode::Events => {
+                mutations.remove.push(CONTENT_LENGTH);
+                let clock = (Arc::clone(&self.clock), Arc::clone(&self.skew));
+                Some(events::rewrite(&scope, &self.identity, clock, signature))
+            }
+            _ => None,
+        };
+        Ok(Authorized { mutations: Arc::new(mutations), rewrite })
+    }
+
+    fn reads_errors(&self) -> bool {
+        true
+    }
+
+    fn verdict(&self, answer: &AnswerView<'_>, now: SystemTime) -> Verdict {
+        self.skew.verdict(answer, now)
+    }
+}
+
+impl Signer {
+    fn signable<'a>(
+        &'a self,
+        view: &'a RequestView<'a>,
+        wire: &str,
+        hoisted: &'a [(HeaderName, HeaderValue)],
+        payload: String,
+    ) -> Result<SignableRequest<'a>, Refusal> {
+        let is_signed = |name: &HeaderName| {
+            *name == CONTENT_TYPE || name.as_str().starts_with("x-amz-") || self.settings.signed_headers.contains(name)
+        };
+        let headers = view.headers.iter().filter(|(name, _)| is_signed(name));
+        let mut signed = Vec::with_capacity(8);
+        for (name, value) in headers.chain(hoisted.iter().map(|(name, value)| (name, value))) {
+            let value = value.to_str().map_err(|_| {
+                Refusal::bad_request(format!("{name} holds characters that AWS does not sign; percent-encode them"))
+            })?;
+            signed.push((name.as_str(), value));
+        }
+        let uri = [view.destination.protocol().as_str(), "://", view.destination.authority().as_str(), wire].concat();
+        SignableRequest::new(view.method.as_str(), uri, signed.into_iter(), SignableBody::Precomputed(payload))
+            .map_err(unsignable)
+    }
+
+    fn params<'a>(
+        &'a self,
+        scope: &'a Scope<'_>,
+        time: SystemTime,
+        settings: SigningSettings,
+    ) -> Result<SigningParams<'a>, Refusal> {
+        if scope.asymmetric {
+            let params = v4a::SigningParams::builder().identity(&self.identity).region_set(&scope.region);
+            let params = params.name(&scope.service).time(time).settings(settings).build();
+            return Ok(params.map_err(unsignable)?.into());
+        }
+        let params = v4::SigningParams::builder().identity(&self.identity).region(&scope.region);
+        let params = params.name(&scope.service).time(time).settings(settings).build();
+        Ok(params.map_err(unsignable)?.into())
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// What the signing library does not take.
+fn unsignable(error: impl fmt::Display) -> Refusal {
+    Refusal::bad_request(format!("the request cannot be signed for AWS: {error}"))
+}

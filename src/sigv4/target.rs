@@ -1,0 +1,201 @@
+//! The path and query that go out: a presigned query of the caller's goes, and S3 gets its reserved characters escaped.
+
+use std::borrow::Cow;
+
+use http::{HeaderName, HeaderValue};
+use url::form_urlencoded;
+
+use crate::base::Refusal;
+
+/// What a presigned address said, made with the caller's worthless keys.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Presigned {
+    /// The scope of its signature: `KEY/20260101/us-east-1/s3/aws4_request`, or without the region for SigV4a.
+    pub(super) credential: Option<String>,
+    /// The regions of a SigV4a signature.
+    pub(super) region_set: Option<String>,
+    /// It was signed with SigV4a.
+    pub(super) asymmetric: bool,
+    /// How its body was to be covered.
+    pub(super) payload: Option<Vec<u8>>,
+    /// Headers that the SDK had put into the query, where only a presigned request may have them.
+    pub(super) hoisted: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What is requested.
+#[derive(Debug)]
+pub(super) struct Target<'a> {
+    /// Path and query as they go out.
+    pub(super) wire: Cow<'a, str>,
+    /// What the caller's presigned query said.
+    pub(super) presigned: Option<Presigned>,
+}
+
+impl<'a> Target<'a> {
+    /// Splits a presigned query off.
+    ///
+    /// # Errors
+    /// `bad_request` for a query that no signature can be computed of.
+    pub(super) fn of(path_and_query: &'a str) -> Result<Self, Refusal> {
+        let Some((path, query)) = path_and_query.split_once('?') else {
+            return Ok(Self { wire: path_and_query.into(), presigned: None });
+        };
+        if query.contains('%') && !is_utf8(query) {
+            return Err(Refusal::bad_request("the query holds escapes that are not UTF-8, which AWS does not sign"));
+        }
+        // Nearly every query is not presigned, so this is looked at without decoding anything.
+        if !query.as_bytes().windows(9).any(|window| window.eq_ignore_ascii_case(b"signature")) {
+            return Ok(Self { wire: path_and_query.into(), presigned: None });
+        }
+        let pairs: Vec<_> = query.split('&').map(|pair| (pair, decoded(pair))).collect();
+        let has = |wanted: &str| pairs.iter().any(|(_, (name, _))| name.eq_ignore_ascii_case(wanted));
+        let mut presigned = Presigned::default();
+        let rest: Vec<&str> = if has("X-Amz-Signature") {
+            pairs.iter().filter(|(_, (name, value))| !presigned.takes(name, value)).map(|(pair, _)| *pair).collect()
+        } else if has("Signature") && has("AWSAccessKeyId") {
+            let own = ["AWSAccessKeyId", "Signature", "Expires", "x-amz-security-token"];
+            let kept = |name: &str| !own.iter().any(|own| own.eq_ignore_ascii_case(name));
+            pairs.iter().filter(|(_, (name, _))| kept(name)).map(|(pair, _)| *pair).collect()
+        } else {
+            return Ok(Self { wire: path_and_query.into(), presigned: None });
+        };
+        let query = rest.join("&");
+        let wire = if query.is_empty() { Cow::Borrowed(path).into_owned() } else { [path, "?", &query].concat() };
+        Ok(Self { wire: wire.into(), presigned: Some(presigned) })
+    }
+
+    /// Puts reserved characters of the path that stand there unescaped into `%XX`: S3 computes its side of the signature
+    /// that way. Escapes that are there stay as they are, and so does the query.
+    pub(super) fn escape_reserved(&mut self) {
+        let end = self.wire.find('?').unwrap_or(self.wire.len());
+        let path = self.wire.as_bytes().get(..end).unwrap_or_default();
+        if path.iter().enumerate().all(|(at, byte)| goes_as_it_is(path, at, *byte)) {
+            return;
+        }
+        let mut wire = String::with_capacity(self.wire.len() + 32);
+        for (at, byte) in path.iter().enumerate() {
+            if goes_as_it_is(path, at, *byte) {
+                wire.push(char::from(*byte));
+            } else {
+                const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+                wire.push('%');
+                wire.push(char::from(DIGITS[usize::from(byte >> 4)]));
+                wire.push(char::from(DIGITS[usize::from(byte & 15)]));
+            }
+        }
+        wire.push_str(&self.wire[end..]);
+        self.wire = Cow::Owned(wire);
+    }
+}
+
+impl Presigned {
+    /// Takes what belongs to the signature; says whether the pair goes from the query.
+    fn takes(&mut self, name: &str, value: &str) -> bool {
+        let name = name.to_ascii_lowercase();
+        match name.as_str() {
+            "x-amz-algorithm" => self.asymmetric = value.starts_with("AWS4-ECDSA"),
+            "x-amz-credential" => self.credential = Some(value.to_owned()),
+            "x-amz-region-set" => self.region_set = Some(value.to_owned()),
+            "x-amz-content-sha256" => self.payload = Some(value.as_bytes().to_vec()),
+            "x-amz-date" | "x-amz-expires" | "x-amz-signedheaders" | "x-amz-signature" | "x-amz-security-token"
+            | "x-amz-s3session-token" => {}
+            other if other.starts_with("x-amz-") => {
+                let header = (HeaderName::from_bytes(other.as_bytes()), HeaderValue::from_str(value));
+                let (Ok(name), Ok(value)) = header else { return false };
+                self.hoisted.push((name, value));
+            }
+            _ => return false,
+        }
+        true
+    }
+}
+
+fn decoded(pair: &str) -> (Cow<'_, str>, Cow<'_, str>) {
+    form_urlencoded::parse(pair.as_bytes()).next().unwrap_or_default()
+}
+
+/// Whether what the escapes of a query stand for is text: the signing library reads it as text.
+fn is_utf8(query: &str) -> bool {
+    let bytes: Vec<u8> = percent_decoded(query.as_bytes()).collect();
+    std::str::from_utf8(&bytes).is_ok()
+}
+
+fn percent_decoded(text: &[u8]) -> impl Iterator<Item = u8> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let byte = *text.get(at)?;
+        let escaped = (byte == b'%').then(|| Some(digit(*text.get(at + 1)?)? << 4 | digit(*text.get(at + 2)?)?)).flatten();
+        at += if escaped.is_some() { 3 } else { 1 };
+        Some(escaped.unwrap_or(byte))
+    })
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+/// RFC 3986's unreserved characters, the slash, and escapes that are whole.
+fn goes_as_it_is(path: &[u8], at: usize, byte: u8) -> bool {
+    match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => true,
+        b'%' => path.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn escaped(path: &str) -> String {
+        let mut target = Target::of(path).unwrap();
+        target.escape_reserved();
+        target.wire.into_owned()
+    }
+
+    #[test]
+    fn reserved_characters_of_a_path_are_escaped_and_escapes_are_left_alone() {
+        assert_eq!(escaped("/b/a:b@c!$&'()*+,;=[]"), "/b/a%3Ab%40c%21%24%26%27%28%29%2A%2B%2C%3B%3D%5B%5D");
+        assert_eq!(escaped("/b/%2f%7E%e4%"), "/b/%2f%7E%e4%25");
+        assert_eq!(escaped("/b/%2"), "/b/%252");
+        assert_eq!(escaped("/b//c/../d?x=a:b!"), "/b//c/../d?x=a:b!", "dots, slashes and the query stay");
+        assert_eq!(escaped("/caf\u{e9}"), "/caf%C3%A9");
+        assert!(matches!(Target::of("/plain?q=1").unwrap().wire, Cow::Borrowed(_)), "nothing is copied for nothing");
+    }
+
+    #[test]
+    fn a_presigned_query_goes_and_tells_what_it_was_for() {
+        let target = Target::of(
+            "/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKID%2F20260101%2Feu-west-1%2Fs3%2Faws4_request&\
+             X-Amz-Date=20260101T000000Z&X-Amz-Expires=60&X-Amz-SignedHeaders=host&versionId=7&X-Amz-Signature=abc&\
+             X-Amz-Security-Token=t&X-Amz-Content-Sha256=UNSIGNED-PAYLOAD&x-amz-acl=private&x-id=GetObject",
+        )
+        .unwrap();
+        assert_eq!(target.wire, "/k?versionId=7&x-id=GetObject");
+        let presigned = target.presigned.unwrap();
+        assert_eq!(presigned.credential.as_deref(), Some("AKID/20260101/eu-west-1/s3/aws4_request"));
+        assert_eq!(presigned.payload.as_deref(), Some(&b"UNSIGNED-PAYLOAD"[..]));
+        assert_eq!(presigned.hoisted.len(), 1);
+        assert_eq!(presigned.hoisted[0].0, "x-amz-acl");
+    }
+
+    #[test]
+    fn a_query_of_the_second_version_goes_too_and_a_parameter_of_the_apis_own_stays() {
+        let target = Target::of("/k?AWSAccessKeyId=A&Signature=b%2B&Expires=1&acl").unwrap();
+        assert_eq!(target.wire, "/k?acl");
+        assert!(target.presigned.is_some());
+        let target = Target::of("/k?AWSAccessKeyId=A&Signature=b&Expires=1").unwrap();
+        assert_eq!(target.wire, "/k");
+        for plain in ["/k?Expires=1", "/k?Signature=mine", "/k?signatureVersion=2&x-amz-acl=a"] {
+            let target = Target::of(plain).unwrap();
+            assert!(target.wire == plain && target.presigned.is_none(), "{plain}");
+        }
+    }
+
+    #[test]
+    fn a_query_that_is_not_text_is_refused() {
+        assert!(Target::of("/k?prefix=%FF").is_err());
+        assert!(Target::of("/k?prefix=%C3%A9").is_ok());
+        assert!(Target::of("/k?prefix=100%").is_ok());
+    }
+}
