@@ -6,7 +6,8 @@
 /// Whether every API under a signing name speaks only protocols that name their action in the request.
 ///
 /// From the service models of botocore 1.44.5 (`protocol`, `protocols`, `signingName`). A service whose name several APIs
-/// share (`iam`, `sagemaker`, `bedrock`) is in only if all of them do.
+/// share is in only if all of them do, or if the REST APIs among them have nothing at the path `/`, where the others are and
+/// where an action is looked for (`iam`, `sagemaker`, `ses`, `servicecatalog`).
 pub(super) fn names_actions(service: &str) -> bool {
     NAMING.binary_search(&service).is_ok()
 }
@@ -88,6 +89,7 @@ const NAMING: &[&str] = &[
     "glue",
     "health",
     "healthlake",
+    "iam",
     "identitystore",
     "importexport",
     "inspector",
@@ -131,9 +133,12 @@ const NAMING: &[&str] = &[
     "route53-recovery-cluster",
     "route53domains",
     "route53resolver",
+    "sagemaker",
     "secretsmanager",
+    "servicecatalog",
     "servicediscovery",
     "servicequotas",
+    "ses",
     "shield",
     "snowball",
     "sns",
@@ -208,7 +213,7 @@ mod tests {
 
     #[test]
     fn one_rest_api_under_a_shared_name_is_enough_to_leave_it_out() {
-        for service in ["iam", "ses", "sagemaker", "bedrock", "servicecatalog", "personalize", "aws-marketplace"] {
+        for service in ["bedrock", "personalize", "aws-marketplace", "mediastore"] {
             assert!(!names_actions(service), "{service}");
         }
     }

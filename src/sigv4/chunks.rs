@@ -310,6 +310,10 @@ impl Rechunked {
         }
         last.push_str("\r\n");
         self.out.push_back(last.into());
+        let rest: usize = self.out.iter().map(Bytes::len).sum();
+        if self.left.is_some_and(|left| left != rest as u64) {
+            return Err("the trailers are not those that were announced".into());
+        }
         self.state = State::End;
         Ok(())
     }
@@ -324,10 +328,7 @@ impl HttpBody for Rechunked {
         loop {
             if let Some(piece) = this.out.pop_front() {
                 if let Some(left) = &mut this.left {
-                    let Some(less) = left.checked_sub(piece.len() as u64) else {
-                        return Poll::Ready(Some(Err("the trailers are not those that were announced".into())));
-                    };
-                    *left = less;
+                    *left = left.saturating_sub(piece.len() as u64);
                 }
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
@@ -370,5 +371,161 @@ impl HttpBody for Rechunked {
 
     fn size_hint(&self) -> SizeHint {
         self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use aws_credential_types::Credentials;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    /// The example of AWS's pages: 66,560 times `a`, of 2013-05-24.
+    fn example(asymmetric: bool, seed: &str, announced: Option<u64>, trailing: Option<&str>) -> Chunks {
+        let keys = Credentials::new(
+            "AKIAIOSFODNN7EXAMPLE",
+            "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+            None,
+            None,
+            "a test",
+        );
+        let signer = ChunkSigner {
+            identity: keys.into(),
+            service: "s3".into(),
+            region: if asymmetric { "*" } else { "us-east-1" }.into(),
+            asymmetric,
+            time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_369_353_600),
+            last: seed.into(),
+        };
+        let trailers = trailing.map_or(Some(0), trailer_line);
+        Chunks { signer, announced, trailers, trailing: trailing.is_some() }
+    }
+
+    /// What comes out of a body that comes in pieces of this size.
+    async fn rewritten(chunks: Chunks, body: &[u8], piece: usize) -> Result<String, String> {
+        let frames: Vec<_> = body.chunks(piece).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
+        let stream = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
+        let length = chunks.length();
+        let out = chunks.rewrite()(Body::boxed(stream));
+        let out = out.collect().await.map_err(|error| error.to_string())?.to_bytes();
+        if let Some(length) = length {
+            assert_eq!(length, out.len() as u64, "the length that was announced");
+        }
+        Ok(String::from_utf8(out.to_vec()).unwrap())
+    }
+
+    fn wrapped(data: &[u8], chunk: usize, end: &str) -> Vec<u8> {
+        let mut body = Vec::new();
+        for piece in data.chunks(chunk) {
+            body.extend_from_slice(format!("{:X};chunk-signature={}\r\n", piece.len(), "0".repeat(64)).as_bytes());
+            body.extend_from_slice(piece);
+            body.extend_from_slice(b"\r\n");
+        }
+        body.extend_from_slice(end.as_bytes());
+        body
+    }
+
+    const SEED: &str = "4f232c4386841ef735655705268965c44a0e4690baa4adea153f7db9fa80a0a9";
+    const END: &str = "0;chunk-signature=worthless\r\n\r\n";
+
+    #[tokio::test]
+    async fn chunks_are_signed_as_the_page_of_aws_shows_however_they_came_in() {
+        let data = vec![b'a'; 66_560];
+        let expected = format!(
+            "10000;chunk-signature=ad80c730a21e5b8d04586a2213dd63b9a0e99e0e2307b0ade35a65485a288648\r\n{}\r\n\
+             400;chunk-signature=0055627c9e194cb4542bae2aa5492e3c1575bbb81b612b7d234b86a503ef5497\r\n{}\r\n\
+             0;chunk-signature=b6c6ea8a5354eaf15b3cb7646744f4275b71ea724fed81ceb9323e279d449df9\r\n\r\n",
+            "a".repeat(65_536),
+            "a".repeat(1024)
+        );
+        for (chunk, piece) in [(65_536, 100_000), (8192, 7), (66_560, 65_537), (1, 1_000_000), (50_000, 1)] {
+            let body = wrapped(&data, chunk, END);
+            let out = rewritten(example(false, SEED, Some(66_560), None), &body, piece).await.unwrap();
+            assert!(out == expected, "chunks of {chunk}, pieces of {piece}");
+        }
+        let unfinished = wrapped(&data, 9000, "0;chunk-signature=x\r\n");
+        let out = rewritten(example(false, SEED, Some(66_560), None), &unfinished, 5000).await.unwrap();
+        assert!(out == expected, "some clients leave the last line away");
+    }
+
+    #[tokio::test]
+    async fn trailers_are_signed_as_the_page_of_aws_shows_whether_the_chunks_were_signed_or_not() {
+        let seed = "106e2a8a18243abcf37539882f36619c00e2dfc72633413f02d3b74544bfeb8e";
+        let name = "x-amz-checksum-crc32c";
+        for end in [
+            "0\r\nx-amz-checksum-crc32c:sOO8/Q==\r\n\r\n".to_owned(),
+            "0;chunk-signature=0\r\nX-Amz-Checksum-Crc32c: sOO8/Q==\nx-amz-trailer-signature:0\r\n\r\n".to_owned(),
+        ] {
+            let body = wrapped(&vec![b'a'; 66_560], 10_000, &end);
+            let out = rewritten(example(false, seed, Some(66_560), Some(name)), &body, 1000).await.unwrap();
+            assert!(out.starts_with(
+                "10000;chunk-signature=b474d8862b1487a5145d686f57f013e54db672cee1c953b3010fb58501ef5aa2\r\n"
+            ));
+            assert!(out.ends_with(
+                "0;chunk-signature=2ca2aba2005185cf7159c6277faf83795951dd77a3a99e6e65d5c9f85863f992\r\n\
+                 x-amz-checksum-crc32c:sOO8/Q==\r\n\
+                 x-amz-trailer-signature:d81f82fc3505edab99d459891051a732e8730629a2e4a59689829ca17fe2e435\r\n\r\n"
+            ));
+        }
+    }
+
+    #[tokio::test]
+    async fn asymmetric_signatures_are_filled_up_so_that_the_length_is_known() {
+        let body = wrapped(b"hello", 5, "0\r\nx-amz-checksum-crc32:NhCmhg==\r\n\r\n");
+        let chunks = example(true, SEED, Some(5), Some("x-amz-checksum-crc32"));
+        let out = rewritten(chunks, &body, 3).await.unwrap();
+        let line = out.lines().next().unwrap();
+        assert_eq!(line.len(), "5;chunk-signature=".len() + ASYMMETRIC_SIGNATURE);
+        assert!(line["5;chunk-signature=".len()..].starts_with("30"), "DER in hexadecimal: {line}");
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_has_one_chunk() {
+        let out = rewritten(example(false, SEED, Some(0), None), END.as_bytes(), 100).await.unwrap();
+        assert!(out.starts_with("0;chunk-signature=") && out.ends_with("\r\n\r\n"), "{out}");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_what_it_says_fails() {
+        let refused = [
+            ("5;chunk-signature=0\r\nhel", "inside a chunk"),
+            ("5\r\nhello!\r\n0\r\n\r\n", "longer than its size"),
+            ("x\r\nhello\r\n", "without a size"),
+            ("\r\n", "without a size"),
+            ("+5\r\nhello\r\n0\r\n\r\n", "without a size"),
+            ("-1\r\n", "without a size"),
+            ("fffffffffffffffff\r\n", "without a size"),
+            ("4\r\nhell\r\n0\r\n\r\n", "another length"),
+            ("5\r\nhello\r\n0\r\n\r\nmore", "follow the end"),
+            ("5\r\nhello\r\n0\r\nno trailer\r\n\r\n", "colon"),
+            ("5\r\nhello\r\n0\r\na b:c\r\n\r\n", "without a name"),
+        ];
+        for (body, why) in refused {
+            let error = rewritten(example(false, SEED, Some(5), None), body.as_bytes(), 4).await.unwrap_err();
+            assert!(error.contains(why), "{body:?}: {error}");
+        }
+        let endless = "5".repeat(LINE + 1);
+        let error = rewritten(example(false, SEED, Some(5), None), endless.as_bytes(), 100).await.unwrap_err();
+        assert!(error.contains("too long"), "{error}");
+        let trailers = format!("0\r\n{}", format!("a:{}\r\n", "b".repeat(900)).repeat(20));
+        let error = rewritten(example(false, SEED, Some(0), Some("a")), trailers.as_bytes(), 900).await.unwrap_err();
+        assert!(error.contains("trailers are too long"), "{error}");
+        let other = "5\r\nhello\r\n0\r\nx-amz-checksum-sha256:abc\r\n\r\n";
+        let chunks = example(false, SEED, Some(5), Some("x-amz-checksum-crc32"));
+        let error = rewritten(chunks, other.as_bytes(), 100).await.unwrap_err();
+        assert!(error.contains("announced"), "{error}");
+    }
+
+    #[test]
+    fn a_length_is_told_only_when_it_is_known() {
+        let sized = |announced, trailing| example(false, SEED, announced, trailing).length();
+        assert_eq!(sized(Some(66_560), None), Some(66_824), "as the page of AWS says");
+        assert!(sized(None, None).is_none());
+        assert!(sized(Some(5), Some("x-amz-checksum-crc64nvme")).is_some());
+        assert!(sized(Some(5), Some("x-my-own")).is_none());
+        assert!(sized(Some(u64::MAX), None).is_none());
     }
 }

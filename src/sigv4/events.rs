@@ -134,3 +134,76 @@ impl HttpBody for Resigned {
         self.ended
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_credential_types::Credentials;
+    use aws_smithy_types::event_stream::{Header, HeaderValue};
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::base::Deps;
+
+    fn frame(message: &Message) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write_message_to(message, &mut bytes).unwrap();
+        bytes
+    }
+
+    fn event(text: &'static str) -> Message {
+        Message::new(text.as_bytes()).add_header(Header::new(":event-type", HeaderValue::String("AudioEvent".into())))
+    }
+
+    /// A message in the wrapping of an SDK with worthless keys.
+    fn wrapped(inner: Vec<u8>) -> Message {
+        Message::new(inner).add_header(Header::new(":chunk-signature", HeaderValue::ByteArray(vec![0; 32].into())))
+    }
+
+    async fn rewritten(body: Vec<u8>, piece: usize) -> Result<Vec<Message>, String> {
+        let scope = Scope::for_tests("transcribe", "us-east-1");
+        let keys = Credentials::new("AKIDEXAMPLE", "secret", None, None, "a test").into();
+        let clock = (Deps::system().clock, Arc::default());
+        let rewrite = rewrite(&scope, &keys, clock, "0".repeat(64));
+        let frames: Vec<_> = body.chunks(piece).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
+        let stream = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
+        let out = rewrite(Body::boxed(stream)).collect().await.map_err(|error| error.to_string())?;
+        let (mut out, mut messages) = (out.to_bytes(), Vec::new());
+        while !out.is_empty() {
+            messages.push(read_message_from(&mut out).unwrap());
+        }
+        Ok(messages)
+    }
+
+    fn signature(message: &Message) -> Vec<u8> {
+        let header = message.headers().iter().find(|header| header.name().as_str() == ":chunk-signature").unwrap();
+        header.value().as_byte_array().unwrap().to_vec()
+    }
+
+    #[tokio::test]
+    async fn every_message_is_wrapped_once_with_a_signature_of_ours() {
+        let stream = [frame(&wrapped(frame(&event("one")))), frame(&event("two")), frame(&wrapped(Vec::new()))].concat();
+        for piece in [1, 13, 100_000] {
+            let messages = rewritten(stream.clone(), piece).await.unwrap();
+            assert_eq!(messages.len(), 3);
+            for (message, text) in messages.iter().zip(["one", "two"]) {
+                let inner = read_message_from(&mut message.payload().clone()).unwrap();
+                assert_eq!(inner, event(if text == "one" { "one" } else { "two" }));
+            }
+            assert!(messages[2].payload().is_empty(), "the end of the stream stays empty");
+            let signatures: Vec<_> = messages.iter().map(signature).collect();
+            assert!(signatures.iter().all(|one| one.len() == 32 && *one != vec![0; 32]));
+            assert!(signatures[0] != signatures[1] && signatures[1] != signatures[2]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_broken_fails() {
+        let whole = frame(&wrapped(frame(&event("one"))));
+        assert!(rewritten(whole[..whole.len() - 1].to_vec(), 50).await.unwrap_err().contains("inside a message"));
+        let mut flipped = whole.clone();
+        flipped[20] ^= 1;
+        assert!(rewritten(flipped, 50).await.is_err(), "a checksum");
+        assert!(rewritten(vec![0xff; 64], 50).await.unwrap_err().contains("length"));
+        assert!(rewritten(frame(&wrapped(b"no message".to_vec())), 50).await.is_err());
+    }
+}

@@ -459,8 +459,8 @@ mod tests {
     use super::*;
 
     /// Made from the endpoint rule sets of botocore 1.44.5: host, signing name, region, `v4a` where asymmetric.
-    const HOSTS: &str = include_str!("../../tests/vectors/aws/hosts.json");
-    const REFUSED: &str = include_str!("../../tests/vectors/aws/hosts_refused.json");
+    const HOSTS: &str = include_str!("../../tests/vectors/aws_hosts/hosts.json");
+    const REFUSED: &str = include_str!("../../tests/vectors/aws_hosts/hosts_refused.json");
 
     /// `service/region`, with `+` before it when asymmetric, or `refused`.
     fn told(host: &str) -> String {

@@ -76,7 +76,6 @@ impl Mode {
             }
             "STREAMING-AWS4-HMAC-SHA256-EVENTS" if !scope.asymmetric => Self::Events,
             UNSIGNED if unsigned => Self::Unsigned,
-            _ if view.length == Some(0) => Self::Empty,
             UNSIGNED => Self::Whole,
             hash if hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
                 Self::Stated(hash.to_owned())

@@ -83,6 +83,12 @@ impl<'a> Scope<'a> {
         Ok(Self { service, region, asymmetric, told })
     }
 
+    /// A scope that no request was read for.
+    #[cfg(test)]
+    pub(super) fn for_tests(service: &'a str, region: &'a str) -> Self {
+        Self { service: service.into(), region: region.into(), asymmetric: false, told: None }
+    }
+
     /// S3 and its kin: one encoding of the path, without normalisation, and a header that says how the body is covered.
     pub(super) fn is_s3(&self) -> bool {
         matches!(&*self.service, "s3" | "s3express" | "s3-object-lambda" | "s3-outposts")

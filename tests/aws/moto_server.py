@@ -6,8 +6,8 @@ Listens on 127.0.0.1, prints one JSON line (README.md) and ends with its stdin. 
 and `admin` serves the same without; else both are one port. moto finds the service in the credential scope of the
 Authorization header and the bucket in the Host header, so every AWS host name may be directed here.
 
-moto itself never looks at the clock; what is refused as an expired session is refused here, before moto, in the words
-and with the status of the real service. --session-seconds makes sessions that short, whatever was asked for.
+moto itself never looks at the clock, and fails with 500 without an Authorization header; both are refused here, before
+moto, an expired session in the words and with the status of the real service. --session-seconds makes sessions that short, whatever was asked for.
 
 GET /requests on `admin` lists the requests that arrived since the start, the bootstrap's left out.
 """
@@ -51,6 +51,7 @@ sys.stdout = sys.stderr
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
 armed = threading.Event()
+arrived = threading.local()
 lock = threading.Lock()
 requests = []
 
@@ -65,6 +66,15 @@ class Handler(MotoRequestHandler):
 
     def log_error(self, *_):
         pass
+
+
+def refusal(service, target, code, words):
+    """Status, content type and body of a refusal that is made here, in the format of the service's family."""
+    if service == "s3":
+        return 403, "application/xml", f"<Error><Code>{code}</Code><Message>{words}</Message></Error>"
+    if target:
+        return 400, "application/x-amz-json-1.0", json.dumps({"__type": code, "message": words})
+    return 403, "text/xml", f"<ErrorResponse><Error><Code>{code}</Code><Message>{words}</Message></Error></ErrorResponse>"
 
 
 def expired(service, target, session):
@@ -121,6 +131,7 @@ class Recorder:
         body = environ["wsgi.input"].read() if environ.get("wsgi.input_terminated") else environ["wsgi.input"].read(length)
         environ["wsgi.input"] = io.BytesIO(body)
         environ["CONTENT_LENGTH"] = str(len(body))
+        arrived.body = body
         record = self.describe(environ, path, body)
         with lock:
             requests.append(record)
@@ -129,9 +140,18 @@ class Recorder:
             record["status"] = int(status.split()[0])
             return start_response(status, headers, *more)
 
+        answer = None
+        target = environ.get("HTTP_X_AMZ_TARGET")
         session = session_of(record["access_key"])
-        if session and session.expiration <= utcnow():
-            status, kind, text = expired(record["service"], environ.get("HTTP_X_AMZ_TARGET"), session)
+        if "HTTP_AUTHORIZATION" not in environ:
+            words = "moto_server.py verifies signatures in the Authorization header only"
+            answer = refusal(record["service"] or "s3", target, "MissingAuthenticationToken", words)
+        elif not record["access_key"]:
+            answer = refusal(record["service"] or "s3", target, "IncompleteSignature", "no credential scope")
+        elif session and session.expiration <= utcnow():
+            answer = expired(record["service"], target, session)
+        if answer:
+            status, kind, text = answer
             raw = text.encode()
             started(f"{status} refused", [("Content-Type", kind), ("Content-Length", str(len(raw)))])
             return [raw]
@@ -283,9 +303,9 @@ make_request = IAMRequestBase._create_aws_request
 
 
 def make_request_of_what_arrived(self):
-    """moto takes the headers for the body when there is none, and so refuses right signatures."""
+    """moto takes a form apart, and the headers for the body when there is none; here the hash is of the bytes on the wire."""
     request = make_request(self)
-    request.data = self._body
+    request.data = arrived.body
     return request
 
 

@@ -1,0 +1,43 @@
+"""Runs Cloud Custodian on the policies in policies/, as a user would; it knows nothing of a proxy.
+
+    custodian.py CUSTODIAN [POLICY...]
+
+CUSTODIAN is the program `custodian` of the test kit; POLICY the name of a file in policies/ without `.yml` (all). Keys,
+region, HTTPS_PROXY and AWS_CA_BUNDLE come from the environment. Expects the resources of moto_server.py, as they are
+when it starts. One JSON line for each policy: {"operation", "ok", "code", "resources", "actions"}, where `resources` is
+how many matched and `actions` those that ran. Exits 1 when one did not run through.
+"""
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+from operations import REFUSALS, Operations, Refused
+
+program, *names = sys.argv[1:]
+folder = pathlib.Path(__file__).parent / "policies"
+operations = Operations()
+
+
+def custodian(path):
+    with tempfile.TemporaryDirectory() as output:
+        command = [program, "run", "--output-dir", output, "--cache-period", "0", "--metrics", "", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            codes = re.findall("<Code>(.*?)</Code>|error occurred \\(([^)]+)\\)", done.stderr)
+            code = next((code for pair in codes for code in pair if code in REFUSALS), None)
+            if code:
+                raise Refused(code)
+            raise RuntimeError(done.stderr[-500:])
+        resources = json.loads((pathlib.Path(output) / path.stem / "resources.json").read_text())
+        actions = sorted(p.name for p in (pathlib.Path(output) / path.stem).iterdir() if p.name.startswith("action-"))
+        return {"resources": len(resources), "actions": actions}
+
+
+for path in sorted(folder.glob("*.yml")):
+    if not names or path.stem in names:
+        operations.run(path.stem, lambda: custodian(path))
+operations.end()
