@@ -18,6 +18,7 @@ use crate::token::{Handle, StateDirectory, Tokens};
 
 mod api_key;
 mod aws;
+mod aws_sts;
 mod basic;
 mod oauth2;
 
@@ -25,6 +26,7 @@ mod oauth2;
 pub static KINDS: &[Kind] = &[
     api_key::KIND, //
     aws::KIND,
+    aws_sts::KIND,
     basic::KIND,
     oauth2::KIND,
 ];

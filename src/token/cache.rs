@@ -16,7 +16,7 @@ use super::failure::{Failure, FailureKind};
 use super::key::Key;
 use super::rotation::Unsaved;
 use super::{Token, TokenSource};
-use crate::base::{Authorizer, BoxFuture, Clock, Deps, Random, Refusal};
+use crate::base::{Authorizer, BoxFuture, Clock, Deps, Random, Refusal, Secret};
 
 /// A token is given up this long before its end, or a tenth of its life before, whichever is less: clocks differ, and the
 /// request must still reach the server.
@@ -143,6 +143,7 @@ impl Engine {
 /// A token that may be sent now.
 pub struct Live {
     authorizer: Arc<dyn Authorizer>,
+    secret: Secret,
     /// Not used from here on, by the wall clock and by the monotonic one: either may have been wrong or asleep.
     until: SystemTime,
     deadline: Instant,
@@ -155,6 +156,11 @@ impl Live {
     /// What signs with it.
     pub fn authorizer(&self) -> &Arc<dyn Authorizer> {
         &self.authorizer
+    }
+
+    /// The token itself, for a source that obtains another with it.
+    pub(super) fn secret(&self) -> &Secret {
+        &self.secret
     }
 
     fn usable(&self, now: SystemTime, instant: Instant) -> bool {
@@ -205,6 +211,23 @@ impl Handle {
     /// # Errors
     /// `credential_rejected`, `reauthorization_required`, `token_endpoint_unavailable`; at once while a failure is remembered.
     pub async fn obtain(&self) -> Result<Arc<Live>, Refusal> {
+        self.wait().await.map_err(|failure| self.slot.refusal(&failure))
+    }
+
+    /// The same for a source whose own exchange needs this token: the failure becomes its own.
+    ///
+    /// # Errors
+    /// Why there is none; while a failure is remembered, with the time that is left of its pause.
+    pub(super) async fn obtain_for_source(&self) -> Result<Arc<Live>, Failure> {
+        let failure = match self.wait().await {
+            Ok(live) => return Ok(live),
+            Err(failure) => failure,
+        };
+        let pause = self.slot.pause();
+        Err(failure.with_retry_after(pause))
+    }
+
+    async fn wait(&self) -> Result<Arc<Live>, Failure> {
         for _ in 0..ROUNDS {
             if let Some(live) = self.current() {
                 return Ok(live);
@@ -215,11 +238,10 @@ impl Handle {
                 Err(_) => None,
             };
             if let Some(Err(failure)) = landed {
-                return Err(self.slot.refusal(&failure));
+                return Err(failure);
             }
         }
-        let failure = Failure::new(FailureKind::Unavailable, "its tokens end before they can be used");
-        Err(self.slot.refusal(&failure))
+        Err(Failure::new(FailureKind::Unavailable, "its tokens end before they can be used"))
     }
 
     /// An upstream refused a request that was signed with this token: it is dropped, and only it. Says whether signing
@@ -355,15 +377,19 @@ impl Slot {
     }
 
     fn refusal(&self, failure: &Failure) -> Refusal {
+        failure.refusal(&self.credential, self.pause().unwrap_or_default())
+    }
+
+    /// For how long nothing is tried.
+    fn pause(&self) -> Option<Duration> {
         let now = self.engine.clock.instant();
-        let pause = self.lock().pausing(now).map(|remembered| remembered.until.saturating_duration_since(now));
-        failure.refusal(&self.credential, pause.unwrap_or_default())
+        self.lock().pausing(now).map(|remembered| remembered.until.saturating_duration_since(now))
     }
 
     /// The exchange under way, or a new one.
-    fn join(self: &Arc<Self>) -> Result<watch::Receiver<Landed>, Refusal> {
+    fn join(self: &Arc<Self>) -> Result<watch::Receiver<Landed>, Failure> {
         let mut state = self.lock();
-        let over = |why: &str| Failure::new(FailureKind::Unavailable, why).refusal(&self.credential, Duration::ZERO);
+        let over = |why: &str| Failure::new(FailureKind::Unavailable, why);
         if state.users == 0 {
             return Err(over("it was changed or removed meanwhile"));
         }
@@ -371,8 +397,8 @@ impl Slot {
             return Ok(flight.clone());
         }
         let now = self.engine.clock.instant();
-        if let Some(Remembered { failure, until, .. }) = state.pausing(now) {
-            return Err(failure.refusal(&self.credential, until.saturating_duration_since(now)));
+        if let Some(Remembered { failure, .. }) = state.pausing(now) {
+            return Err(failure.clone());
         }
         let usable = |live: &Arc<Live>| live.usable(self.engine.clock.now(), now);
         if self.live.load_full().as_ref().is_some_and(usable) {
@@ -472,6 +498,7 @@ impl Slot {
         let part = RENEWAL + RENEWAL_JITTER * self.engine.jitter();
         let live = Live {
             authorizer,
+            secret: token.secret.clone(),
             until: token.expires_at - skew,
             deadline: began.1 + (lifetime - skew),
             renew_at: began.1 + lifetime.mul_f64(part),

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -132,6 +133,20 @@ impl StateDirectory {
         Ok(Self { path, given, unsaved })
     }
 
+    /// A name that is the same for as long as the directory's key is, and that nobody else can choose: 40 hexadecimal
+    /// digits.
+    ///
+    /// # Errors
+    /// Why there is no key.
+    pub fn derive(&self, random: &dyn Random, purpose: &str) -> Result<String, String> {
+        if self.given.is_none() {
+            make_folder(&self.path).map_err(|error| format!("{}: {error}", self.path.display()))?;
+        }
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.key(random)?.expose());
+        let tag = hmac::sign(&key, purpose.as_bytes());
+        Ok(tag.as_ref().iter().take(20).map(|byte| format!("{byte:02x}")).collect())
+    }
+
     fn key(&self, random: &dyn Random) -> Result<Secret, String> {
         if let Some(key) = &self.given {
             return Ok(key.clone());
@@ -161,6 +176,10 @@ impl StateDirectory {
         }
         Ok(Secret::new(bytes.to_vec()))
     }
+}
+
+fn make_folder(path: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// What is known of one refresh token.
@@ -245,8 +264,7 @@ impl Rotation {
     /// The file, locked, with what a killed process left beside it put in place.
     fn open(&self) -> Result<Locked, Failure> {
         let directory = &self.directory.path;
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.map_err(|error| unwritable(format!("{}: {error}", directory.display())))?;
+        make_folder(directory).map_err(|error| unwritable(format!("{}: {error}", directory.display())))?;
         let path = directory.join(&self.name);
         let lock =
             OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(path.with_extension("lock"));

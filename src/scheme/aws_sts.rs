@@ -1,0 +1,415 @@
+//! `aws_sts`: a session of an IAM role, asked of STS and renewed, signing with Signature Version 4.
+//!
+//! The fields are those of Flexera cred/v2 `aws_sts`, with what else AssumeRole takes, roles assumed on the way, and other
+//! accounts that a request may name. <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html>
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use super::aws::{DEFAULT_HOSTS, check_access_key, take_signing};
+use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
+use crate::base::{Code, Protocol, Public, Refusal, SecretField, SecretRef, Unavailable};
+use crate::sigv4::{self, OWNED_HEADERS, Skew};
+use crate::token::aws::{
+    Ambient, AmbientSession, AmbientSettings, Base, Keys, Role, RoleSession, Signing, Sts, StsEndpoint,
+    WebIdentitySession,
+};
+use crate::token::{Handle, KeyBuilder, TokenSource};
+
+pub(super) const KIND: Kind = Kind {
+    name: "aws_sts",
+    about: "A session of an AWS role (AssumeRole), with keys of its own or the host's, signing as `aws` does",
+    default_hosts: DEFAULT_HOSTS,
+    strangers: sigv4::is_strangers,
+    narrows: true,
+    parse: |mut value| {
+        let signing = take_signing(&mut value)?;
+        let own: Own = settings(value)?;
+        own.check()?;
+        Ok(Box::new(Settings { own, signing }))
+    },
+};
+
+/// The longest session of a role that another role's session assumes.
+const LONGEST_CHAINED: u64 = 60;
+
+#[derive(Debug)]
+struct Settings {
+    own: Own,
+    signing: Arc<sigv4::Settings>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Own {
+    /// Without it, what the base gives signs by itself.
+    role_arn: Option<String>,
+    role_session_name: Option<String>,
+    external_id: Option<String>,
+    policy_json: Option<String>,
+    #[serde(default)]
+    policy_arns: Vec<String>,
+    #[serde(default)]
+    session_tags: BTreeMap<String, String>,
+    #[serde(default)]
+    transitive_tag_keys: Vec<String>,
+    source_identity: Option<String>,
+    #[serde(default = "hour")]
+    max_minutes: u64,
+    sts_endpoint: Option<String>,
+    /// Let answers that hold keys come over `http://` from that endpoint.
+    #[serde(default)]
+    allow_cleartext: bool,
+    /// Addresses normally refused that the endpoint may have.
+    #[serde(default, deserialize_with = "crate::base::nets::deserialize")]
+    allow_addresses: Vec<IpNet>,
+    /// Accounts in which a request may ask for the same role.
+    #[serde(default)]
+    accounts: Vec<String>,
+    /// Roles assumed on the way to `role_arn`.
+    #[serde(default)]
+    chain: Vec<Hop>,
+    access_key: Option<Public>,
+    secret_key: Option<SecretField>,
+    session_token: Option<SecretField>,
+    profile: Option<String>,
+    web_identity: Option<WebIdentity>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Hop {
+    role_arn: String,
+    role_session_name: Option<String>,
+    external_id: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WebIdentity {
+    role_arn: String,
+    role_session_name: Option<String>,
+    token_file: PathBuf,
+}
+
+fn hour() -> u64 {
+    60
+}
+
+/// Of what the field is called here.
+fn here(field: &'static str) -> &'static str {
+    match field {
+        "session_name" => "role_session_name",
+        "policy" => "policy_json",
+        "tags" => "session_tags",
+        other => other,
+    }
+}
+
+impl Own {
+    fn is_ambient(&self) -> bool {
+        self.access_key.is_none() && self.web_identity.is_none()
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        self.check_base()?;
+        let Some(role) = self.role("countersign-id") else {
+            return self.check_without_role();
+        };
+        if !(30..=720).contains(&self.max_minutes) {
+            return Err(at("max_minutes", "from 30 to 720; the role's own maximum session duration must allow it"));
+        }
+        if self.max_minutes > LONGEST_CHAINED && (!self.chain.is_empty() || self.web_identity.is_some()) {
+            let why = "a role that is assumed with another role's session lasts 60 minutes at most (role chaining)";
+            return Err(at("max_minutes", why));
+        }
+        role.check().map_err(|(field, why)| at(here(field), why))?;
+        for (index, hop) in self.chain.iter().enumerate() {
+            let role = hop.role("countersign-id");
+            role.check().map_err(|(field, why)| at(format!("chain[{index}].{}", here(field)), why))?;
+        }
+        for (index, account) in self.accounts.iter().enumerate() {
+            if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err(at(format!("accounts[{index}]"), "an account has 12 digits; put them in quotes"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_base(&self) -> Result<(), SettingsError> {
+        match (&self.access_key, &self.secret_key) {
+            (Some(Public::Literal(key)), Some(_)) => check_access_key(key).map_err(|why| at("access_key", why))?,
+            (Some(Public::Reference(_)), Some(_)) => {}
+            (None, None) if self.session_token.is_none() => {}
+            (None, _) => return Err(at("access_key", "`access_key` and `secret_key` go together")),
+            (Some(_), None) => return Err(at("secret_key", "`access_key` and `secret_key` go together")),
+        }
+        let bases = [self.access_key.is_some(), self.profile.is_some(), self.web_identity.is_some()];
+        if bases.into_iter().filter(|base| *base).count() > 1 {
+            return Err(at("", "the keys that ask come from one place: `access_key`, `profile` or `web_identity`"));
+        }
+        if self.is_ambient() {
+            let chosen = self.chain.iter().position(|hop| hop.external_id.is_some());
+            let chosen = chosen.map(|index| format!("chain[{index}].external_id"));
+            if let Some(path) = self.external_id.as_ref().map(|_| "external_id".to_owned()).or(chosen) {
+                let why = "with the host's own keys the external id is made here for each account and cannot be chosen, \
+                           or one account could use another's trust; leave it out and put the one that \
+                           `countersign credential setup aws_sts` prints into the trust policy";
+                return Err(at(path, why));
+            }
+        }
+        if let Some(web) = &self.web_identity {
+            let role = web.role();
+            role.check().map_err(|(field, why)| at(format!("web_identity.{}", here(field)), why))?;
+        }
+        if let Some(url) = &self.sts_endpoint {
+            self.endpoint(url, None).map_err(|why| at("sts_endpoint", why))?;
+        }
+        Ok(())
+    }
+
+    /// What goes with a role only.
+    fn check_without_role(&self) -> Result<(), SettingsError> {
+        if self.access_key.is_some() {
+            return Err(at("role_arn", "`role_arn` is needed; the scheme `aws` signs with keys as they are"));
+        }
+        let set = [
+            ("role_session_name", self.role_session_name.is_some()),
+            ("policy_json", self.policy_json.is_some()),
+            ("policy_arns", !self.policy_arns.is_empty()),
+            ("session_tags", !self.session_tags.is_empty()),
+            ("transitive_tag_keys", !self.transitive_tag_keys.is_empty()),
+            ("source_identity", self.source_identity.is_some()),
+            ("accounts", !self.accounts.is_empty()),
+            ("chain", !self.chain.is_empty()),
+            ("external_id", self.external_id.is_some()),
+            ("max_minutes", self.max_minutes != hour()),
+        ];
+        match set.iter().find(|(_, set)| *set) {
+            Some((key, _)) => Err(at(*key, "it goes with `role_arn`")),
+            None => Ok(()),
+        }
+    }
+
+    fn endpoint(&self, url: &str, region: Option<&str>) -> Result<StsEndpoint, String> {
+        let mut endpoint = StsEndpoint::parse(url, region)?;
+        if endpoint.destination.protocol() == Protocol::Http && !self.allow_cleartext {
+            return Err("its answers hold keys and would travel unencrypted; use https, or set \
+                        `allow_cleartext: true` on the credential"
+                .into());
+        }
+        endpoint.allow_addresses.clone_from(&self.allow_addresses);
+        Ok(endpoint)
+    }
+
+    /// The role that signs in the end. `generated` is the external id of the account, for the host's own keys.
+    fn role(&self, generated: &str) -> Option<Role> {
+        let mut role = Role::new(self.role_arn.as_deref()?, session_name(self.role_session_name.as_deref()));
+        role.external_id = self.external_id.clone().or_else(|| self.is_ambient().then(|| generated.to_owned()));
+        role.policy.clone_from(&self.policy_json);
+        role.policy_arns.clone_from(&self.policy_arns);
+        role.tags = self.session_tags.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        role.transitive_tag_keys.clone_from(&self.transitive_tag_keys);
+        role.source_identity.clone_from(&self.source_identity);
+        role.duration = Duration::from_secs(self.max_minutes.saturating_mul(60));
+        Some(role)
+    }
+}
+
+impl Hop {
+    fn role(&self, generated: &str) -> Role {
+        let mut role = Role::new(&self.role_arn, session_name(self.role_session_name.as_deref()));
+        role.external_id = self.external_id.clone().or_else(|| (!generated.is_empty()).then(|| generated.to_owned()));
+        role
+    }
+}
+
+impl WebIdentity {
+    fn role(&self) -> Role {
+        Role::new(&self.role_arn, session_name(self.role_session_name.as_deref()))
+    }
+}
+
+fn session_name(name: Option<&str>) -> &str {
+    name.unwrap_or("countersign")
+}
+
+impl Draft for Settings {
+    fn references(&self) -> Vec<&SecretRef> {
+        let Own { access_key, secret_key, session_token, .. } = &self.own;
+        let secret = [secret_key.as_ref(), session_token.as_ref()];
+        let public = access_key.as_ref().and_then(Public::reference);
+        public.into_iter().chain(secret.into_iter().flatten().map(SecretField::reference)).collect()
+    }
+
+    fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {
+        let generated = if self.own.is_ambient() && self.own.role_arn.is_some() {
+            external_id(setup).map_err(|why| Unavailable(format!("external_id: {why}")))?
+        } else {
+            String::new()
+        };
+        let key = self.key(setup, &generated)?;
+        let mut steps = Steps { setup, settings: self, skew: Arc::default(), handles: Vec::new(), key };
+        let mut base = steps.base()?;
+        for (index, hop) in self.own.chain.iter().enumerate() {
+            let session = steps.session(base, hop.role(&generated), &format!("chain[{index}]"))?;
+            base = Base::Session(session);
+        }
+        let Some(role) = self.own.role(&generated) else {
+            let Base::Session(handle) = base else { return Err(Unavailable("role_arn: it is needed".into())) };
+            return Ok(Arc::new(AwsSts { handle, accounts: BTreeMap::new(), handles: steps.handles }));
+        };
+        let again = |base: &Base| match base {
+            Base::Fixed(keys) => Base::Fixed(keys.clone()),
+            Base::Session(handle) => Base::Session(Arc::clone(handle)),
+        };
+        let mut accounts = BTreeMap::new();
+        for account in &self.own.accounts {
+            let role = role.in_account(account);
+            accounts.insert(account.clone(), steps.session(again(&base), role, &format!("account {account}"))?);
+        }
+        let own = role.role_arn.split(':').nth(4).unwrap_or_default().to_owned();
+        let handle = steps.session(base, role, "")?;
+        accounts.insert(own, Arc::clone(&handle));
+        Ok(Arc::new(AwsSts { handle, accounts, handles: steps.handles }))
+    }
+}
+
+impl Settings {
+    /// Every input of every session: what is written, what its references gave, and what was made here.
+    fn key(&self, setup: &Setup<'_>, generated: &str) -> Result<impl Fn(&str) -> KeyBuilder + use<>, Unavailable> {
+        let mut inputs = vec![("settings".to_owned(), format!("{self:?}").into_bytes())];
+        inputs.push(("external id".to_owned(), generated.as_bytes().to_vec()));
+        for reference in self.references() {
+            inputs.push((reference.to_string(), setup.secrets.get(reference)?.expose().to_vec()));
+        }
+        // A digest, so that no copy of a secret is kept here.
+        let digest = inputs.iter().fold(KeyBuilder::new(setup.account, setup.credential), |key, (name, value)| {
+            key.with(name, value)
+        });
+        let (digest, account, credential) =
+            (digest.finish().hex(), setup.account.to_owned(), setup.credential.to_owned());
+        inputs.into_iter().for_each(|(_, value)| drop(zeroize::Zeroizing::new(value)));
+        Ok(move |step: &str| KeyBuilder::new(&account, &credential).with("inputs", &digest).with("step", step))
+    }
+}
+
+/// The external id that this installation has for an account.
+pub fn external_id(setup: &Setup<'_>) -> Result<String, String> {
+    let outside = setup.outside;
+    let id = outside.state.derive(&*outside.random, &format!("external id of account {}", setup.account))?;
+    Ok(format!("countersign-{id}"))
+}
+
+/// Makes one session after the other.
+struct Steps<'a, F> {
+    setup: &'a Setup<'a>,
+    settings: &'a Settings,
+    skew: Arc<Skew>,
+    handles: Vec<Arc<Handle>>,
+    key: F,
+}
+
+impl<F: Fn(&str) -> KeyBuilder> Steps<'_, F> {
+    /// The keys that ask first.
+    fn base(&mut self) -> Result<Base, Unavailable> {
+        let own = &self.settings.own;
+        let secrets = self.setup.secrets;
+        if let (Some(access_key), Some(secret_key)) = (&own.access_key, &own.secret_key) {
+            let token = own.session_token.as_ref().map(|token| secrets.field(token)).transpose()?;
+            let access_key = secrets.public(access_key)?;
+            check_access_key(&access_key).map_err(|why| Unavailable(format!("access_key: {why}")))?;
+            let keys = Keys { access_key, secret_key: secrets.field(secret_key)?, session_token: token };
+            return Ok(Base::Fixed(keys));
+        }
+        let signing = self.signing();
+        let source: Arc<dyn TokenSource> = match &own.web_identity {
+            Some(web) => {
+                let (role, token_file) = (web.role(), web.token_file.clone());
+                Arc::new(WebIdentitySession { sts: self.sts(&role)?, role, token_file, signing })
+            }
+            None => {
+                let endpoint = own.sts_endpoint.as_ref().map(|url| self.endpoint(url)).transpose()?;
+                let settings = AmbientSettings { profile: own.profile.clone(), sts_endpoint: endpoint };
+                let (environment, http) = (&self.setup.outside.environment, &self.setup.outside.http);
+                let ambient = Ambient::new(Arc::clone(environment), Arc::clone(http), settings);
+                Arc::new(AmbientSession { ambient, signing })
+            }
+        };
+        Ok(Base::Session(self.keep("base", source)))
+    }
+
+    fn session(&mut self, base: Base, role: Role, step: &str) -> Result<Arc<Handle>, Unavailable> {
+        let (sts, signing) = (self.sts(&role)?, self.signing());
+        Ok(self.keep(step, Arc::new(RoleSession { base, role, sts, signing })))
+    }
+
+    fn keep(&mut self, step: &str, source: Arc<dyn TokenSource>) -> Arc<Handle> {
+        let key = (self.key)(step).finish();
+        let handle = Arc::new(self.setup.outside.tokens.handle(key, self.setup.credential, source));
+        self.handles.push(Arc::clone(&handle));
+        handle
+    }
+
+    fn signing(&self) -> Signing {
+        Signing {
+            settings: Arc::clone(&self.settings.signing),
+            skew: Arc::clone(&self.skew),
+            clock: Arc::clone(&self.setup.outside.clock),
+        }
+    }
+
+    fn endpoint(&self, url: &str) -> Result<StsEndpoint, Unavailable> {
+        let region = self.settings.signing.region.as_deref();
+        self.settings.own.endpoint(url, region).map_err(|why| Unavailable(format!("sts_endpoint: {why}")))
+    }
+
+    /// The STS that a role is asked of.
+    fn sts(&self, role: &Role) -> Result<Sts, Unavailable> {
+        let endpoint = match &self.settings.own.sts_endpoint {
+            Some(url) => self.endpoint(url)?,
+            None => {
+                let region = self.settings.signing.region.as_deref();
+                let endpoint = StsEndpoint::for_role(&role.role_arn, region);
+                endpoint.map_err(|why| Unavailable(format!("sts_endpoint: {why}")))?
+            }
+        };
+        endpoint.open(&*self.setup.outside.http).map_err(|why| Unavailable(format!("sts_endpoint: {why}")))
+    }
+}
+
+#[derive(Debug)]
+struct AwsSts {
+    handle: Arc<Handle>,
+    /// The same role in other accounts, and in its own.
+    accounts: BTreeMap<String, Arc<Handle>>,
+    handles: Vec<Arc<Handle>>,
+}
+
+impl Scheme for AwsSts {
+    fn owned_headers(&self) -> &[HeaderName] {
+        &OWNED_HEADERS
+    }
+
+    fn identity(&self) -> Identity<'_> {
+        Identity::Token(&self.handle)
+    }
+
+    fn identity_in(&self, account: &str) -> Result<Identity<'_>, Refusal> {
+        let unlisted = || {
+            let why = "Countersign-Aws-Account names an account that the credential does not list under `accounts`";
+            Refusal::new(Code::CredentialUnknown, why)
+        };
+        self.accounts.get(account).map(Identity::Token).ok_or_else(unlisted)
+    }
+
+    fn handles(&self) -> Vec<&Arc<Handle>> {
+        self.handles.iter().collect()
+    }
+}

@@ -1,0 +1,166 @@
+//! Sessions of AWS as tokens of the engine: of a role, of the host's own keys, of a web identity token.
+//!
+//! Each step of a chain of roles is a token of its own, so that it is obtained once for all that follow, and renewed or
+//! dropped by itself.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::ambient::Ambient;
+use super::keys::{Issued, Keys};
+use super::role::Role;
+use super::sts::Sts;
+use super::sts_error::{StsError, StsErrorKind};
+use crate::base::{Authorizer, BoxFuture, Clock};
+use crate::sigv4::{self, Signer, Skew};
+use crate::token::{Failure, FailureKind, Handle, Live, Token, TokenSource};
+
+/// Keys that do not end are looked up again after this time: their file or variable may hold others.
+const LOOKED_UP_AGAIN: Duration = Duration::from_secs(5 * 60);
+
+/// How what was obtained signs.
+#[derive(Debug, Clone)]
+pub struct Signing {
+    /// For which services and regions, and how.
+    pub settings: Arc<sigv4::Settings>,
+    /// What is known of AWS's clock, for requests to STS and to every service.
+    pub skew: Arc<Skew>,
+    /// For signatures inside streams.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Signing {
+    fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
+        let unusable = |why: &str| Failure::new(FailureKind::Unavailable, format!("the keys cannot be used: {why}"));
+        let keys = Keys::from_secret(&token.secret).ok_or_else(|| unusable("they are not keys"))?;
+        let (settings, skew) = (Arc::clone(&self.settings), Arc::clone(&self.skew));
+        let (secret, session) = (&keys.secret_key, keys.session_token.as_ref());
+        let signer = Signer::new(&keys.access_key, secret, session, settings, skew, Arc::clone(&self.clock));
+        Ok(Arc::new(signer.map_err(unusable)?))
+    }
+
+    /// Asks once, and once more after an answer that told the right time.
+    async fn timed<F>(&self, now: SystemTime, ask: impl Fn(SystemTime) -> F) -> Result<Issued, StsError>
+    where
+        F: Future<Output = Result<Issued, StsError>>,
+    {
+        match ask(self.skew.corrected(now)).await {
+            Err(StsError { kind: StsErrorKind::ClockSkewed { server_time }, failure }) => {
+                if !self.skew.learn(server_time, self.clock.now()) {
+                    return Err(StsError { kind: StsErrorKind::ClockSkewed { server_time }, failure });
+                }
+                ask(self.skew.corrected(self.clock.now())).await
+            }
+            other => other,
+        }
+    }
+}
+
+/// The keys that ask for a session.
+#[derive(Debug)]
+pub enum Base {
+    /// Always the same.
+    Fixed(Keys),
+    /// Those of another session.
+    Session(Arc<Handle>),
+}
+
+/// A session of a role, asked for with other keys.
+#[derive(Debug)]
+pub struct RoleSession {
+    /// Who asks.
+    pub base: Base,
+    /// For what.
+    pub role: Role,
+    /// Whom.
+    pub sts: Sts,
+    /// What it is for.
+    pub signing: Signing,
+}
+
+impl RoleSession {
+    async fn obtain(&self, now: SystemTime) -> Result<Issued, Failure> {
+        let ask = async |keys: &Keys| {
+            self.signing.timed(now, async |time| self.sts.assume_role(&self.role, keys, time).await).await
+        };
+        let handle = match &self.base {
+            Base::Fixed(keys) => return Ok(ask(keys).await?),
+            Base::Session(handle) => handle,
+        };
+        let live = handle.obtain_for_source().await?;
+        match ask(&keys_of(&live)?).await {
+            Err(StsError { kind: StsErrorKind::BaseExpired, .. }) if handle.rejected(&live) => {
+                let live = handle.obtain_for_source().await?;
+                Ok(ask(&keys_of(&live)?).await?)
+            }
+            answer => Ok(answer?),
+        }
+    }
+}
+
+fn keys_of(live: &Live) -> Result<Keys, Failure> {
+    let unreadable = || Failure::new(FailureKind::Unavailable, "the base session cannot be used");
+    Keys::from_secret(live.secret()).ok_or_else(unreadable)
+}
+
+impl TokenSource for RoleSession {
+    fn fetch(&self, now: SystemTime) -> BoxFuture<'_, Result<Token, Failure>> {
+        Box::pin(async move { Ok(token(self.obtain(now).await?, now)) })
+    }
+
+    fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
+        self.signing.authorizer(token)
+    }
+}
+
+/// The host's own keys, wherever they are.
+#[derive(Debug)]
+pub struct AmbientSession {
+    /// Where they are looked for.
+    pub ambient: Ambient,
+    /// What they are for.
+    pub signing: Signing,
+}
+
+impl TokenSource for AmbientSession {
+    fn fetch(&self, now: SystemTime) -> BoxFuture<'_, Result<Token, Failure>> {
+        Box::pin(async move { Ok(token(self.ambient.load(now).await?, now)) })
+    }
+
+    fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
+        self.signing.authorizer(token)
+    }
+}
+
+/// A session of a role, asked for with a token of an identity provider that rests in a file.
+#[derive(Debug)]
+pub struct WebIdentitySession {
+    /// The role.
+    pub role: Role,
+    /// The file, which is read again at every exchange: whoever issues the token replaces it.
+    pub token_file: PathBuf,
+    /// Whom to ask.
+    pub sts: Sts,
+    /// What it is for.
+    pub signing: Signing,
+}
+
+impl TokenSource for WebIdentitySession {
+    fn fetch(&self, now: SystemTime) -> BoxFuture<'_, Result<Token, Failure>> {
+        Box::pin(async move {
+            let read = crate::source::read_file(&self.token_file).await;
+            let jwt = read.map_err(|error| Failure::new(FailureKind::Unavailable, format!("token_file: {error}")))?;
+            let ask = async |time| self.sts.assume_role_with_web_identity(&self.role, &jwt, time).await;
+            Ok(token(self.signing.timed(now, ask).await?, now))
+        })
+    }
+
+    fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
+        self.signing.authorizer(token)
+    }
+}
+
+fn token(issued: Issued, now: SystemTime) -> Token {
+    Token { secret: issued.keys.to_secret(), expires_at: issued.expires_at.unwrap_or(now + LOOKED_UP_AGAIN) }
+}
