@@ -5,8 +5,11 @@
 //! **Never speaks the metadata service's first version, never follows `source_profile` in a circle, never goes on to the
 //! next source when one that is configured fails.**
 
+mod container;
 mod endpoint;
+mod imds;
 mod keys;
+mod metadata;
 mod role;
 mod sts;
 mod sts_error;
