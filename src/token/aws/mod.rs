@@ -10,7 +10,10 @@ mod endpoint;
 mod imds;
 mod keys;
 mod metadata;
+mod process;
+mod profile;
 mod role;
+mod shared_files;
 mod sts;
 mod sts_error;
 #[cfg(test)]
