@@ -5,6 +5,7 @@
 //! **Never speaks the metadata service's first version, never follows `source_profile` in a circle, never goes on to the
 //! next source when one that is configured fails.**
 
+mod ambient;
 mod container;
 mod endpoint;
 mod imds;
@@ -19,6 +20,7 @@ mod sts_error;
 #[cfg(test)]
 mod testing;
 
+pub use ambient::{Ambient, AmbientSettings};
 pub use endpoint::{StsEndpoint, endpoint_for, partition_of_arn, partition_of_region, region_for};
 pub use keys::{Issued, Keys};
 pub use role::{DEFAULT_DURATION, Role};
