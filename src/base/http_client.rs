@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -37,6 +38,10 @@ pub struct ClientOptions {
     pub allow_addresses: Vec<IpNet>,
     /// A client certificate chain and its key, both PEM, for mutual TLS (RFC 8705).
     pub identity: Option<(Secret, Secret)>,
+    /// Never through the corporate proxy: a metadata service answers whoever asks from this very host.
+    pub direct: bool,
+    /// From the first byte to the last, when that is to be less than the usual time; connecting may take half of it.
+    pub timeout: Option<Duration>,
 }
 
 /// Why there is no answer.

@@ -410,7 +410,8 @@ impl Draft for Settings {
             (Some(certificate), Some(key)) => Some((secrets.field(certificate)?, secrets.field(key)?)),
             _ => None,
         };
-        let options = ClientOptions { allow_addresses: self.allow_addresses.clone(), identity };
+        let options =
+            ClientOptions { allow_addresses: self.allow_addresses.clone(), identity, ..ClientOptions::default() };
         let http = setup.outside.http.client(&endpoint, &options);
         let http = http.map_err(|why| unfit("client_certificate", why))?;
         let endpoint = Endpoint::new(&url, http, self.headers(setup)?).map_err(|why| unfit("token_url", why))?;

@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When it cannot be started, fails, takes longer than 30 seconds or prints more than 1 MiB.
-pub(super) async fn run(command: &[String]) -> Result<Secret, Unavailable> {
+pub async fn run(command: &[String]) -> Result<Secret, Unavailable> {
     let [program, arguments @ ..] = command else {
         return Err(Unavailable("a command needs a program".into()));
     };

@@ -4,6 +4,8 @@
 
 mod command;
 
+pub use command::run;
+
 use crate::base::{Deps, Secret, SecretRef, Secrets, Unavailable};
 
 /// A secret file larger than this is a mistake (a log, a disk image), not a key.
@@ -54,7 +56,11 @@ impl Sources {
     }
 }
 
-async fn read_file(path: &std::path::Path) -> Result<Secret, Unavailable> {
+/// The content of a file, without one trailing line end.
+///
+/// # Errors
+/// When it cannot be read or is larger than 1 MiB.
+pub async fn read_file(path: &std::path::Path) -> Result<Secret, Unavailable> {
     let failed = |error: std::io::Error| Unavailable(format!("file {}: {error}", path.display()));
     let length = tokio::fs::metadata(path).await.map_err(failed)?.len();
     if length > MAX_SECRET_BYTES {

@@ -424,12 +424,16 @@ impl Form {
         }
     }
 
-    /// A server's own words, on one line and without what we sent it in confidence.
     fn scrubbed(&self, text: &str) -> String {
-        let text: String = text.chars().take(LONGEST_WORDS).map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let spellings: Vec<String> = self.secrets.iter().filter_map(Secret::expose_str).flat_map(spellings).collect();
-        without(&text, &spellings).chars().take(MAX_DESCRIPTION).collect()
+        scrubbed(text, &self.secrets)
     }
+}
+
+/// A server's own words, on one line, without what we sent it in confidence, as many of them as a person reads.
+pub(super) fn scrubbed(text: &str, secrets: &[Secret]) -> String {
+    let text: String = text.chars().take(LONGEST_WORDS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let spellings: Vec<String> = secrets.iter().filter_map(Secret::expose_str).flat_map(spellings).collect();
+    without(&text, &spellings).chars().take(MAX_DESCRIPTION).collect()
 }
 
 /// The ways in which a server may repeat a secret: as it is, percent-encoded in one of the usual ways, in JSON.
@@ -597,7 +601,7 @@ fn unavailable(status: StatusCode, code: &str) -> bool {
 }
 
 /// RFC 9110 section 10.2.3: seconds or a date.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     match value.parse::<u64>() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),

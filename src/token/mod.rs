@@ -4,6 +4,7 @@
 //! may have spent a refresh token, never decides who may use what.**
 
 mod assertion;
+pub mod aws;
 mod cache;
 mod exchange;
 mod failure;

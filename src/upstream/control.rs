@@ -32,7 +32,8 @@ impl HttpClients for Upstream {
             None => self.roots().client_config()?,
         };
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let via = dialer.via(endpoint);
+        let via = if options.direct { None } else { dialer.via(endpoint) };
+        let timeout = options.timeout.map_or(TIMEOUT, |timeout| timeout.min(TIMEOUT));
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .http1_only()
@@ -40,8 +41,8 @@ impl HttpClients for Upstream {
             .retry(reqwest::retry::never())
             .pool_max_idle_per_host(0)
             // Less than the whole, so that one which never connected is known not to have been sent.
-            .connect_timeout(self.settings().connect_timeout.min(TIMEOUT / 2))
-            .timeout(TIMEOUT)
+            .connect_timeout(self.settings().connect_timeout.min(timeout / 2))
+            .timeout(timeout)
             .referer(false)
             .no_proxy()
             .dns_resolver(Arc::new(Resolver {
@@ -56,7 +57,7 @@ impl HttpClients for Upstream {
             builder = builder.proxy(proxy);
         }
         let client = builder.build().map_err(text)?;
-        Ok(Arc::new(ControlClient { client, endpoint: endpoint.clone(), dialer, proxied: via.is_some() }))
+        Ok(Arc::new(ControlClient { client, endpoint: endpoint.clone(), dialer, proxied: via.is_some(), timeout }))
     }
 }
 
@@ -85,6 +86,7 @@ struct ControlClient {
     endpoint: Destination,
     dialer: Dialer,
     proxied: bool,
+    timeout: Duration,
 }
 
 impl fmt::Debug for ControlClient {
@@ -97,12 +99,12 @@ impl HttpClient for ControlClient {
     fn call(&self, request: http::Request<Vec<u8>>) -> BoxFuture<'_, Result<http::Response<Vec<u8>>, CallError>> {
         Box::pin(async move {
             let request = self.aimed(request).await?;
-            let mut answer = self.client.execute(request).await.map_err(explain)?;
+            let mut answer = self.client.execute(request).await.map_err(|error| explain(error, self.timeout))?;
             let mut head = http::Response::new(());
             *head.status_mut() = answer.status();
             *head.headers_mut() = answer.headers().clone();
             let mut body = Vec::new();
-            while let Some(chunk) = answer.chunk().await.map_err(explain)? {
+            while let Some(chunk) = answer.chunk().await.map_err(|error| explain(error, self.timeout))? {
                 if body.len() + chunk.len() > MAX_ANSWER {
                     return Err(CallError { detail: "the answer has more than 1 MiB".into(), sent: true });
                 }
@@ -140,7 +142,7 @@ impl ControlClient {
 }
 
 /// What went wrong, from the innermost cause, without the address (its query may hold a secret).
-fn explain(error: reqwest::Error) -> CallError {
+fn explain(error: reqwest::Error, within: Duration) -> CallError {
     let sent = !error.is_connect() && !error.is_builder();
     let timeout = error.is_timeout();
     let error = error.without_url();
@@ -155,7 +157,7 @@ fn explain(error: reqwest::Error) -> CallError {
         source = inner.source();
     }
     if timeout {
-        detail = format!("no whole answer within {} s", TIMEOUT.as_secs());
+        detail = format!("no whole answer within {} s", within.as_secs_f32());
     }
     CallError { detail, sent }
 }
@@ -188,6 +190,48 @@ mod tests {
         }
         let error = refused("http://localhost:9/t", "http://localhost:9/t").await;
         assert!(error.detail.contains("allow_addresses") && !error.sent, "{error}");
+    }
+
+    /// What came of calling a local server, as the corporate proxy `proxy` stands in the way.
+    async fn called(server: &tokio::net::TcpListener, proxy: &str, options: ClientOptions) -> Result<u16, CallError> {
+        let own = Arc::new(ArcSwap::from_pointee(Vec::new()));
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let settings = Settings { proxy: Some(serde_json::from_value(proxy.into()).unwrap()), ..Settings::default() };
+        let upstream = Upstream::new(settings, &Secrets::default(), &Roots::default(), own).unwrap();
+        let url = format!("http://{}/t", server.local_addr().unwrap());
+        let client = upstream.client(&Destination::from_upstream(&url).unwrap(), &options).unwrap();
+        let request = http::Request::builder().uri(url).body(Vec::new()).unwrap();
+        client.call(request).await.map(|answer| answer.status().as_u16())
+    }
+
+    #[tokio::test]
+    async fn a_direct_client_passes_the_corporate_proxy_by_and_another_does_not() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let allow_addresses = vec!["127.0.0.1".parse::<std::net::IpAddr>().unwrap().into()];
+        let options = |direct| ClientOptions { direct, allow_addresses: allow_addresses.clone(), ..Default::default() };
+        let answering = async {
+            let (mut io, _) = server.accept().await.unwrap();
+            tokio::io::AsyncReadExt::read(&mut io, &mut [0; 1024]).await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut io, b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            io
+        };
+        let (answer, _io) = tokio::join!(called(&server, "http://127.0.0.1:9", options(true)), answering);
+        assert_eq!(answer, Ok(204));
+        assert!(called(&server, "http://127.0.0.1:9", options(false)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_shorter_time_is_kept_and_named() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let options = ClientOptions {
+            direct: true,
+            timeout: Some(Duration::from_millis(200)),
+            allow_addresses: vec!["127.0.0.1".parse::<std::net::IpAddr>().unwrap().into()],
+            ..Default::default()
+        };
+        // Nobody accepts: the connection stands in the backlog and no answer comes.
+        let error = called(&server, "http://127.0.0.1:9", options).await.unwrap_err();
+        assert_eq!(error.detail, "no whole answer within 0.2 s");
     }
 
     #[tokio::test]
