@@ -7,5 +7,5 @@ mod refresh;
 mod serve;
 mod watch;
 
-pub use build::{Built, Parts, build};
+pub use build::{Built, IntroduceError, Introduced, Parts, build, introduce};
 pub use serve::{App, StartError};

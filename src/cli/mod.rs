@@ -4,6 +4,7 @@
 
 mod ca;
 mod check;
+mod credential;
 mod demo;
 mod explain;
 mod run;
@@ -55,6 +56,8 @@ enum Command {
     Check,
     /// Say which binding, credential and headers would apply to a call, or why none does
     Explain(explain::Arguments),
+    /// What a person does with one credential
+    Credential(credential::Arguments),
     /// The certificate authority that callers trust: where it is, what it is, the bundle to hand out
     Ca(ca::Arguments),
 }
@@ -144,6 +147,7 @@ pub fn main() -> ExitCode {
             Command::Demo(arguments) => demo::run(&context, &arguments).await,
             Command::Check => check::run(&context).await,
             Command::Explain(arguments) => explain::run(&context, &arguments).await,
+            Command::Credential(arguments) => credential::run(&context, &arguments).await,
             Command::Ca(arguments) => ca::run(&context, &arguments),
         }
     });

@@ -24,6 +24,28 @@ const TRUST_STORE_PASSWORD: &str = "changeit";
 /// Loopback services of the command's own are not for the proxy.
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
 
+/// Where tools of AWS's find keys, or another way to some: not for the command.
+const AWS_KEYS: [&str; 11] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_SECURITY_TOKEN",
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_ROLE_ARN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+];
+
+/// What they get in their place: they sign with these, and Countersign signs again.
+const WORTHLESS: [(&str, &str); 3] = [
+    ("AWS_ACCESS_KEY_ID", "AKIACOUNTERSIGN00000"),
+    ("AWS_SECRET_ACCESS_KEY", "worthless/countersign/signs/what/is/sent"),
+    ("AWS_EC2_METADATA_DISABLED", "true"),
+];
+
 #[derive(Args)]
 pub(super) struct Arguments {
     /// The credential that every request means, unless it names another
@@ -45,10 +67,15 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
     }
     context.start_logs(&config.log);
     raise_file_limit();
+    // A tool of AWS's that finds no keys does not even ask; one that finds real ones would not need us.
+    let aws = config.credentials.iter().any(|credential| credential.kind.name.starts_with("aws"));
     // From here on no signal ends us before what we made is gone again.
     let mut signals = Signals::new().map_err(|error| Failure::Other(error.to_string()))?;
     // What Countersign reads from the environment is not for the command.
-    let hidden: Vec<String> = config.references().into_iter().filter_map(variable_of).collect();
+    let mut hidden: Vec<String> = config.references().into_iter().filter_map(variable_of).collect();
+    if aws {
+        hidden.extend(AWS_KEYS.iter().map(|name| (*name).to_owned()));
+    }
     let app = tokio::select! {
         app = App::start_private(config, context.deps.clone(), arguments.caller, arguments.credential) => app?,
         number = signals.before() => return Ok(128 + number),
@@ -57,7 +84,7 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
         .prefix("countersign-run-")
         .tempdir()
         .map_err(|error| Failure::Other(error.to_string()))?;
-    let status = supervise(context, &app, folder.path(), &arguments.command, &hidden, &mut signals).await;
+    let status = supervise(context, &app, folder.path(), &arguments.command, &hidden, aws, &mut signals).await;
     // Before the exit code: nothing is left behind even when the command failed.
     folder.close().map_err(|error| Failure::Other(error.to_string()))?;
     // A second signal ends us at once, whatever is still under way.
@@ -92,6 +119,7 @@ async fn supervise(
     folder: &Path,
     command: &[OsString],
     hidden: &[String],
+    aws: bool,
     signals: &mut Signals,
 ) -> Result<Ended, Failure> {
     let other = |error: std::io::Error| Failure::Other(error.to_string());
@@ -115,6 +143,9 @@ async fn supervise(
         prepared.env_remove(name);
     }
     prepared.envs(variables(&address.to_string(), &pem, &store, variable(context, "JAVA_TOOL_OPTIONS")));
+    if aws {
+        prepared.envs(WORTHLESS);
+    }
     match prepared.spawn() {
         Ok(mut child) => signals.wait(&mut child).await.map(Ended::Status).map_err(other),
         Err(error) => {

@@ -11,14 +11,15 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::aws::{DEFAULT_HOSTS, check_access_key, take_signing};
-use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
-use crate::base::{Code, Protocol, Public, Refusal, SecretField, SecretRef, Unavailable};
+use super::{Draft, Identity, Introduction, Kind, Scheme, SettingsError, Setup, at, settings};
+use crate::base::{BoxFuture, Code, Public, Refusal, SecretField, SecretRef, Unavailable};
 use crate::sigv4::{self, OWNED_HEADERS, Skew};
 use crate::token::aws::{
-    Ambient, AmbientSession, AmbientSettings, Base, Keys, Role, RoleSession, Signing, Sts, StsEndpoint,
-    WebIdentitySession,
+    Ambient, AmbientSession, AmbientSettings, Base, CallerIdentity, Keys, Role, RoleSession, Signing, Sts,
+    StsEndpoint, WebIdentitySession, session_keys,
 };
 use crate::token::{Handle, KeyBuilder, TokenSource};
 
@@ -198,12 +199,7 @@ impl Own {
     }
 
     fn endpoint(&self, url: &str, region: Option<&str>) -> Result<StsEndpoint, String> {
-        let mut endpoint = StsEndpoint::parse(url, region)?;
-        if endpoint.destination.protocol() == Protocol::Http && !self.allow_cleartext {
-            return Err("its answers hold keys and would travel unencrypted; use https, or set \
-                        `allow_cleartext: true` on the credential"
-                .into());
-        }
+        let mut endpoint = StsEndpoint::parse(url, region, self.allow_cleartext)?;
         endpoint.allow_addresses.clone_from(&self.allow_addresses);
         Ok(endpoint)
     }
@@ -250,7 +246,7 @@ impl Draft for Settings {
 
     fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {
         let generated = if self.own.is_ambient() && self.own.role_arn.is_some() {
-            external_id(setup).map_err(|why| Unavailable(format!("external_id: {why}")))?
+            external_id(setup)?
         } else {
             String::new()
         };
@@ -279,9 +275,67 @@ impl Draft for Settings {
         accounts.insert(own, Arc::clone(&handle));
         Ok(Arc::new(AwsSts { handle, accounts, handles: steps.handles }))
     }
+
+    fn introduce<'a>(&'a self, setup: &'a Setup<'a>) -> Option<BoxFuture<'a, Result<Introduction, Unavailable>>> {
+        Some(Box::pin(self.introduction(setup)))
+    }
 }
 
 impl Settings {
+    /// Who asks for the first role, and what each role's trust policy must say.
+    async fn introduction(&self, setup: &Setup<'_>) -> Result<Introduction, Unavailable> {
+        let generated = if self.own.is_ambient() { external_id(setup)? } else { String::new() };
+        let mut introduction = Introduction::default();
+        let mut principal = match self.asks(setup).await {
+            Ok(identity) => {
+                introduction.facts.push(("account to trust", identity.account.clone()));
+                introduction.facts.push(("who asks", identity.arn.clone()));
+                let partition = identity.arn.split(':').nth(1).unwrap_or("aws");
+                format!("arn:{partition}:iam::{}:root", identity.account)
+            }
+            Err(why) => {
+                introduction.missing.push(format!("the account to trust: {why}"));
+                "arn:aws:iam::ACCOUNT-TO-TRUST:root".to_owned()
+            }
+        };
+        if let Some(web) = &self.own.web_identity {
+            // The session of that role asks; what it trusts is its identity provider.
+            principal.clone_from(&web.role_arn);
+        }
+        let last = self.own.role(&generated);
+        let mut roles: Vec<Role> = self.own.chain.iter().map(|hop| hop.role(&generated)).collect();
+        let id = last.as_ref().and_then(|role| role.external_id.clone());
+        let id = id.or_else(|| (!generated.is_empty()).then(|| generated.clone()));
+        introduction.facts.extend(id.clone().map(|id| ("external id", id)));
+        roles.extend(last);
+        if roles.is_empty() {
+            let role = Role { external_id: id, ..Role::new("", session_name(None)) };
+            introduction.documents.push(("trust policy of the role".into(), trust_policy(&role, &principal)));
+        }
+        for role in roles {
+            let what = format!("trust policy of {}", role.role_arn);
+            introduction.documents.push((what, trust_policy(&role, &principal)));
+            principal.clone_from(&role.role_arn);
+        }
+        Ok(introduction)
+    }
+
+    /// Whose keys ask for the first role.
+    async fn asks(&self, setup: &Setup<'_>) -> Result<CallerIdentity, String> {
+        let text = |why: Unavailable| why.0;
+        let key = self.key(setup, "").map_err(text)?;
+        let mut steps = Steps { setup, settings: self, skew: Arc::default(), handles: Vec::new(), key };
+        let asks = self.own.web_identity.as_ref().map(|web| web.role_arn.as_str());
+        let role = Role::new(asks.or(self.own.role_arn.as_deref()).unwrap_or("aws"), session_name(None));
+        let sts = steps.sts(&role).map_err(text)?;
+        let keys = match steps.base().map_err(text)? {
+            Base::Fixed(keys) => keys,
+            Base::Session(handle) => session_keys(&handle).await.map_err(|failure| failure.detail)?,
+        };
+        let identity = sts.caller_identity(&keys, setup.outside.clock.now()).await;
+        identity.map_err(|error| error.failure.detail)
+    }
+
     /// Every input of every session: what is written, what its references gave, and what was made here.
     fn key(&self, setup: &Setup<'_>, generated: &str) -> Result<impl Fn(&str) -> KeyBuilder + use<>, Unavailable> {
         let mut inputs = vec![("settings".to_owned(), format!("{self:?}").into_bytes())];
@@ -301,10 +355,23 @@ impl Settings {
 }
 
 /// The external id that this installation has for an account.
-pub fn external_id(setup: &Setup<'_>) -> Result<String, String> {
+fn external_id(setup: &Setup<'_>) -> Result<String, Unavailable> {
     let outside = setup.outside;
-    let id = outside.state.derive(&*outside.random, &format!("external id of account {}", setup.account))?;
-    Ok(format!("countersign-{id}"))
+    let id = outside.state.derive(&*outside.random, &format!("external id of account {}", setup.account));
+    id.map(|id| format!("countersign-{id}")).map_err(|why| Unavailable(format!("external_id: {why}")))
+}
+
+/// What lets a principal assume a role:
+/// <https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles_common-scenarios_third-party.html>.
+fn trust_policy(role: &Role, principal: &str) -> serde_json::Value {
+    let mut actions = vec!["sts:AssumeRole"];
+    actions.extend((!role.tags.is_empty()).then_some("sts:TagSession"));
+    actions.extend(role.source_identity.is_some().then_some("sts:SetSourceIdentity"));
+    let mut statement = json!({ "Effect": "Allow", "Principal": { "AWS": principal }, "Action": actions });
+    if let Some(id) = &role.external_id {
+        statement["Condition"] = json!({ "StringEquals": { "sts:ExternalId": id } });
+    }
+    json!({ "Version": "2012-10-17", "Statement": [statement] })
 }
 
 /// Makes one session after the other.

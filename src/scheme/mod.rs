@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use crate::base::{Authorizer, Clock, Environment, HttpClients, Random, Refusal};
+use crate::base::{Authorizer, BoxFuture, Clock, Environment, HttpClients, Random, Refusal};
 use crate::base::{SecretRef, Secrets, Unavailable};
 use crate::token::{Handle, StateDirectory, Tokens};
 
@@ -78,6 +78,22 @@ pub trait Draft: Send + Sync + fmt::Debug {
     /// # Errors
     /// When a secret is missing or is not of the form the scheme needs.
     fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable>;
+
+    /// What the other side must be told so that it lets this credential in, for schemes where it must be told anything.
+    fn introduce<'a>(&'a self, _setup: &'a Setup<'a>) -> Option<BoxFuture<'a, Result<Introduction, Unavailable>>> {
+        None
+    }
+}
+
+/// What a person carries to the other side so that it trusts a credential.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Introduction {
+    /// Facts by their names: the account to trust, the external id.
+    pub facts: Vec<(&'static str, String)>,
+    /// Documents to paste, by what they are for.
+    pub documents: Vec<(String, serde_json::Value)>,
+    /// What could not be found out, and why.
+    pub missing: Vec<String>,
 }
 
 /// What a scheme is prepared with.

@@ -6,6 +6,7 @@ Keys, region, HTTPS_PROXY and AWS_CA_BUNDLE come from the environment, as for an
 moto_server.py. SERVICE: sts, iam, dynamodb, sqs, lambda, ec2, organizations (all). With --endpoint every service is
 asked there. With --expect-refused every operation must be refused for its keys. One JSON line for each operation.
 """
+
 import argparse
 import uuid
 
@@ -82,7 +83,9 @@ def dynamodb():
 def sqs():
     service = client("sqs")
     text = f"<a & b> é {uuid.uuid4()}"
-    found = operations.run("sqs:GetQueueUrl", lambda: {"url": service.get_queue_url(QueueName="countersign")["QueueUrl"]})
+    found = operations.run(
+        "sqs:GetQueueUrl", lambda: {"url": service.get_queue_url(QueueName="countersign")["QueueUrl"]}
+    )
     url = found["url"] if found else "https://sqs.us-east-1.amazonaws.com/123456789012/countersign"
 
     def receive():
@@ -99,10 +102,15 @@ def sqs():
 
 def functions():
     service = client("lambda")
-    operations.run("lambda:ListFunctions", lambda: {"functions": [f["FunctionName"] for f in service.list_functions()["Functions"]]})
+    operations.run(
+        "lambda:ListFunctions",
+        lambda: {"functions": [f["FunctionName"] for f in service.list_functions()["Functions"]]},
+    )
     # An ARN in the path: its colons are %3A on the wire.
     arn = "arn:aws:lambda:us-east-1:123456789012:function:countersign"
-    operations.run("lambda:GetFunction", lambda: {"arn": service.get_function(FunctionName=arn)["Configuration"]["FunctionArn"]})
+    operations.run(
+        "lambda:GetFunction", lambda: {"arn": service.get_function(FunctionName=arn)["Configuration"]["FunctionArn"]}
+    )
 
 
 def ec2():
@@ -113,7 +121,10 @@ def ec2():
         check(count > 10, f"{count} regions")
 
     def instances():
-        filters = [{"Name": "tag:Name", "Values": ["blue", "no such/one *"]}, {"Name": "instance-state-name", "Values": ["running"]}]
+        filters = [
+            {"Name": "tag:Name", "Values": ["blue", "no such/one *"]},
+            {"Name": "instance-state-name", "Values": ["running"]},
+        ]
         found = [i for r in service.describe_instances(Filters=filters)["Reservations"] for i in r["Instances"]]
         check(len(found) == 1, f"{len(found)} instances")
 
@@ -123,7 +134,9 @@ def ec2():
 
 def organizations():
     service = client("organizations")
-    operations.run("organizations:DescribeOrganization", lambda: {"id": service.describe_organization()["Organization"]["Id"]})
+    operations.run(
+        "organizations:DescribeOrganization", lambda: {"id": service.describe_organization()["Organization"]["Id"]}
+    )
 
 
 ALL = {

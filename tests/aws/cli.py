@@ -6,6 +6,7 @@ AWS is the program `aws` of the test kit. Keys, region, HTTPS_PROXY and AWS_CA_B
 should be an empty folder. Expects the resources of moto_server.py. With --expect-refused every command must be refused
 for its keys. One JSON line for each command.
 """
+
 import argparse
 import json
 import os
@@ -21,7 +22,9 @@ from operations import REFUSALS, Operations, Refused
 arguments = argparse.ArgumentParser()
 arguments.add_argument("program", metavar="AWS")
 arguments.add_argument("--endpoint")
-arguments.add_argument("--presigned", action="store_true", help="use presigned URLs, which moto refuses without the proxy")
+arguments.add_argument(
+    "--presigned", action="store_true", help="use presigned URLs, which moto refuses without the proxy"
+)
 arguments.add_argument("--expect-refused", action="store_true")
 arguments = arguments.parse_args()
 
@@ -71,7 +74,12 @@ with tempfile.TemporaryDirectory() as folder:
         check(answer.content == data, "another content came down")
 
     operations.run("s3 cp up", lambda: aws("s3", "cp", up, url, parse=False) and None)
-    operations.run("s3 ls", lambda: check(name.rpartition("/")[2] in aws("s3", "ls", url.rpartition("/")[0] + "/", parse=False), "not listed"))
+    operations.run(
+        "s3 ls",
+        lambda: check(
+            name.rpartition("/")[2] in aws("s3", "ls", url.rpartition("/")[0] + "/", parse=False), "not listed"
+        ),
+    )
     operations.run("s3 cp down", download)
     # Signing a URL asks nobody: it can't be refused, only using it can.
     if arguments.presigned or not arguments.expect_refused:
@@ -79,16 +87,32 @@ with tempfile.TemporaryDirectory() as folder:
     operations.run("s3 rm", lambda: aws("s3", "rm", url, parse=False) and None)
 
 key = json.dumps({"id": {"S": name}, "at": {"N": "7"}})
-operations.run("dynamodb put-item", lambda: aws("dynamodb", "put-item", "--table-name", "countersign", "--item", key, parse=False) and None)
+operations.run(
+    "dynamodb put-item",
+    lambda: aws("dynamodb", "put-item", "--table-name", "countersign", "--item", key, parse=False) and None,
+)
 operations.run(
     "dynamodb get-item",
-    lambda: check(aws("dynamodb", "get-item", "--table-name", "countersign", "--key", key)["Item"]["at"]["N"] == "7", "item"),
+    lambda: check(
+        aws("dynamodb", "get-item", "--table-name", "countersign", "--key", key)["Item"]["at"]["N"] == "7", "item"
+    ),
 )
-operations.run("dynamodb describe-table", lambda: aws("dynamodb", "describe-table", "--table-name", "countersign") and None)
+operations.run(
+    "dynamodb describe-table", lambda: aws("dynamodb", "describe-table", "--table-name", "countersign") and None
+)
 operations.run(
     "sqs send-message",
-    lambda: aws("sqs", "send-message", "--queue-url", "https://sqs.us-east-1.amazonaws.com/123456789012/countersign", "--message-body", "a b+c é")
-    and None,
+    lambda: (
+        aws(
+            "sqs",
+            "send-message",
+            "--queue-url",
+            "https://sqs.us-east-1.amazonaws.com/123456789012/countersign",
+            "--message-body",
+            "a b+c é",
+        )
+        and None
+    ),
 )
 operations.run("sts get-caller-identity", lambda: {"arn": aws("sts", "get-caller-identity")["Arn"]})
 operations.run("ec2 describe-volumes", lambda: {"volumes": len(aws("ec2", "describe-volumes")["Volumes"])})

@@ -1,29 +1,35 @@
 """Runs Cloud Custodian on the policies in policies/, as a user would; it knows nothing of a proxy.
 
-    custodian.py CUSTODIAN [POLICY...]
+    custodian.py CUSTODIAN [--expect-refused] [POLICY...]
 
 CUSTODIAN is the program `custodian` of the test kit; POLICY the name of a file in policies/ without `.yml` (all). Keys,
 region, HTTPS_PROXY and AWS_CA_BUNDLE come from the environment. Expects the resources of moto_server.py, as they are
 when it starts. One JSON line for each policy: {"operation", "ok", "code", "resources"}, where `resources` is how many
-matched. Exits 1 when one did not run through.
+matched. Exits 1 when one did not run through, or with --expect-refused when one was not refused for its keys.
 """
+
+import argparse
 import json
 import pathlib
 import re
 import subprocess
-import sys
 import tempfile
 
 from operations import REFUSALS, Operations, Refused
 
-program, *names = sys.argv[1:]
+arguments = argparse.ArgumentParser()
+arguments.add_argument("program", metavar="CUSTODIAN")
+arguments.add_argument("--expect-refused", action="store_true")
+arguments.add_argument("policies", nargs="*", metavar="POLICY")
+arguments = arguments.parse_args()
+
 folder = pathlib.Path(__file__).parent / "policies"
-operations = Operations()
+operations = Operations(arguments.expect_refused)
 
 
 def custodian(path):
     with tempfile.TemporaryDirectory() as output:
-        command = [program, "run", "--output-dir", output, "--cache-period", "0", "--metrics", "", str(path)]
+        command = [arguments.program, "run", "--output-dir", output, "--cache-period", "0", "--metrics", "", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
         if done.returncode:
             codes = re.findall("<Code>(.*?)</Code>|error occurred \\(([^)]+)\\)", done.stderr)
@@ -36,6 +42,6 @@ def custodian(path):
 
 
 for path in sorted(folder.glob("*.yml")):
-    if not names or path.stem in names:
+    if not arguments.policies or path.stem in arguments.policies:
         operations.run(path.stem, lambda: custodian(path))
 operations.end()

@@ -7,10 +7,12 @@ and `admin` serves the same without; else both are one port. moto finds the serv
 Authorization header and the bucket in the Host header, so every AWS host name may be directed here.
 
 moto itself never looks at the clock, and fails with 500 without an Authorization header; both are refused here, before
-moto, an expired session in the words and with the status of the real service. --session-seconds makes sessions that short, whatever was asked for.
+moto, an expired session in the words and with the status of the real service. --session-seconds makes sessions that
+short, whatever was asked for.
 
 GET /requests on `admin` lists the requests that arrived since the start, the bootstrap's left out.
 """
+
 import argparse
 import hashlib
 import io
@@ -30,6 +32,7 @@ from moto import settings
 from moto.core.authorization import ActionAuthenticatorMixin
 from moto.core.utils import utcnow
 from moto.iam.access_control import IAMRequestBase
+from moto.iam.exceptions import NotFoundException
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from moto.sts.models import AssumedRole, sts_backends
 from werkzeug.serving import make_server
@@ -74,31 +77,49 @@ def refusal(service, target, code, words):
         return 403, "application/xml", f"<Error><Code>{code}</Code><Message>{words}</Message></Error>"
     if target:
         return 400, "application/x-amz-json-1.0", json.dumps({"__type": code, "message": words})
-    return 403, "text/xml", f"<ErrorResponse><Error><Code>{code}</Code><Message>{words}</Message></Error></ErrorResponse>"
+    return (
+        403,
+        "text/xml",
+        f"<ErrorResponse><Error><Code>{code}</Code><Message>{words}</Message></Error></ErrorResponse>",
+    )
 
 
 def expired(service, target, session):
     """What the real service answers for a session that has ended: status, content type, body; moto has nothing."""
     words = "The security token included in the request is expired"
     if service == "s3":
-        return 400, "application/xml", (
-            f"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message>"
-            f"<Token-0>{session.session_token}</Token-0></Error>"
+        return (
+            400,
+            "application/xml",
+            (
+                f"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message>"
+                f"<Token-0>{session.session_token}</Token-0></Error>"
+            ),
         )
     if service == "ec2":
-        return 400, "text/xml", (
-            "<Response><Errors><Error><Code>RequestExpired</Code><Message>Request has expired.</Message></Error></Errors>"
-            "<RequestID>0</RequestID></Response>"
+        return (
+            400,
+            "text/xml",
+            (
+                "<Response><Errors><Error><Code>RequestExpired</Code><Message>Request has expired.</Message></Error></Errors>"
+                "<RequestID>0</RequestID></Response>"
+            ),
         )
     if target:
-        return 400, "application/x-amz-json-1.0", json.dumps(
-            {"__type": "com.amazon.coral.service#ExpiredTokenException", "message": words}
+        return (
+            400,
+            "application/x-amz-json-1.0",
+            json.dumps({"__type": "com.amazon.coral.service#ExpiredTokenException", "message": words}),
         )
     if service == "lambda":
         return 403, "application/json", json.dumps({"__type": "ExpiredTokenException", "message": words})
-    return 403, "text/xml", (
-        f"<ErrorResponse><Error><Type>Sender</Type><Code>ExpiredToken</Code><Message>{words}</Message></Error>"
-        "<RequestId>0</RequestId></ErrorResponse>"
+    return (
+        403,
+        "text/xml",
+        (
+            f"<ErrorResponse><Error><Type>Sender</Type><Code>ExpiredToken</Code><Message>{words}</Message></Error>"
+            "<RequestId>0</RequestId></ErrorResponse>"
+        ),
     )
 
 
@@ -128,7 +149,9 @@ class Recorder:
             return self.moto(environ, start_response)
 
         length = int(environ.get("CONTENT_LENGTH") or 0)
-        body = environ["wsgi.input"].read() if environ.get("wsgi.input_terminated") else environ["wsgi.input"].read(length)
+        body = (
+            environ["wsgi.input"].read() if environ.get("wsgi.input_terminated") else environ["wsgi.input"].read(length)
+        )
         environ["wsgi.input"] = io.BytesIO(body)
         environ["CONTENT_LENGTH"] = str(len(body))
         arrived.body = body
@@ -159,7 +182,9 @@ class Recorder:
 
     def describe(self, environ, path, body):
         authorization = environ.get("HTTP_AUTHORIZATION", "")
-        scope = SCOPE.search(authorization) or SCOPE.search("Credential=" + unquote(self.query(environ, "X-Amz-Credential")) + "/")
+        scope = SCOPE.search(authorization) or SCOPE.search(
+            "Credential=" + unquote(self.query(environ, "X-Amz-Credential")) + "/"
+        )
         payload = environ.get("HTTP_X_AMZ_CONTENT_SHA256")
         record = {
             "method": environ["REQUEST_METHOD"],
@@ -189,7 +214,9 @@ class Recorder:
 
     @staticmethod
     def query(environ, name):
-        return next((v for n, _, v in (p.partition("=") for p in environ.get("QUERY_STRING", "").split("&")) if n == name), "")
+        return next(
+            (v for n, _, v in (p.partition("=") for p in environ.get("QUERY_STRING", "").split("&")) if n == name), ""
+        )
 
 
 def listen(tls):
@@ -250,7 +277,10 @@ def bootstrap(endpoint):
     service("dynamodb").create_table(
         TableName="countersign",
         BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}, {"AttributeName": "at", "AttributeType": "N"}],
+        AttributeDefinitions=[
+            {"AttributeName": "id", "AttributeType": "S"},
+            {"AttributeName": "at", "AttributeType": "N"},
+        ],
         KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}, {"AttributeName": "at", "KeyType": "RANGE"}],
     )
     sqs = service("sqs")
@@ -261,7 +291,11 @@ def bootstrap(endpoint):
     with zipfile.ZipFile(code, "w") as archive:
         archive.writestr("index.py", "def handler(event, context):\n    return event\n")
     service("lambda").create_function(
-        FunctionName="countersign", Runtime="python3.11", Role=role_arn, Handler="index.handler", Code={"ZipFile": code.getvalue()}
+        FunctionName="countersign",
+        Runtime="python3.11",
+        Role=role_arn,
+        Handler="index.handler",
+        Code={"ZipFile": code.getvalue()},
     )
 
     ec2 = service("ec2")
@@ -271,7 +305,9 @@ def bootstrap(endpoint):
             ec2.create_tags(Resources=[volume], Tags=[{"Key": k, "Value": v} for k, v in tags.items()])
     image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
     for name in ("blue", "green"):
-        tags = [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": name}, {"Key": "owner", "Value": "someone"}]}]
+        tags = [
+            {"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": name}, {"Key": "owner", "Value": "someone"}]}
+        ]
         ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, TagSpecifications=tags)
 
     service("organizations").create_organization(FeatureSet="ALL")
@@ -303,13 +339,30 @@ make_request = IAMRequestBase._create_aws_request
 
 
 def make_request_of_what_arrived(self):
-    """moto takes a form apart, and the headers for the body when there is none; here the hash is of the bytes on the wire."""
+    """moto takes a form apart, and the headers for the body when there is none; here it is the bytes on the wire."""
     request = make_request(self)
     request.data = arrived.body
     return request
 
 
 IAMRequestBase._create_aws_request = make_request_of_what_arrived
+check_policies = IAMRequestBase.check_action_permitted
+
+
+def check_policies_and_role(self, resource):
+    """moto lets a role be assumed that does not exist, and without the external id that the role asks for."""
+    check_policies(self, resource)
+    if self._action != "sts:AssumeRole":
+        return
+    try:
+        document = self.backend.get_role_by_arn(self._data["RoleArn"][0]).assume_role_policy_document
+    except NotFoundException:
+        self._raise_access_denied()
+    if "sts:ExternalId" in document and not self._data.get("ExternalId"):
+        self._raise_access_denied()
+
+
+IAMRequestBase.check_action_permitted = check_policies_and_role
 
 app = Recorder(DomainDispatcherApplication(create_backend_app))
 admin = listen(False)

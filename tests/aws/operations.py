@@ -1,4 +1,5 @@
 """What the client programs of this folder share: running operations and printing one JSON line for each."""
+
 import json
 import os
 import re
@@ -17,6 +18,7 @@ REFUSALS = {
     "InvalidClientTokenId",
     "InvalidSignatureException",
     "InvalidToken",
+    "NotSignedUp",
     "RequestExpired",
     "SignatureDoesNotMatch",
     "UnrecognizedClientException",
@@ -33,7 +35,7 @@ class Refused(Exception):
 
 
 class Operations:
-    """Runs operations, prints `{"operation", "ok", "code", "status", ...}`, and remembers what went against the plan."""
+    """Runs operations, prints `{"operation", "ok", "code", "status", ...}`, remembers what went against the plan."""
 
     def __init__(self, expect_refused=False, skip=None):
         self.expect_refused = expect_refused

@@ -6,6 +6,7 @@ Keys, region, HTTPS_PROXY and AWS_CA_BUNDLE come from the environment. Without -
 `https://BUCKET.s3.us-east-1.amazonaws.com` (or the path style of it). --server leaves out what that server can't do
 (CANNOT, below). With --expect-refused every operation must be refused for its keys. One JSON line for each operation.
 """
+
 import argparse
 import io
 import os
@@ -41,7 +42,7 @@ KEYS = {
     "dots": "a/..b/...c/.d/e..",
     "dot-segments": "a/../b/./c",
     "tilde-and-more": "~*'()!,;@&=$",
-    "query-like": "a?b=c#d[e]{f}|\\^`\"<>",
+    "query-like": 'a?b=c#d[e]{f}|\\^`"<>',
 }
 MIB = 1024 * 1024
 
@@ -101,7 +102,9 @@ def put_and_get(service=s3, key="object", body=None, **more):
 
 def buckets():
     operations.run("CreateBucket", lambda: s3.create_bucket(Bucket=bucket) and None)
-    operations.run("ListBuckets", lambda: check(bucket in [b["Name"] for b in s3.list_buckets()["Buckets"]], "not listed"))
+    operations.run(
+        "ListBuckets", lambda: check(bucket in [b["Name"] for b in s3.list_buckets()["Buckets"]], "not listed")
+    )
     operations.run("HeadBucket", lambda: s3.head_bucket(Bucket=bucket) and None)
 
 
@@ -114,7 +117,10 @@ def objects():
             operations.run(name, lambda: put_and_get(service))
             operations.run(name + ":empty", lambda: service.put_object(Bucket=bucket, Key="empty", Body=b"") and None)
             operations.run(name + ":file", lambda: put_file(service))
-            operations.run(name + ":stream", lambda: service.upload_fileobj(Stream(data), bucket, "stream") or check_unless_refused("stream"))
+            operations.run(
+                name + ":stream",
+                lambda: service.upload_fileobj(Stream(data), bucket, "stream") or check_unless_refused("stream"),
+            )
     for algorithm in ("CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"):
         operations.run(f"Put:{algorithm}", lambda: put_and_get(ChecksumAlgorithm=algorithm))
         operations.run(f"Put:{algorithm}:file", lambda: put_file(s3, ChecksumAlgorithm=algorithm))
@@ -129,9 +135,17 @@ def objects():
     )
     for name, key in KEYS.items():
         operations.run(f"Put:key:{name}", lambda: put_and_get(key=key))
-        operations.run(f"Head:key:{name}", lambda: check(s3.head_object(Bucket=bucket, Key=key)["ContentLength"] == len(data), "length"))
+        operations.run(
+            f"Head:key:{name}",
+            lambda: check(s3.head_object(Bucket=bucket, Key=key)["ContentLength"] == len(data), "length"),
+        )
         operations.run(f"Delete:key:{name}", lambda: s3.delete_object(Bucket=bucket, Key=key) and None)
-    operations.run("Get:range", lambda: check(s3.get_object(Bucket=bucket, Key="object", Range="bytes=10-19")["Body"].read() == data[10:20], "range"))
+    operations.run(
+        "Get:range",
+        lambda: check(
+            s3.get_object(Bucket=bucket, Key="object", Range="bytes=10-19")["Body"].read() == data[10:20], "range"
+        ),
+    )
 
 
 def check_unless_refused(key):
@@ -168,7 +182,9 @@ def listings():
         check(got == ["plus/1+1"], f"{got}")
 
     def pages():
-        pager = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="list/", PaginationConfig={"PageSize": 2})
+        pager = s3.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix="list/", PaginationConfig={"PageSize": 2}
+        )
         found = [[c["Key"] for c in page.get("Contents", [])] for page in pager]
         check(sum(found, []) and sorted(sum(found, [])) == sorted(names), f"{found}")
         check(len(found) == 3, f"{len(found)} pages")
@@ -193,7 +209,9 @@ def multipart():
         there = {"Bucket": bucket, "Key": "part copy"}
         number = s3.create_multipart_upload(**there)["UploadId"]
         source = {"Bucket": bucket, "Key": "a large/object ü"}
-        part = s3.upload_part_copy(**there, UploadId=number, PartNumber=1, CopySource=source, CopySourceRange="bytes=0-1023")
+        part = s3.upload_part_copy(
+            **there, UploadId=number, PartNumber=1, CopySource=source, CopySourceRange="bytes=0-1023"
+        )
         parts = [{"PartNumber": 1, "ETag": part["CopyPartResult"]["ETag"]}]
         s3.complete_multipart_upload(**there, UploadId=number, MultipartUpload={"Parts": parts})
         same("part copy", large[:1024])

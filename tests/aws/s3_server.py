@@ -7,6 +7,7 @@ Prints one JSON line {"port", "plain", "access_key", "secret_key"} and ends with
 speaks TLS and is relayed byte by byte to `plain`, where s3s-fs listens; else both are one port. --domain (may be
 repeated) names the hosts below which a bucket may be a subdomain; other hosts are asked with the bucket in the path.
 """
+
 import argparse
 import asyncio
 import json
@@ -92,7 +93,9 @@ with tempfile.TemporaryDirectory() as folder:
     process, plain = start(folder, access_key, secret_key)
 
     def announce(port):
-        print(json.dumps({"port": port, "plain": plain, "access_key": access_key, "secret_key": secret_key}), flush=True)
+        print(
+            json.dumps({"port": port, "plain": plain, "access_key": access_key, "secret_key": secret_key}), flush=True
+        )
 
     try:
         if arguments.cert:

@@ -13,6 +13,7 @@ botocore has no SigV4a of its own, and awscrt does not show what it signed. The 
 of the v4a rows are made here, from the specification; a row is printed only after awscrt's signature of the same
 request has been verified over that string with the key derived from the secret. Any that fails ends the program with 1.
 """
+
 import argparse
 import datetime
 import hashlib
@@ -41,7 +42,7 @@ UNRESERVED = string.ascii_letters + string.digits + "-._~"
 # What RFC 3986 lets a path have as it is; '/' separates.
 RAW = "!$&'()*+,;=:@"
 # Every other printable character, and some of two to four bytes; they go into %XX.
-ESCAPED = RAW + "/ \"#%<>?[]\\^`{|}"
+ESCAPED = RAW + '/ "#%<>?[]\\^`{|}'
 UNICODE = "éßЖ日本😀"
 REGIONS = ["us-east-1", "eu-central-1", "ap-southeast-2", "us-gov-west-1", "cn-north-1"]
 SERVICES = ["sts", "iam", "dynamodb", "sqs", "lambda", "ec2", "execute-api", "organizations", "es"]
@@ -142,11 +143,29 @@ def query():
     """In the encoding of AWS: unreserved, or %XX in upper case. Names that are prefixes of each other are frequent."""
     if dice.random() < 0.35:
         return ""
-    names = ["a", "a-", "a.", "a%20", "a%2B", "a0", "A", "a~", "prefix", "X-Thing", "%C3%A9", "list-type", "uploads", "acl"]
+    names = [
+        "a",
+        "a-",
+        "a.",
+        "a%20",
+        "a%2B",
+        "a0",
+        "A",
+        "a~",
+        "prefix",
+        "X-Thing",
+        "%C3%A9",
+        "list-type",
+        "uploads",
+        "acl",
+    ]
     pairs = []
     for _ in range(dice.randint(1, 6)):
         name = dice.choice(names) if dice.random() < 0.7 else word()
-        value = "".join(dice.choice([word(), escape(dice.choice(ESCAPED)), escape(dice.choice(UNICODE))]) for _ in range(dice.randint(0, 2)))
+        value = "".join(
+            dice.choice([word(), escape(dice.choice(ESCAPED)), escape(dice.choice(UNICODE))])
+            for _ in range(dice.randint(0, 2))
+        )
         pairs.append(dice.choice([f"{name}={value}", f"{name}={value}", f"{name}=", name]))
         if dice.random() < 0.15:
             pairs.append(dice.choice([pairs[-1], f"{name}={word()}"]))
@@ -162,13 +181,38 @@ def headers(host, most=5):
     """As a caller sends them: also some that are not signed, repeated ones, and white space within values."""
     rows = []
     if dice.random() < 0.5:
-        kinds = ["application/json", "text/plain; charset=utf-8", "application/x-amz-json-1.0", "a/b;c=\"d  e\""]
+        kinds = ["application/json", "text/plain; charset=utf-8", "application/x-amz-json-1.0", 'a/b;c="d  e"']
         rows.append([case("content-type"), dice.choice(kinds)])
     for _ in range(dice.randint(0, most)):
-        name = dice.choice(["x-amz-meta-a", "x-amz-meta-b", "x-amz-meta-a-b", "x-amz-target", "x-amz-acl", "x-amz-meta-" + word(string.ascii_lowercase)])
-        value = dice.choice(["", word(), "one  two   three", "  around  ", "a,b, c", '"quoted  twice"', "x" * 200, "~!@#$%^&*()_+=[]{}|;:<>?/"])
+        name = dice.choice(
+            [
+                "x-amz-meta-a",
+                "x-amz-meta-b",
+                "x-amz-meta-a-b",
+                "x-amz-target",
+                "x-amz-acl",
+                "x-amz-meta-" + word(string.ascii_lowercase),
+            ]
+        )
+        value = dice.choice(
+            [
+                "",
+                word(),
+                "one  two   three",
+                "  around  ",
+                "a,b, c",
+                '"quoted  twice"',
+                "x" * 200,
+                "~!@#$%^&*()_+=[]{}|;:<>?/",
+            ]
+        )
         rows.append([case(name), value])
-    for name, value in [("user-agent", "client/1  x"), ("accept", "*/*"), ("x-other", "not signed"), ("cache-control", "no-cache")]:
+    for name, value in [
+        ("user-agent", "client/1  x"),
+        ("accept", "*/*"),
+        ("x-other", "not signed"),
+        ("cache-control", "no-cache"),
+    ]:
         if dice.random() < 0.3:
             rows.append([case(name), value])
     dice.shuffle(rows)
@@ -178,13 +222,19 @@ def headers(host, most=5):
 def body(method):
     if method in ("GET", "HEAD", "OPTIONS") or dice.random() < 0.2:
         return b""
-    return dice.choice([b"{}", b"Action=A&Version=1", "größe".encode(), dice.randbytes(dice.randint(1, 300)), bytes(range(256))])
+    return dice.choice(
+        [b"{}", b"Action=A&Version=1", "größe".encode(), dice.randbytes(dice.randint(1, 300)), bytes(range(256))]
+    )
 
 
 def keys():
     access = dice.choice(["AKIA", "ASIA"]) + "".join(dice.choices(string.ascii_uppercase + "234567", k=16))
     secret = "".join(dice.choices(string.ascii_letters + string.digits + "/+", k=40))
-    token = "".join(dice.choices(string.ascii_letters + string.digits + "/+=", k=dice.choice([100, 400]))) if dice.random() < 0.4 else None
+    token = (
+        "".join(dice.choices(string.ascii_letters + string.digits + "/+=", k=dice.choice([100, 400])))
+        if dice.random() < 0.4
+        else None
+    )
     return access, secret, token
 
 
@@ -216,7 +266,13 @@ def request(s3, dots=True):
         row["payload"] = "hash"
         row["headers"].append(["X-Amz-Content-Sha256", hashlib.sha256(bytes.fromhex(row["body"])).hexdigest()])
     row["wire"] = wire(row["path_and_query"]) if s3 else row["path_and_query"]
+    row["canonical_escapes"] = canonical_escapes(row["wire"].partition("?")[0])
     return row
+
+
+def canonical_escapes(path):
+    """Whether every escape is in upper case and needed: what a server makes of the path that it decoded."""
+    return all(e == e.upper() and chr(int(e[1:], 16)) not in UNRESERVED for e in re.findall("%..", path))
 
 
 def wire(path_and_query):

@@ -5,6 +5,7 @@
 `signature` is the DER form in hex, as in the Authorization header. The key pair is derived from the access key and the
 secret key as SigV4a says. Prints {"verified": N, "failed": M} and exits 1 when one failed, or none was there.
 """
+
 import hashlib
 import hmac
 import json

@@ -521,7 +521,7 @@ mod tests {
         let network =
             Network::answering([("POST http://127.0.0.1:4566/", answer(200, &assumed("ASIAFROMLOCAL0000000")))]);
         let mut host = Host::new(&format!("{FILE}[a]\nrole_arn = {ROLE}\nsource_profile = default\n")).profile("a");
-        let mut endpoint = StsEndpoint::parse("http://127.0.0.1:4566", Some("eu-west-3")).unwrap();
+        let mut endpoint = StsEndpoint::parse("http://127.0.0.1:4566", Some("eu-west-3"), true).unwrap();
         endpoint.allow_addresses = vec!["127.0.0.1/32".parse().unwrap()];
         host.settings.sts_endpoint = Some(endpoint);
         assert_eq!(host.found(&network).await.0, "ASIAFROMLOCAL0000000");

@@ -94,15 +94,17 @@ impl StsEndpoint {
     /// The address that an operator wrote. Without a region, the one that its host names is taken, or `us-east-1`.
     ///
     /// # Errors
-    /// What is wrong with the address: answers hold keys, so it is https, or http on this very host.
-    pub fn parse(url: &str, region: Option<&str>) -> Result<Self, String> {
+    /// What is wrong with the address: answers hold keys, so it is https unless the operator allows otherwise.
+    pub fn parse(url: &str, region: Option<&str>, allow_cleartext: bool) -> Result<Self, String> {
         let destination = Destination::from_upstream(url).map_err(|refusal| refusal.detail.into_owned())?;
         let path = url.parse::<http::Uri>().ok().and_then(|uri| uri.path_and_query().map(ToString::to_string));
         if path.is_some_and(|path| path != "/") {
             return Err("the address of STS has no path: write https://sts.us-east-1.amazonaws.com".into());
         }
-        if destination.protocol() == Protocol::Http && !is_loopback(destination.host()) {
-            return Err("answers of STS hold keys; use https".into());
+        if destination.protocol() == Protocol::Http && !allow_cleartext {
+            return Err("answers of STS hold keys and would travel unencrypted; use https, or set \
+                        `allow_cleartext: true` on the credential"
+                .into());
         }
         let region = match region {
             Some(region) if !is_region(region) => return Err(format!("`{}` is not a region", region.escape_debug())),
@@ -118,7 +120,7 @@ impl StsEndpoint {
     /// Does not fail for a partition that is known.
     pub fn for_role(role_arn_or_partition: &str, region: Option<&str>) -> Result<Self, String> {
         let region = region_for(role_arn_or_partition, region);
-        Self::parse(&endpoint_for(role_arn_or_partition, Some(&region)), Some(&region))
+        Self::parse(&endpoint_for(role_arn_or_partition, Some(&region)), Some(&region), false)
     }
 
     /// Ready to call.
@@ -184,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_host_names_the_region_that_requests_are_signed_for() {
-        let region = |url: &str| StsEndpoint::parse(url, None).unwrap().region;
+        let region = |url: &str| StsEndpoint::parse(url, None, true).unwrap().region;
         for (url, expected) in [
             ("https://sts.amazonaws.com", "us-east-1"),
             ("https://sts.eu-west-2.amazonaws.com/", "eu-west-2"),
@@ -195,7 +197,7 @@ mod tests {
         ] {
             assert_eq!(region(url), expected, "{url}");
         }
-        assert_eq!(StsEndpoint::parse("http://localhost:4566", Some("eu-west-3")).unwrap().region, "eu-west-3");
+        assert_eq!(StsEndpoint::parse("http://localhost:4566", Some("eu-west-3"), true).unwrap().region, "eu-west-3");
     }
 
     #[test]
@@ -208,9 +210,9 @@ mod tests {
             ("ftp://sts.amazonaws.com", "https://"),
             ("sts", "https://"),
         ] {
-            let error = StsEndpoint::parse(url, None).unwrap_err();
+            let error = StsEndpoint::parse(url, None, false).unwrap_err();
             assert!(error.contains(said), "{url}: {error}");
         }
-        assert!(StsEndpoint::parse("https://sts.amazonaws.com", Some("a/b")).unwrap_err().contains("not a region"));
+        assert!(StsEndpoint::parse("https://sts.amazonaws.com", Some("a/b"), false).unwrap_err().contains("not a region"));
     }
 }

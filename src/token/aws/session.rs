@@ -99,6 +99,14 @@ impl RoleSession {
     }
 }
 
+/// The keys of a session, obtained if need be: for whoever asks STS about them.
+///
+/// # Errors
+/// Why there are none.
+pub async fn session_keys(handle: &Handle) -> Result<Keys, Failure> {
+    keys_of(&*handle.obtain_for_source().await?)
+}
+
 fn keys_of(live: &Live) -> Result<Keys, Failure> {
     let unreadable = || Failure::new(FailureKind::Unavailable, "the base session cannot be used");
     Keys::from_secret(live.secret()).ok_or_else(unreadable)
