@@ -18,7 +18,7 @@ use super::{Draft, Identity, Introduction, Kind, Scheme, SettingsError, Setup, a
 use crate::base::{BoxFuture, Code, Public, Refusal, SecretField, SecretRef, Unavailable};
 use crate::sigv4::{self, OWNED_HEADERS, Skew};
 use crate::token::aws::{
-    Ambient, AmbientSession, AmbientSettings, Base, CallerIdentity, Keys, Role, RoleSession, Signing, Sts,
+    Ambient, AmbientSession, AmbientSettings, Base, CallerIdentity, ExternalIds, Keys, Role, RoleSession, Signing, Sts,
     StsEndpoint, WebIdentitySession, session_keys,
 };
 use crate::token::{Handle, KeyBuilder, TokenSource};
@@ -120,7 +120,7 @@ impl Own {
 
     fn check(&self) -> Result<(), SettingsError> {
         self.check_base()?;
-        let Some(role) = self.role("countersign-id") else {
+        let Some(role) = self.role() else {
             return self.check_without_role();
         };
         if !(30..=720).contains(&self.max_minutes) {
@@ -132,7 +132,7 @@ impl Own {
         }
         role.check().map_err(|(field, why)| at(here(field), why))?;
         for (index, hop) in self.chain.iter().enumerate() {
-            let role = hop.role("countersign-id");
+            let role = hop.role();
             role.check().map_err(|(field, why)| at(format!("chain[{index}].{}", here(field)), why))?;
         }
         for (index, account) in self.accounts.iter().enumerate() {
@@ -204,10 +204,10 @@ impl Own {
         Ok(endpoint)
     }
 
-    /// The role that signs in the end. `generated` is the external id of the account, for the host's own keys.
-    fn role(&self, generated: &str) -> Option<Role> {
+    /// The role that signs in the end.
+    fn role(&self) -> Option<Role> {
         let mut role = Role::new(self.role_arn.as_deref()?, session_name(self.role_session_name.as_deref()));
-        role.external_id = self.external_id.clone().or_else(|| self.is_ambient().then(|| generated.to_owned()));
+        role.external_id.clone_from(&self.external_id);
         role.policy.clone_from(&self.policy_json);
         role.policy_arns.clone_from(&self.policy_arns);
         role.tags = self.session_tags.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -219,10 +219,9 @@ impl Own {
 }
 
 impl Hop {
-    fn role(&self, generated: &str) -> Role {
-        let mut role = Role::new(&self.role_arn, session_name(self.role_session_name.as_deref()));
-        role.external_id = self.external_id.clone().or_else(|| (!generated.is_empty()).then(|| generated.to_owned()));
-        role
+    fn role(&self) -> Role {
+        let role = Role::new(&self.role_arn, session_name(self.role_session_name.as_deref()));
+        Role { external_id: self.external_id.clone(), ..role }
     }
 }
 
@@ -245,19 +244,14 @@ impl Draft for Settings {
     }
 
     fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {
-        let generated = if self.own.is_ambient() && self.own.role_arn.is_some() {
-            external_id(setup)?
-        } else {
-            String::new()
-        };
-        let key = self.key(setup, &generated)?;
+        let key = self.key(setup)?;
         let mut steps = Steps { setup, settings: self, skew: Arc::default(), handles: Vec::new(), key };
         let mut base = steps.base()?;
         for (index, hop) in self.own.chain.iter().enumerate() {
-            let session = steps.session(base, hop.role(&generated), &format!("chain[{index}]"))?;
+            let session = steps.session(base, hop.role(), &format!("chain[{index}]"))?;
             base = Base::Session(session);
         }
-        let Some(role) = self.own.role(&generated) else {
+        let Some(role) = self.own.role() else {
             let Base::Session(handle) = base else { return Err(Unavailable("role_arn: it is needed".into())) };
             return Ok(Arc::new(AwsSts { handle, accounts: BTreeMap::new(), handles: steps.handles }));
         };
@@ -284,7 +278,9 @@ impl Draft for Settings {
 impl Settings {
     /// Who asks for the first role, and what each role's trust policy must say.
     async fn introduction(&self, setup: &Setup<'_>) -> Result<Introduction, Unavailable> {
-        let generated = if self.own.is_ambient() { external_id(setup)? } else { String::new() };
+        let generated = self.external_ids(setup).map(|ids| ids.id()).transpose();
+        let generated = generated.map_err(|why| Unavailable(format!("external_id: {why}")))?;
+        let named = |role: Role| Role { external_id: role.external_id.or_else(|| generated.clone()), ..role };
         let mut introduction = Introduction::default();
         let mut principal = match self.asks(setup).await {
             Ok(identity) => {
@@ -302,19 +298,20 @@ impl Settings {
             // The session of that role asks; what it trusts is its identity provider.
             principal.clone_from(&web.role_arn);
         }
-        let last = self.own.role(&generated);
-        let mut roles: Vec<Role> = self.own.chain.iter().map(|hop| hop.role(&generated)).collect();
-        let id = last.as_ref().and_then(|role| role.external_id.clone());
-        let id = id.or_else(|| (!generated.is_empty()).then(|| generated.clone()));
-        introduction.facts.extend(id.clone().map(|id| ("external id", id)));
+        let last = self.own.role().map(named);
+        let id = last.as_ref().map_or(generated.clone(), |role| role.external_id.clone());
+        introduction.facts.extend(id.map(|id| ("external id", id)));
+        // Sessions of EKS Pod Identity carry tags of their own.
+        let tagged = self.own.is_ambient() && self.own.profile.is_none();
+        let mut roles: Vec<Role> = self.own.chain.iter().map(Hop::role).map(named).collect();
         roles.extend(last);
         if roles.is_empty() {
-            let role = Role { external_id: id, ..Role::new("", session_name(None)) };
-            introduction.documents.push(("trust policy of the role".into(), trust_policy(&role, &principal)));
+            let role = named(Role::new("", session_name(None)));
+            introduction.documents.push(("trust policy of the role".into(), trust_policy(&role, &principal, tagged)));
         }
         for role in roles {
             let what = format!("trust policy of {}", role.role_arn);
-            introduction.documents.push((what, trust_policy(&role, &principal)));
+            introduction.documents.push((what, trust_policy(&role, &principal, tagged)));
             principal.clone_from(&role.role_arn);
         }
         Ok(introduction)
@@ -323,7 +320,7 @@ impl Settings {
     /// Whose keys ask for the first role.
     async fn asks(&self, setup: &Setup<'_>) -> Result<CallerIdentity, String> {
         let text = |why: Unavailable| why.0;
-        let key = self.key(setup, "").map_err(text)?;
+        let key = self.key(setup).map_err(text)?;
         let mut steps = Steps { setup, settings: self, skew: Arc::default(), handles: Vec::new(), key };
         let asks = self.own.web_identity.as_ref().map(|web| web.role_arn.as_str());
         let role = Role::new(asks.or(self.own.role_arn.as_deref()).unwrap_or("aws"), session_name(None));
@@ -336,10 +333,20 @@ impl Settings {
         identity.map_err(|error| error.failure.detail)
     }
 
-    /// Every input of every session: what is written, what its references gave, and what was made here.
-    fn key(&self, setup: &Setup<'_>, generated: &str) -> Result<impl Fn(&str) -> KeyBuilder + use<>, Unavailable> {
+    /// What makes the external ids, where they are not written: with the host's own keys.
+    fn external_ids(&self, setup: &Setup<'_>) -> Option<ExternalIds> {
+        let (state, random) = (&setup.outside.state, &setup.outside.random);
+        let ids = || ExternalIds {
+            state: Arc::clone(state),
+            random: Arc::clone(random),
+            account: setup.account.into(),
+        };
+        self.own.is_ambient().then(ids)
+    }
+
+    /// Every input of every session: what is written, what its references gave.
+    fn key(&self, setup: &Setup<'_>) -> Result<impl Fn(&str) -> KeyBuilder + use<>, Unavailable> {
         let mut inputs = vec![("settings".to_owned(), format!("{self:?}").into_bytes())];
-        inputs.push(("external id".to_owned(), generated.as_bytes().to_vec()));
         for reference in self.references() {
             inputs.push((reference.to_string(), setup.secrets.get(reference)?.expose().to_vec()));
         }
@@ -354,18 +361,11 @@ impl Settings {
     }
 }
 
-/// The external id that this installation has for an account.
-fn external_id(setup: &Setup<'_>) -> Result<String, Unavailable> {
-    let outside = setup.outside;
-    let id = outside.state.derive(&*outside.random, &format!("external id of account {}", setup.account));
-    id.map(|id| format!("countersign-{id}")).map_err(|why| Unavailable(format!("external_id: {why}")))
-}
-
 /// What lets a principal assume a role:
 /// <https://docs.aws.amazon.com/IAM/latest/UserGuide/id_roles_common-scenarios_third-party.html>.
-fn trust_policy(role: &Role, principal: &str) -> serde_json::Value {
+fn trust_policy(role: &Role, principal: &str, tagged: bool) -> serde_json::Value {
     let mut actions = vec!["sts:AssumeRole"];
-    actions.extend((!role.tags.is_empty()).then_some("sts:TagSession"));
+    actions.extend((tagged || !role.tags.is_empty()).then_some("sts:TagSession"));
     actions.extend(role.source_identity.is_some().then_some("sts:SetSourceIdentity"));
     let mut statement = json!({ "Effect": "Allow", "Principal": { "AWS": principal }, "Action": actions });
     if let Some(id) = &role.external_id {
@@ -414,7 +414,8 @@ impl<F: Fn(&str) -> KeyBuilder> Steps<'_, F> {
 
     fn session(&mut self, base: Base, role: Role, step: &str) -> Result<Arc<Handle>, Unavailable> {
         let (sts, signing) = (self.sts(&role)?, self.signing());
-        Ok(self.keep(step, Arc::new(RoleSession { base, role, sts, signing })))
+        let external_ids = self.settings.external_ids(self.setup);
+        Ok(self.keep(step, Arc::new(RoleSession { base, role, external_ids, sts, signing })))
     }
 
     fn keep(&mut self, step: &str, source: Arc<dyn TokenSource>) -> Arc<Handle> {

@@ -25,6 +25,6 @@ pub use ambient::{Ambient, AmbientSettings};
 pub use endpoint::{StsEndpoint, endpoint_for, partition_of_arn, partition_of_region, region_for};
 pub use keys::{Issued, Keys};
 pub use role::{DEFAULT_DURATION, Role};
-pub use session::{AmbientSession, Base, RoleSession, Signing, WebIdentitySession, session_keys};
+pub use session::{AmbientSession, Base, ExternalIds, RoleSession, Signing, WebIdentitySession, session_keys};
 pub use sts::{CallerIdentity, Sts};
 pub use sts_error::{StsError, StsErrorKind};

@@ -3,6 +3,7 @@
 //! Each step of a chain of roles is a token of its own, so that it is obtained once for all that follow, and renewed or
 //! dropped by itself.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,9 +13,9 @@ use super::keys::{Issued, Keys};
 use super::role::Role;
 use super::sts::Sts;
 use super::sts_error::{StsError, StsErrorKind};
-use crate::base::{Authorizer, BoxFuture, Clock};
+use crate::base::{Authorizer, BoxFuture, Clock, Random};
 use crate::sigv4::{self, Signer, Skew};
-use crate::token::{Failure, FailureKind, Handle, Live, Token, TokenSource};
+use crate::token::{Failure, FailureKind, Handle, Live, StateDirectory, Token, TokenSource};
 
 /// Keys that do not end are looked up again after this time: their file or variable may hold others.
 const LOOKED_UP_AGAIN: Duration = Duration::from_secs(5 * 60);
@@ -66,6 +67,34 @@ pub enum Base {
     Session(Arc<Handle>),
 }
 
+/// The external ids that are made here: one for each account, the same for as long as the key of the directory is.
+#[derive(Clone)]
+pub struct ExternalIds {
+    /// Where the key rests.
+    pub state: Arc<StateDirectory>,
+    /// For a key that is not there yet.
+    pub random: Arc<dyn Random>,
+    /// Whose id it is.
+    pub account: Box<str>,
+}
+
+impl ExternalIds {
+    /// The id. Makes the key if there is none.
+    ///
+    /// # Errors
+    /// Why there is no key.
+    pub fn id(&self) -> Result<String, String> {
+        let id = self.state.derive(&*self.random, &format!("external id of account {}", self.account))?;
+        Ok(format!("countersign-{id}"))
+    }
+}
+
+impl fmt::Debug for ExternalIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ExternalIds")
+    }
+}
+
 /// A session of a role, asked for with other keys.
 #[derive(Debug)]
 pub struct RoleSession {
@@ -73,6 +102,8 @@ pub struct RoleSession {
     pub base: Base,
     /// For what.
     pub role: Role,
+    /// Its external id is made here.
+    pub external_ids: Option<ExternalIds>,
     /// Whom.
     pub sts: Sts,
     /// What it is for.
@@ -81,8 +112,16 @@ pub struct RoleSession {
 
 impl RoleSession {
     async fn obtain(&self, now: SystemTime) -> Result<Issued, Failure> {
+        let mut role = self.role.clone();
+        if let Some(ids) = &self.external_ids {
+            let id = ids.id().map_err(|why| {
+                let why = format!("no external id can be made ({why}); let the folder be written, or set `tokens.key`");
+                Failure::new(FailureKind::Unavailable, why)
+            });
+            role.external_id = Some(id?);
+        }
         let ask = async |keys: &Keys| {
-            self.signing.timed(now, async |time| self.sts.assume_role(&self.role, keys, time).await).await
+            self.signing.timed(now, async |time| self.sts.assume_role(&role, keys, time).await).await
         };
         let handle = match &self.base {
             Base::Fixed(keys) => return Ok(ask(keys).await?),
