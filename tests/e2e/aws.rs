@@ -1,0 +1,236 @@
+//! Unmodified AWS clients with worthless keys, through Countersign, against servers that verify signatures.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+
+use crate::support::{Proxy, Root, kit, measured};
+
+/// A program of `tests/aws`, which ends with the test.
+struct Server {
+    child: Child,
+    facts: Value,
+}
+
+impl Server {
+    fn start(kit: &Path, program: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(kit.join("venv/bin/python"));
+        command.arg(folder().join(program)).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let facts = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{program} did not start"));
+        Self { child, facts }
+    }
+
+    fn fact(&self, name: &str) -> &str {
+        self.facts[name].as_str().unwrap()
+    }
+
+    /// What moto was asked.
+    async fn requests(&self) -> Vec<Value> {
+        crate::support::provider();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("http://127.0.0.1:{}/requests", self.facts["admin"]);
+        let answer = client.get(url).send().await.unwrap();
+        serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/aws")
+}
+
+/// A corporate proxy that leads every name to one port of this machine.
+async fn tunnel(port: u64) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut stream = tokio::io::BufReader::new(stream);
+                let mut line = String::new();
+                while stream.read_line(&mut line).await.is_ok_and(|read| read > 2) {
+                    line.clear();
+                }
+                let Ok(mut upstream) = tokio::net::TcpStream::connect(("127.0.0.1", port as u16)).await else { return };
+                if stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.is_ok() {
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut upstream).await;
+                }
+            });
+        }
+    });
+    address
+}
+
+/// Servers with certificates for AWS's names, and what the proxy needs to reach them.
+struct Scene {
+    root: Root,
+    folder: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let scene = Self { root: Root::new(), folder: tempfile::tempdir().unwrap() };
+        let names = ["*.amazonaws.com", "*.us-east-1.amazonaws.com", "*.s3.amazonaws.com", "*.s3.us-east-1.amazonaws.com"];
+        let (certificate, key) = scene.root.leaf(&names);
+        std::fs::write(scene.path("cert.pem"), certificate.pem()).unwrap();
+        std::fs::write(scene.path("key.pem"), key.serialize_pem()).unwrap();
+        scene
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn moto(&self, kit: &Path, more: &[&str]) -> Server {
+        let (cert, key) = (self.path("cert.pem"), self.path("key.pem"));
+        let arguments = [&["--cert", &*cert, "--key", &*key][..], more].concat();
+        Server::start(kit, "moto_server.py", &arguments)
+    }
+
+    fn s3s(&self, kit: &Path) -> Server {
+        let (cert, key, program) = (self.path("cert.pem"), self.path("key.pem"), kit.join("s3s/bin/s3s-fs"));
+        let program = program.to_str().unwrap();
+        let domains = ["--domain", "s3.amazonaws.com", "--domain", "s3.us-east-1.amazonaws.com"];
+        Server::start(kit, "s3_server.py", &[&[program, "--cert", &*cert, "--key", &*key][..], &domains].concat())
+    }
+
+    /// A proxy with this one credential for every service.
+    async fn proxy(&self, server: &Server, credential: &str, variables: &[(&str, &str)]) -> Proxy {
+        let tunnel = tunnel(server.facts["port"].as_u64().unwrap()).await;
+        let config = format!(
+            "listeners: {{ forward: [{{ address: 127.0.0.1:0 }}] }}\nlog: {{ level: debug }}\ntokens: {{ directory: FOLDER/tokens }}\n\
+             ca: {{ directory: FOLDER/ca, bundle: FOLDER/ca-bundle.pem }}\n\
+             upstream: {{ ca_file: FOLDER/origin.pem, proxy: \"http://{tunnel}\" }}\n\
+             credentials:\n  - id: aws\n{credential}\nbindings:\n  - {{ credential: aws, hosts: [\"*.amazonaws.com\"] }}\n"
+        );
+        let root = self.root.pem();
+        Proxy::start_with(&config, variables, |folder| std::fs::write(folder.join("origin.pem"), root).unwrap())
+    }
+}
+
+const KEYS: &str = "    scheme: aws\n    access_key: { env: KEY }\n    secret_key: { env: SECRET }\n";
+
+/// What an ordinary AWS program finds in its environment.
+fn environment(proxy: &Proxy) -> HashMap<String, String> {
+    HashMap::from([
+        ("HTTPS_PROXY".to_owned(), format!("http://{}", proxy.forward())),
+        ("AWS_CA_BUNDLE".to_owned(), proxy.bundle().to_str().unwrap().to_owned()),
+        ("REQUESTS_CA_BUNDLE".to_owned(), proxy.bundle().to_str().unwrap().to_owned()),
+        ("AWS_ACCESS_KEY_ID".to_owned(), "AKIAWORTHLESS0000000".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY".to_owned(), "worthless".to_owned()),
+        ("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned()),
+        ("AWS_DEFAULT_REGION".to_owned(), "us-east-1".to_owned()),
+    ])
+}
+
+/// Runs a client program and returns its operations; panics when one went against the plan.
+fn operations(kit: &Path, program: &str, arguments: &[&str], proxy: &Proxy) -> Vec<Value> {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(kit.join("venv/bin/python"));
+    command.arg(folder().join(program)).args(arguments).env_clear().envs(environment(proxy)).env("HOME", home.path());
+    command.env("PATH", std::env::var_os("PATH").unwrap()).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}\n{stdout}\n{stderr}");
+    stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+}
+
+/// How many were done, as they were planned.
+fn done(operations: &[Value]) -> usize {
+    operations.iter().filter(|operation| operation.get("skipped").is_none()).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn boto3_and_the_command_line_use_every_kind_of_api_with_worthless_keys() {
+    let Some(kit) = kit("aws") else { return };
+    let scene = Scene::new();
+    let moto = scene.moto(&kit, &[]);
+    let keys = [("KEY", moto.fact("access_key")), ("SECRET", moto.fact("secret_key"))];
+    let proxy = scene.proxy(&moto, KEYS, &keys).await;
+    let aws = kit.join("venv/bin/aws");
+    let aws = aws.to_str().unwrap();
+    let apis = done(&operations(&kit, "api_client.py", &[], &proxy));
+    let s3 = done(&operations(&kit, "s3_client.py", &[], &proxy));
+    let cli = done(&operations(&kit, "cli.py", &[aws, "--presigned"], &proxy));
+    assert!(apis >= 14 && s3 >= 83 && cli >= 12, "{apis} {s3} {cli}");
+    measured(&format!("moto: {apis} API, {s3} S3 and {cli} command line operations with worthless keys"));
+    for request in moto.requests().await {
+        assert_eq!(request["access_key"], keys[0].1, "{request}");
+        assert_ne!(request["body_matches"], false, "{request}");
+        for name in request["signed_headers"][0].as_str().unwrap().split(';') {
+            let ours = ["host", "content-type"].contains(&name) || name.starts_with("x-amz-");
+            assert!(ours, "{name} is signed: {request}");
+        }
+    }
+    let log = proxy.stop();
+    for secret in [keys[1].1, "AKIAWORTHLESS"] {
+        assert!(!log.contains(secret), "the log shows {secret}");
+    }
+    // The negative twin: whoever the proxy is, the server refuses it.
+    let proxy = scene.proxy(&moto, KEYS, &[keys[0], ("SECRET", "another/secret/that/is/not/the/users/own")]).await;
+    operations(&kit, "api_client.py", &["--expect-refused"], &proxy);
+    operations(&kit, "s3_client.py", &["--expect-refused"], &proxy);
+    operations(&kit, "cli.py", &[aws, "--presigned", "--expect-refused"], &proxy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn boto3_uses_an_s3_that_verifies_by_itself_in_both_styles_of_address() {
+    let Some(kit) = kit("aws") else { return };
+    let scene = Scene::new();
+    let s3s = scene.s3s(&kit);
+    let keys = [("KEY", s3s.fact("access_key")), ("SECRET", s3s.fact("secret_key"))];
+    let proxy = scene.proxy(&s3s, KEYS, &keys).await;
+    let signed = format!("{KEYS}    payload: signed\n");
+    let hashing = scene.proxy(&s3s, &signed, &keys).await;
+    let mut count = 0;
+    for proxy in [&proxy, &hashing] {
+        for style in ["virtual", "path"] {
+            let arguments = ["--addressing", style, "--server", "s3s-fs"];
+            count += done(&operations(&kit, "s3_client.py", &arguments, proxy));
+        }
+    }
+    assert!(count >= 4 * 82, "{count}");
+    measured(&format!("s3s-fs: {count} S3 operations with worthless keys, bodies hashed and not"));
+    let wrong = [keys[0], ("SECRET", "another-secret")];
+    let proxy = scene.proxy(&s3s, KEYS, &wrong).await;
+    operations(&kit, "s3_client.py", &["--server", "s3s-fs", "--expect-refused"], &proxy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cloud_custodian_runs_its_policies_with_worthless_keys() {
+    let Some(kit) = kit("aws") else { return };
+    let scene = Scene::new();
+    let moto = scene.moto(&kit, &[]);
+    let keys = [("KEY", moto.fact("access_key")), ("SECRET", moto.fact("secret_key"))];
+    let custodian = kit.join("venv/bin/custodian");
+    let custodian = custodian.to_str().unwrap();
+    let wrong = scene.proxy(&moto, KEYS, &[keys[0], ("SECRET", "another/secret/that/is/not/the/users/own")]).await;
+    operations(&kit, "custodian.py", &[custodian, "--expect-refused"], &wrong);
+    let proxy = scene.proxy(&moto, KEYS, &keys).await;
+    let found = operations(&kit, "custodian.py", &[custodian], &proxy);
+    let counts: HashMap<&str, u64> = found
+        .iter()
+        .map(|policy| (policy["operation"].as_str().unwrap(), policy["resources"].as_u64().unwrap()))
+        .collect();
+    let of = |name: &str| *counts.iter().find(|(operation, _)| operation.contains(name)).unwrap().1;
+    assert_eq!((of("buckets"), of("queues"), of("users"), of("volumes")), (2, 1, 1, 4), "{counts:?}");
+    // Its action, which changes things, was signed as well.
+    let again = operations(&kit, "custodian.py", &[custodian, "volumes"], &proxy);
+    assert_eq!(again[0]["resources"], 0, "{again:?}");
+    measured(&format!("Cloud Custodian: {} policies with worthless keys", counts.len()));
+}
