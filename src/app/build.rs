@@ -151,7 +151,10 @@ pub async fn introduce(
     let (id, draft) = match (fitting.pop(), fitting.is_empty(), named) {
         (Some(one), true, _) => (Some(one.id), one.draft),
         (Some(_), false, _) => {
-            return Err(other(format!("there are several credentials of scheme {}; name one with --credential", kind.name)));
+            return Err(other(format!(
+                "there are several credentials of scheme {}; name one with --credential",
+                kind.name
+            )));
         }
         (None, _, Some(id)) => return Err(other(format!("there is no credential {id} of scheme {}", kind.name))),
         (None, _, None) => {
@@ -160,7 +163,8 @@ pub async fn introduce(
         }
     };
     let credential = id.as_deref().unwrap_or("new");
-    let setup = Setup { account: crate::route::DEFAULT_ACCOUNT, credential, secrets: &builder.secrets, outside: &outside };
+    let setup =
+        Setup { account: crate::route::DEFAULT_ACCOUNT, credential, secrets: &builder.secrets, outside: &outside };
     let introduction = draft.introduce(&setup);
     let introduction =
         introduction.ok_or_else(|| other(format!("scheme {} needs no setup on the other side", kind.name)))?;
@@ -418,7 +422,10 @@ impl Builder {
             return None;
         }
         if !crate::scheme::find(credential.scheme).is_some_and(|kind| kind.narrows) {
-            let why = format!("`services`, `regions` and `actions` do not go with a credential of scheme {}", credential.scheme);
+            let why = format!(
+                "`services`, `regions` and `actions` do not go with a credential of scheme {}",
+                credential.scheme
+            );
             self.error(path, why);
         }
         Some(narrowing)

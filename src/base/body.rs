@@ -399,7 +399,8 @@ mod tests {
         }
         let mut body = Body::empty();
         assert!(body.peek(9, Box::pin(std::future::pending())).await.is_empty() && body.is_end_stream());
-        let never = futures_util::stream::once(async { Ok(Frame::data("a".into())) }).chain(futures_util::stream::pending());
+        let never =
+            futures_util::stream::once(async { Ok(Frame::data("a".into())) }).chain(futures_util::stream::pending());
         let mut body = Body::boxed(http_body_util::StreamBody::new(never));
         assert_eq!(body.peek(9, Box::pin(std::future::ready(()))).await, "a");
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "a");

@@ -74,7 +74,9 @@ impl Narrowing {
         let name = text.strip_suffix('*').unwrap_or(text);
         let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') && !text.is_empty();
         plain.then(|| text.to_owned()).ok_or_else(|| {
-            format!("`{text}` is not an action, such as DescribeInstances or Describe*; the service stands under `services`")
+            format!(
+                "`{text}` is not an action, such as DescribeInstances or Describe*; the service stands under `services`"
+            )
         })
     }
 

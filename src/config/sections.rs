@@ -10,9 +10,9 @@ use serde::Deserialize;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::document::{ConfigError, Document, join};
+use crate::base::Narrowing;
 use crate::base::duration;
 use crate::base::{SecretField, SecretRef};
-use crate::base::Narrowing;
 use crate::listen::ca::Settings as CaSettings;
 use crate::listen::framing::MAX_HEADERS;
 use crate::listen::settings::{Address, Forward, Reverse};

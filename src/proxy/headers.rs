@@ -1,6 +1,8 @@
 //! The header pass: what belongs to one connection, to the proxy or to us goes, before anything is signed.
 
-use http::header::{Entry, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE,
+};
 
 use crate::base::Refusal;
 use crate::base::request::is_spelling_of;

@@ -162,9 +162,7 @@ impl Proxy {
                 upgrade::join(&self.tasks, caller, &mut response, record);
                 response.map(|_| Body::empty())
             }
-            Ok(Answer { response, caller: None }) => {
-                response.map(|body| body.watched(Box::new(record)))
-            }
+            Ok(Answer { response, caller: None }) => response.map(|body| body.watched(Box::new(record))),
             Err(refusal) => {
                 record.refused(&refusal);
                 problem(&refusal)

@@ -366,7 +366,11 @@ fn permit(binding: &Arc<Binding>, destination: &Destination) -> Result<Permit, R
     if !credential.is_for(destination) {
         return Err(Refusal::new(
             Code::DestinationForbidden,
-            format!("credential {} is not for {}; list the host under its `hosts` if it is", credential.id, destination.host()),
+            format!(
+                "credential {} is not for {}; list the host under its `hosts` if it is",
+                credential.id,
+                destination.host()
+            ),
         )
         .with_proxy_error("http_request_denied"));
     }

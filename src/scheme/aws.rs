@@ -118,7 +118,11 @@ pub(super) fn take_signing(value: &mut Value) -> Result<Arc<sigv4::Settings>, Se
 /// Whether a text may be an access key id.
 pub(super) fn check_access_key(text: &str) -> Result<(), &'static str> {
     let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'));
-    if plain && (3..=128).contains(&text.len()) { Ok(()) } else { Err("an access key id is up to 128 letters and digits") }
+    if plain && (3..=128).contains(&text.len()) {
+        Ok(())
+    } else {
+        Err("an access key id is up to 128 letters and digits")
+    }
 }
 
 impl Draft for Settings {

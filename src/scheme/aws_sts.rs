@@ -336,11 +336,8 @@ impl Settings {
     /// What makes the external ids, where they are not written: with the host's own keys.
     fn external_ids(&self, setup: &Setup<'_>) -> Option<ExternalIds> {
         let (state, random) = (&setup.outside.state, &setup.outside.random);
-        let ids = || ExternalIds {
-            state: Arc::clone(state),
-            random: Arc::clone(random),
-            account: setup.account.into(),
-        };
+        let ids =
+            || ExternalIds { state: Arc::clone(state), random: Arc::clone(random), account: setup.account.into() };
         self.own.is_ambient().then(ids)
     }
 
@@ -351,9 +348,9 @@ impl Settings {
             inputs.push((reference.to_string(), setup.secrets.get(reference)?.expose().to_vec()));
         }
         // A digest, so that no copy of a secret is kept here.
-        let digest = inputs.iter().fold(KeyBuilder::new(setup.account, setup.credential), |key, (name, value)| {
-            key.with(name, value)
-        });
+        let digest = inputs
+            .iter()
+            .fold(KeyBuilder::new(setup.account, setup.credential), |key, (name, value)| key.with(name, value));
         let (digest, account, credential) =
             (digest.finish().hex(), setup.account.to_owned(), setup.credential.to_owned());
         inputs.into_iter().for_each(|(_, value)| drop(zeroize::Zeroizing::new(value)));

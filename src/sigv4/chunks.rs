@@ -85,11 +85,8 @@ impl Chunks {
         if rest > 0 {
             length = length.checked_add(rest + around(rest) + 2)?;
         }
-        let trailers = if self.trailing {
-            self.trailers? + "x-amz-trailer-signature:".len() + signature + 2
-        } else {
-            0
-        };
+        let trailers =
+            if self.trailing { self.trailers? + "x-amz-trailer-signature:".len() + signature + 2 } else { 0 };
         length.checked_add(around(0) + trailers as u64 + 2)
     }
 
@@ -256,7 +253,8 @@ impl Rechunked {
             State::Size => {
                 let size = line.split(|byte| *byte == b';').next().unwrap_or_default();
                 let digits = std::str::from_utf8(size).ok().filter(|size| size.bytes().all(|b| b.is_ascii_hexdigit()));
-                let size = digits.and_then(|size| u64::from_str_radix(size, 16).ok()).ok_or("a chunk without a size")?;
+                let size =
+                    digits.and_then(|size| u64::from_str_radix(size, 16).ok()).ok_or("a chunk without a size")?;
                 self.state = if size == 0 { State::Trailers } else { State::Data(size) };
             }
             State::After if line.is_empty() => self.state = State::Size,
@@ -385,13 +383,8 @@ mod tests {
 
     /// The example of AWS's pages: 66,560 times `a`, of 2013-05-24.
     fn example(asymmetric: bool, seed: &str, announced: Option<u64>, trailing: Option<&str>) -> Chunks {
-        let keys = Credentials::new(
-            "AKIAIOSFODNN7EXAMPLE",
-            "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
-            None,
-            None,
-            "a test",
-        );
+        let keys =
+            Credentials::new("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", None, None, "a test");
         let signer = ChunkSigner {
             identity: keys.into(),
             service: "s3".into(),

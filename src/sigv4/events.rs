@@ -181,7 +181,8 @@ mod tests {
 
     #[tokio::test]
     async fn every_message_is_wrapped_once_with_a_signature_of_ours() {
-        let stream = [frame(&wrapped(frame(&event("one")))), frame(&event("two")), frame(&wrapped(Vec::new()))].concat();
+        let stream =
+            [frame(&wrapped(frame(&event("one")))), frame(&event("two")), frame(&wrapped(Vec::new()))].concat();
         for piece in [1, 13, 100_000] {
             let messages = rewritten(stream.clone(), piece).await.unwrap();
             assert_eq!(messages.len(), 3);
@@ -193,6 +194,47 @@ mod tests {
             let signatures: Vec<_> = messages.iter().map(signature).collect();
             assert!(signatures.iter().all(|one| one.len() == 32 && *one != vec![0; 32]));
             assert!(signatures[0] != signatures[1] && signatures[1] != signatures[2]);
+        }
+    }
+
+    /// As <https://docs.aws.amazon.com/transcribe/latest/dg/streaming-setting-up.html> has it, without the library.
+    fn computed(message: &Message, before: &str) -> Vec<u8> {
+        use aws_lc_rs::digest::{SHA256, digest};
+        use aws_lc_rs::hmac;
+        use aws_smithy_types::date_time::Format;
+
+        use super::super::payload::hex;
+
+        let mac = |key: &[u8], text: &str| {
+            hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes()).as_ref().to_vec()
+        };
+        let date = message.headers().iter().find(|header| header.name().as_str() == ":date").unwrap();
+        let date = *date.value().as_timestamp().as_ref().unwrap();
+        let stamp = date.fmt(Format::DateTime).unwrap().replace(['-', ':'], "");
+        // A name and its length, the type of a timestamp, milliseconds.
+        let header = [&b"\x05:date\x08"[..], &date.to_millis().unwrap().to_be_bytes()].concat();
+        let scope = format!("{}/us-east-1/transcribe/aws4_request", &stamp[..8]);
+        let hash = |bytes: &[u8]| hex(digest(&SHA256, bytes).as_ref());
+        let text = format!(
+            "AWS4-HMAC-SHA256-PAYLOAD\n{stamp}\n{scope}\n{before}\n{}\n{}",
+            hash(&header),
+            hash(message.payload())
+        );
+        let key = ["us-east-1", "transcribe", "aws4_request"]
+            .iter()
+            .fold(mac(b"AWS4secret", &stamp[..8]), |key, part| mac(&key, part));
+        mac(&key, &text)
+    }
+
+    #[tokio::test]
+    async fn signatures_are_those_of_the_page_of_aws_each_made_of_the_one_before() {
+        let stream =
+            [frame(&wrapped(frame(&event("one")))), frame(&event("two")), frame(&wrapped(Vec::new()))].concat();
+        let mut before = "0".repeat(64);
+        for message in rewritten(stream, 100).await.unwrap() {
+            let expected = computed(&message, &before);
+            assert_eq!(signature(&message), expected);
+            before = super::super::payload::hex(&expected);
         }
     }
 

@@ -290,8 +290,7 @@ mod tests {
     #[test]
     fn the_credential_is_asked_first_then_the_callers_signature_then_the_host() {
         let inferred = Settings::default();
-        let fixed =
-            Settings { region: Some("cn-hangzhou".into()), service: Some("oss".into()), ..Settings::default() };
+        let fixed = Settings { region: Some("cn-hangzhou".into()), service: Some("oss".into()), ..Settings::default() };
         let told = |settings: &Settings, call: Call<'_>| scoped(settings, call, None).unwrap();
         let host = "https://sqs.us-east-2.amazonaws.com/";
         assert_eq!(told(&inferred, get(host, &[])), "sqs/us-east-2");
@@ -300,7 +299,8 @@ mod tests {
         let half = Settings { service: Some("s3".into()), ..Settings::default() };
         assert_eq!(told(&half, get(host, &[])), "s3/us-east-2");
         assert_eq!(told(&half, get("https://minio.test/b", &[SIGNED])), "s3/eu-west-1");
-        let presigned = "https://minio.test/b?X-Amz-Credential=AK%2F20260101%2Feu-west-3%2Fs3%2Faws4_request&X-Amz-Signature=0";
+        let presigned =
+            "https://minio.test/b?X-Amz-Credential=AK%2F20260101%2Feu-west-3%2Fs3%2Faws4_request&X-Amz-Signature=0";
         assert_eq!(told(&inferred, get(presigned, &[])), "s3/eu-west-3");
     }
 
@@ -338,7 +338,8 @@ mod tests {
     fn a_binding_narrows_services_and_regions_whatever_the_caller_claims() {
         let narrowing =
             Narrowing { services: vec!["s3".into()], regions: vec!["eu-west-1".into()], ..Narrowing::default() };
-        let judge = |url: &str, headers: &[(&str, &str)]| scoped(&Settings::default(), get(url, headers), Some(&narrowing));
+        let judge =
+            |url: &str, headers: &[(&str, &str)]| scoped(&Settings::default(), get(url, headers), Some(&narrowing));
         assert!(judge("https://b.s3.eu-west-1.amazonaws.com/", &[]).is_ok());
         assert!(judge("https://b.s3.eu-west-1.amazonaws.com/", &[SIGNED]).is_ok());
         assert!(judge("https://sqs.eu-west-1.amazonaws.com/", &[]).unwrap_err().contains("service sqs"));

@@ -97,7 +97,11 @@ impl Presigned {
             "x-amz-credential" => self.credential = Some(value.to_owned()),
             "x-amz-region-set" => self.region_set = Some(value.to_owned()),
             "x-amz-content-sha256" => self.payload = Some(value.as_bytes().to_vec()),
-            "x-amz-date" | "x-amz-expires" | "x-amz-signedheaders" | "x-amz-signature" | "x-amz-security-token"
+            "x-amz-date"
+            | "x-amz-expires"
+            | "x-amz-signedheaders"
+            | "x-amz-signature"
+            | "x-amz-security-token"
             | "x-amz-s3session-token" => {}
             other if other.starts_with("x-amz-") => {
                 let header = (HeaderName::from_bytes(other.as_bytes()), HeaderValue::from_str(value));
@@ -124,7 +128,8 @@ fn percent_decoded(text: &[u8]) -> impl Iterator<Item = u8> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let byte = *text.get(at)?;
-        let escaped = (byte == b'%').then(|| Some(digit(*text.get(at + 1)?)? << 4 | digit(*text.get(at + 2)?)?)).flatten();
+        let escaped =
+            (byte == b'%').then(|| Some(digit(*text.get(at + 1)?)? << 4 | digit(*text.get(at + 2)?)?)).flatten();
         at += if escaped.is_some() { 3 } else { 1 };
         Some(escaped.unwrap_or(byte))
     })

@@ -12,9 +12,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use crate::support::{Proxy, Root, kit, measured};
 
 /// A program of `tests/aws`, which ends with the test.
-struct Server {
+pub struct Server {
     child: Child,
-    facts: Value,
+    pub facts: Value,
 }
 
 impl Server {
@@ -28,7 +28,7 @@ impl Server {
         Self { child, facts }
     }
 
-    fn fact(&self, name: &str) -> &str {
+    pub fn fact(&self, name: &str) -> &str {
         self.facts[name].as_str().unwrap()
     }
 
@@ -76,15 +76,16 @@ async fn tunnel(port: u64) -> SocketAddr {
 }
 
 /// Servers with certificates for AWS's names, and what the proxy needs to reach them.
-struct Scene {
+pub struct Scene {
     root: Root,
     folder: tempfile::TempDir,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let scene = Self { root: Root::new(), folder: tempfile::tempdir().unwrap() };
-        let names = ["*.amazonaws.com", "*.us-east-1.amazonaws.com", "*.s3.amazonaws.com", "*.s3.us-east-1.amazonaws.com"];
+        let names =
+            ["*.amazonaws.com", "*.us-east-1.amazonaws.com", "*.s3.amazonaws.com", "*.s3.us-east-1.amazonaws.com"];
         let (certificate, key) = scene.root.leaf(&names);
         std::fs::write(scene.path("cert.pem"), certificate.pem()).unwrap();
         std::fs::write(scene.path("key.pem"), key.serialize_pem()).unwrap();
@@ -101,7 +102,7 @@ impl Scene {
         Server::start(kit, "moto_server.py", &arguments)
     }
 
-    fn s3s(&self, kit: &Path) -> Server {
+    pub fn s3s(&self, kit: &Path) -> Server {
         let (cert, key, program) = (self.path("cert.pem"), self.path("key.pem"), kit.join("s3s/bin/s3s-fs"));
         let program = program.to_str().unwrap();
         let domains = ["--domain", "s3.amazonaws.com", "--domain", "s3.us-east-1.amazonaws.com"];
@@ -109,7 +110,7 @@ impl Scene {
     }
 
     /// A proxy with this one credential for every service.
-    async fn proxy(&self, server: &Server, credential: &str, variables: &[(&str, &str)]) -> Proxy {
+    pub async fn proxy(&self, server: &Server, credential: &str, variables: &[(&str, &str)]) -> Proxy {
         let tunnel = tunnel(server.facts["port"].as_u64().unwrap()).await;
         let config = format!(
             "listeners: {{ forward: [{{ address: 127.0.0.1:0 }}] }}\nlog: {{ level: debug }}\ntokens: {{ directory: FOLDER/tokens }}\n\
@@ -122,7 +123,7 @@ impl Scene {
     }
 }
 
-const KEYS: &str = "    scheme: aws\n    access_key: { env: KEY }\n    secret_key: { env: SECRET }\n";
+pub const KEYS: &str = "    scheme: aws\n    access_key: { env: KEY }\n    secret_key: { env: SECRET }\n";
 
 /// What an ordinary AWS program finds in its environment.
 fn environment(proxy: &Proxy) -> HashMap<String, String> {

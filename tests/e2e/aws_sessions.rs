@@ -44,7 +44,9 @@ fn session(number: usize, lifetime: Duration) -> Answer {
 fn error(status: u16, code: &str, message: &str) -> Answer {
     text(
         status,
-        &format!("<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error></ErrorResponse>"),
+        &format!(
+            "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error></ErrorResponse>"
+        ),
     )
 }
 
@@ -174,18 +176,28 @@ async fn an_upstream_that_always_says_expired_costs_one_more_session_and_the_cal
 async fn what_sts_refuses_is_told_with_what_to_change() {
     let root = Root::new();
     let api = api(&root, |_| text(200, "ok")).await;
-    let message = format!("User: arn:aws:iam::999999999999:user/x is not authorized to perform: sts:AssumeRole on resource: {ROLE}");
+    let message = format!(
+        "User: arn:aws:iam::999999999999:user/x is not authorized to perform: sts:AssumeRole on resource: {ROLE}"
+    );
     let cases = [
         (error(403, "AccessDenied", &message), "credential_rejected", "external id"),
         (error(403, "InvalidClientTokenId", "The security token is invalid"), "credential_rejected", "access key"),
         (error(403, "SignatureDoesNotMatch", "The request signature does not match"), "credential_rejected", "secret"),
         (
-            error(400, "ValidationError", "The requested DurationSeconds exceeds the MaxSessionDuration set for this role."),
+            error(
+                400,
+                "ValidationError",
+                "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.",
+            ),
             "credential_rejected",
             "max_minutes",
         ),
         (
-            error(400, "ValidationError", "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining."),
+            error(
+                400,
+                "ValidationError",
+                "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining.",
+            ),
             "credential_rejected",
             "60",
         ),

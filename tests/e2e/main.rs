@@ -11,6 +11,7 @@
 #![expect(unreachable_pub, reason = "the modules of one test program share what they mark pub")]
 
 mod aws;
+mod aws_bodies;
 mod aws_sessions;
 mod aws_signing;
 mod bad_input;

@@ -213,6 +213,8 @@ mod tests {
             let error = StsEndpoint::parse(url, None, false).unwrap_err();
             assert!(error.contains(said), "{url}: {error}");
         }
-        assert!(StsEndpoint::parse("https://sts.amazonaws.com", Some("a/b"), false).unwrap_err().contains("not a region"));
+        assert!(
+            StsEndpoint::parse("https://sts.amazonaws.com", Some("a/b"), false).unwrap_err().contains("not a region")
+        );
     }
 }
