@@ -15,7 +15,7 @@ use crate::listen::framing::HeadLimits;
 use crate::listen::{ConnectionLimits, Door, Patience};
 use crate::proxy::{Limits, State};
 use crate::route::{Binding, CallerRule, Callers, CredentialEntry, HostPattern, PathPrefix, Readiness, RouteTable};
-use crate::scheme::{Draft, Introduction, Outside, Setup};
+use crate::scheme::{Draft, Outside, Setup};
 use crate::source::Sources;
 use crate::token::{StateDirectory, Tokens};
 use crate::upstream::{OwnAddresses, Roots, Upstream};
@@ -106,72 +106,6 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
     }
 }
 
-/// A credential's introduction.
-#[derive(Debug)]
-pub struct Introduced {
-    /// Its id; `None` for what a credential without any key would be.
-    pub credential: Option<String>,
-    /// What to tell the other side.
-    pub introduction: Introduction,
-}
-
-/// Why there is none.
-#[derive(Debug)]
-pub enum IntroduceError {
-    /// The configuration is wrong.
-    Config(Vec<ConfigError>),
-    /// Anything else, said in a sentence.
-    Other(String),
-}
-
-/// What the other side must be told of a credential of this scheme: of the one that is named, else of the only one there
-/// is, else of one that has no keys in the configuration.
-///
-/// # Errors
-/// When there is no such credential, or the scheme needs no introduction.
-pub async fn introduce(
-    config: Config,
-    parts: Parts<'_>,
-    scheme: &str,
-    named: Option<&str>,
-) -> Result<Introduced, IntroduceError> {
-    let other = |why: String| IntroduceError::Other(why);
-    let kind = crate::scheme::find(scheme).ok_or_else(|| {
-        let names: Vec<_> = crate::scheme::KINDS.iter().map(|kind| kind.name).collect();
-        other(format!("unknown scheme {scheme}; there are {}", names.join(", ")))
-    })?;
-    let mut builder = Builder::new(config, parts.deps).await;
-    let upstream = builder.upstream(&parts);
-    let Some(outside) = builder.outside(&parts, upstream.as_ref()) else {
-        return Err(IntroduceError::Config(builder.errors));
-    };
-    let all = std::mem::take(&mut builder.config.credentials);
-    let mut fitting: Vec<_> =
-        all.into_iter().filter(|one| one.kind.name == kind.name && named.is_none_or(|id| one.id == id)).collect();
-    let (id, draft) = match (fitting.pop(), fitting.is_empty(), named) {
-        (Some(one), true, _) => (Some(one.id), one.draft),
-        (Some(_), false, _) => {
-            return Err(other(format!(
-                "there are several credentials of scheme {}; name one with --credential",
-                kind.name
-            )));
-        }
-        (None, _, Some(id)) => return Err(other(format!("there is no credential {id} of scheme {}", kind.name))),
-        (None, _, None) => {
-            let draft = (kind.parse)(serde_json::json!({}));
-            (None, draft.map_err(|_| other(format!("there is no credential of scheme {}", kind.name)))?)
-        }
-    };
-    let credential = id.as_deref().unwrap_or("new");
-    let setup =
-        Setup { account: crate::route::DEFAULT_ACCOUNT, credential, secrets: &builder.secrets, outside: &outside };
-    let introduction = draft.introduce(&setup);
-    let introduction =
-        introduction.ok_or_else(|| other(format!("scheme {} needs no setup on the other side", kind.name)))?;
-    let introduction = introduction.await.map_err(|error| other(error.0))?;
-    Ok(Introduced { credential: id, introduction })
-}
-
 /// Every reference of the configuration, each loaded once.
 async fn load_secrets(config: &Config, deps: &Deps) -> Secrets {
     Sources::new(deps.clone()).load_all(config.references()).await
@@ -195,10 +129,10 @@ pub(super) fn files(config: &Config) -> Vec<PathBuf> {
     files
 }
 
-struct Builder {
-    config: Config,
-    secrets: Secrets,
-    errors: Vec<ConfigError>,
+pub(super) struct Builder {
+    pub(super) config: Config,
+    pub(super) secrets: Secrets,
+    pub(super) errors: Vec<ConfigError>,
     unresolved: Vec<ConfigError>,
     warnings: Vec<ConfigError>,
     expiring: Vec<Expiring>,
@@ -210,7 +144,7 @@ struct Builder {
 type Credentials = HashMap<String, Arc<CredentialEntry>>;
 
 impl Builder {
-    async fn new(config: Config, deps: &Deps) -> Self {
+    pub(super) async fn new(config: Config, deps: &Deps) -> Self {
         Self {
             seen: Fingerprints::take(files(&config)),
             secrets: load_secrets(&config, deps).await,
@@ -261,7 +195,7 @@ impl Builder {
     }
 
     /// What schemes obtain tokens with; nothing when the way out or the state directory is set up wrongly.
-    fn outside(&mut self, parts: &Parts<'_>, upstream: Option<&Arc<Upstream>>) -> Option<Outside> {
+    pub(super) fn outside(&mut self, parts: &Parts<'_>, upstream: Option<&Arc<Upstream>>) -> Option<Outside> {
         let settings = &self.config.tokens;
         let key = settings.key.as_ref().map(|key| self.secrets.field(key)).transpose();
         let state = key.map_err(|error| error.0);
@@ -508,7 +442,7 @@ impl Builder {
         }
     }
 
-    fn upstream(&mut self, parts: &Parts<'_>) -> Option<Arc<Upstream>> {
+    pub(super) fn upstream(&mut self, parts: &Parts<'_>) -> Option<Arc<Upstream>> {
         if let Some(previous) = parts.previous.filter(|previous| previous.is_same(&self.config.upstream, parts.roots)) {
             return Some(Arc::clone(previous));
         }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{Context, Failure, on_terminal};
-use crate::app::{Introduced, Parts, introduce};
+use crate::app::{IntroduceError, Introduced, Parts, introduce};
 use crate::config::Config;
 use crate::scheme::Introduction;
 use crate::token::Tokens;
@@ -57,8 +57,8 @@ async fn setup(context: &Context, arguments: &SetupArguments) -> Result<u8, Fail
     let parts = Parts { deps: &context.deps, roots: &roots, own: &own, tokens: &tokens, previous: None, private: None };
     let introduced = introduce(config, parts, &arguments.scheme, arguments.credential.as_deref()).await;
     let Introduced { credential, introduction } = introduced.map_err(|error| match error {
-        crate::app::IntroduceError::Config(errors) => Failure::Config(errors),
-        crate::app::IntroduceError::Other(why) => Failure::Other(why),
+        IntroduceError::Config(errors) => Failure::Config(errors),
+        IntroduceError::Other(why) => Failure::Other(why),
     })?;
     if arguments.json {
         let facts = introduction.facts.iter().map(|(name, value)| ((*name).replace(' ', "_"), value.clone().into()));

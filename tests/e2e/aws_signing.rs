@@ -72,11 +72,11 @@ fn signed(row: &Value) -> Result<(HeaderMap, String), String> {
     let destination = Destination::from_absolute(&uri).unwrap();
     let (mut headers, mut removed) = (HeaderMap::new(), HeaderMap::new());
     let set = row["region_set"].as_str();
-    if set.is_some() {
+    if let Some(set) = set {
         // The caller's own SDK says that the asymmetric form is wanted.
         let line = format!("AWS4-ECDSA-P256-SHA256 Credential=worthless/20260101/{}/aws4_request", text("service"));
         removed.insert("authorization", line.parse().unwrap());
-        removed.insert("x-amz-region-set", set.unwrap().parse().unwrap());
+        removed.insert("x-amz-region-set", set.parse().unwrap());
     }
     for pair in row["headers"].as_array().unwrap() {
         let name: HeaderName = pair[0].as_str().unwrap().parse().unwrap();
