@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use clap::Args;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Uri};
 use serde_json::json;
 
 use super::{Context, Failure};
 use crate::app::{Built, Parts, build};
-use crate::base::{Code, Destination, Protocol, Refusal};
+use crate::base::{Code, Destination, Protocol, Refusal, RequestView};
 use crate::listen::{Address, Door};
 use crate::route::{Ask, Decision, refuse_path_tricks};
 use crate::token::Tokens;
@@ -122,15 +123,28 @@ fn explain(built: &Built, caller: &str, arguments: &Arguments) -> Result<Answer,
                 let why = "no forward listener has `intercept: true`, so a tunnel to this host is refused";
                 return denied(&Refusal::new(Code::InterceptionOff, why));
             }
-            let own = permit.owned_headers().iter().map(ToString::to_string);
+            let view = RequestView {
+                method: &method,
+                path_and_query: uri.path_and_query().map_or("/", PathAndQuery::as_str),
+                headers: &HeaderMap::new(),
+                removed: &HeaderMap::new(),
+                destination: &destination,
+                length: None,
+                body: None,
+                narrowing: None,
+            };
+            let foresight = match permit.foresee(&view) {
+                Ok(foresight) => foresight,
+                Err(refusal) => return denied(&refusal),
+            };
             Ok(Answer {
                 decision: "use",
                 credential: Some(permit.credential().to_string()),
                 binding: Some(permit.binding().to_string()),
-                headers: own.chain(permit.adds()).collect(),
+                headers: foresight.adds,
                 destination: shown,
                 code: None,
-                reason: None,
+                reason: foresight.note,
             })
         }
         Decision::Pass(passage) => match foreseen(&Arc::default()) {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::binding::Binding;
 use crate::base::{AnswerView, Authorized, Authorizer, BodyNeed, Code, Destination, Refusal, RequestView, Verdict};
-use crate::scheme::{Identity, Scheme};
+use crate::scheme::{Foresight, Identity, Scheme};
 use crate::token::{Handle, Live};
 
 /// Permission to sign one request to one destination. Made only by [`super::RouteTable::decide`]; consumed by signing.
@@ -39,14 +39,12 @@ impl Permit {
         &self.binding.allow_addresses
     }
 
-    /// The headers that the caller's copies of are removed before signing.
-    pub fn owned_headers(&self) -> &[HeaderName] {
-        self.scheme.owned_headers()
-    }
-
-    /// What it adds beside its own headers, by name.
-    pub fn adds(&self) -> Vec<String> {
-        self.scheme.adds()
+    /// What signing would do to a request, for people; obtains nothing.
+    ///
+    /// # Errors
+    /// When the request could not be signed, as far as that can be told without keys and body.
+    pub fn foresee(&self, view: &RequestView<'_>) -> Result<Foresight, Refusal> {
+        self.scheme.foresee(&RequestView { narrowing: self.binding.narrowing.as_ref(), ..*view })
     }
 
     /// Whether an upstream's refusal may mean no more than that what signed is not the latest.

@@ -9,8 +9,8 @@ use http::HeaderName;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, is_reserved, settings};
-use crate::base::{Authorizer, Public, SecretField, SecretRef, Unavailable};
+use super::{Draft, Foresight, Identity, Kind, Scheme, SettingsError, Setup, at, is_reserved, settings};
+use crate::base::{Authorizer, Public, Refusal, RequestView, SecretField, SecretRef, Unavailable};
 use crate::sigv4::{self, OWNED_HEADERS, Payload, Signer};
 
 pub(super) const KIND: Kind = Kind {
@@ -140,12 +140,25 @@ impl Draft for Settings {
         let token = session_token.as_ref().map(|token| setup.secrets.field(token)).transpose()?;
         let (signing, clock) = (Arc::clone(&self.signing), Arc::clone(&setup.outside.clock));
         let signer = Signer::new(&access_key, &secret_key, token.as_ref(), signing, Arc::default(), clock);
-        Ok(Arc::new(Aws(Arc::new(signer.map_err(|why| Unavailable(why.to_owned()))?))))
+        let signer = signer.map_err(|why| Unavailable(why.to_owned()))?;
+        let token = session_token.is_some();
+        Ok(Arc::new(Aws { signer: Arc::new(signer), signing: Arc::clone(&self.signing), token }))
     }
 }
 
+/// What signing does, for people.
+pub(super) fn foresight(signing: &sigv4::Settings, token: bool, view: &RequestView<'_>) -> Result<Foresight, Refusal> {
+    let (note, mut adds) = sigv4::foresee(signing, view)?;
+    adds.extend(token.then(|| "x-amz-security-token".to_owned()));
+    Ok(Foresight { adds, note: Some(note) })
+}
+
 #[derive(Debug)]
-struct Aws(Arc<dyn Authorizer>);
+struct Aws {
+    signer: Arc<dyn Authorizer>,
+    signing: Arc<sigv4::Settings>,
+    token: bool,
+}
 
 impl Scheme for Aws {
     fn owned_headers(&self) -> &[HeaderName] {
@@ -153,6 +166,10 @@ impl Scheme for Aws {
     }
 
     fn identity(&self) -> Identity<'_> {
-        Identity::Fixed(&self.0)
+        Identity::Fixed(&self.signer)
+    }
+
+    fn foresee(&self, view: &RequestView<'_>) -> Result<Foresight, Refusal> {
+        foresight(&self.signing, self.token, view)
     }
 }

@@ -13,9 +13,9 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::aws::{DEFAULT_HOSTS, check_access_key, take_signing};
-use super::{Draft, Identity, Introduction, Kind, Scheme, SettingsError, Setup, at, settings};
-use crate::base::{BoxFuture, Code, Public, Refusal, SecretField, SecretRef, Unavailable};
+use super::aws::{DEFAULT_HOSTS, check_access_key, foresight, take_signing};
+use super::{Draft, Foresight, Identity, Introduction, Kind, Scheme, SettingsError, Setup, at, settings};
+use crate::base::{BoxFuture, Code, Public, Refusal, RequestView, SecretField, SecretRef, Unavailable};
 use crate::sigv4::{self, OWNED_HEADERS, Skew};
 use crate::token::aws::{
     Ambient, AmbientSession, AmbientSettings, Base, CallerIdentity, ExternalIds, Keys, Role, RoleSession, Signing, Sts,
@@ -253,7 +253,12 @@ impl Draft for Settings {
         }
         let Some(role) = self.own.role() else {
             let Base::Session(handle) = base else { return Err(Unavailable("role_arn: it is needed".into())) };
-            return Ok(Arc::new(AwsSts { handle, accounts: BTreeMap::new(), handles: steps.handles }));
+            return Ok(Arc::new(AwsSts {
+                handle,
+                accounts: BTreeMap::new(),
+                handles: steps.handles,
+                signing: Arc::clone(&self.signing),
+            }));
         };
         let again = |base: &Base| match base {
             Base::Fixed(keys) => Base::Fixed(keys.clone()),
@@ -267,7 +272,7 @@ impl Draft for Settings {
         let own = role.role_arn.split(':').nth(4).unwrap_or_default().to_owned();
         let handle = steps.session(base, role, "")?;
         accounts.insert(own, Arc::clone(&handle));
-        Ok(Arc::new(AwsSts { handle, accounts, handles: steps.handles }))
+        Ok(Arc::new(AwsSts { handle, accounts, handles: steps.handles, signing: Arc::clone(&self.signing) }))
     }
 
     fn introduce<'a>(&'a self, setup: &'a Setup<'a>) -> Option<BoxFuture<'a, Result<Introduction, Unavailable>>> {
@@ -455,6 +460,7 @@ struct AwsSts {
     /// The same role in other accounts, and in its own.
     accounts: BTreeMap<String, Arc<Handle>>,
     handles: Vec<Arc<Handle>>,
+    signing: Arc<sigv4::Settings>,
 }
 
 impl Scheme for AwsSts {
@@ -464,6 +470,10 @@ impl Scheme for AwsSts {
 
     fn identity(&self) -> Identity<'_> {
         Identity::Token(&self.handle)
+    }
+
+    fn foresee(&self, view: &RequestView<'_>) -> Result<Foresight, Refusal> {
+        foresight(&self.signing, true, view)
     }
 
     fn identity_in(&self, account: &str) -> Result<Identity<'_>, Refusal> {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use crate::base::{Authorizer, BoxFuture, Clock, Environment, HttpClients, Random, Refusal};
+use crate::base::{Authorizer, BoxFuture, Clock, Environment, HttpClients, Random, Refusal, RequestView};
 use crate::base::{SecretRef, Secrets, Unavailable};
 use crate::token::{Handle, StateDirectory, Tokens};
 
@@ -135,6 +135,15 @@ pub enum Identity<'a> {
     Token(&'a Arc<Handle>),
 }
 
+/// What signing would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Foresight {
+    /// What would be added, by name.
+    pub adds: Vec<String>,
+    /// What else there is to say.
+    pub note: Option<String>,
+}
+
 /// A credential ready to sign. `Debug` of an implementation shows no secret.
 pub trait Scheme: Send + Sync + fmt::Debug {
     /// The headers that are this scheme's own: the caller's copies are removed before signing.
@@ -143,6 +152,15 @@ pub trait Scheme: Send + Sync + fmt::Debug {
     /// What it adds beside its own headers, by name, for people: `cookie`, `?api_key`.
     fn adds(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// What signing would do to a request, for people; obtains nothing.
+    ///
+    /// # Errors
+    /// When the request could not be signed, as far as that can be told without keys and body.
+    fn foresee(&self, _view: &RequestView<'_>) -> Result<Foresight, Refusal> {
+        let own = self.owned_headers().iter().map(ToString::to_string);
+        Ok(Foresight { adds: own.chain(self.adds()).collect(), note: None })
     }
 
     /// What signs.

@@ -40,7 +40,7 @@ use self::payload::Mode;
 use self::scope::Scope;
 use self::target::Target;
 use crate::base::{
-    AnswerView, Authorized, Authorizer, BodyNeed, Clock, Mutations, Refusal, RequestView, Secret, Verdict,
+    AnswerView, Authorized, Authorizer, BodyNeed, Clock, Mutations, Narrowing, Refusal, RequestView, Secret, Verdict,
 };
 
 const X_AMZ_CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
@@ -74,6 +74,23 @@ pub struct Settings {
     pub payload: Payload,
     /// Headers to sign beside `host`, `content-type` and `x-amz-*`.
     pub signed_headers: Vec<HeaderName>,
+}
+
+/// For what a request would be signed, as far as its head tells: the service, the region, and the headers that are set.
+///
+/// # Errors
+/// `cannot_infer`; `bad_request` for a request that cannot be signed.
+pub fn foresee(settings: &Settings, view: &RequestView<'_>) -> Result<(String, Vec<String>), Refusal> {
+    let target = Target::of(view.path_and_query)?;
+    let scope = Scope::of(settings, view, target.presigned.as_ref())?;
+    // The action may stand in the body, which is not there yet.
+    let narrowing = view.narrowing.map(|narrowing| Narrowing { actions: Vec::new(), ..narrowing.clone() });
+    scope.check(&RequestView { narrowing: narrowing.as_ref(), ..*view })?;
+    let how = if scope.asymmetric { "SigV4a" } else { "SigV4" };
+    let mut headers = vec!["authorization".to_owned(), "x-amz-date".to_owned()];
+    headers.extend(scope.is_s3().then(|| X_AMZ_CONTENT_SHA256.to_string()));
+    headers.extend(scope.asymmetric.then(|| X_AMZ_REGION_SET.to_string()));
+    Ok((format!("{how} for {} in {}", scope.service, scope.region), headers))
 }
 
 /// Signs with one set of keys.

@@ -255,6 +255,18 @@ async fn what_is_outside_a_bindings_services_regions_and_actions_is_refused_befo
         let (status, said) = call(&proxy, url, body).await;
         assert!(status == 400 && said.contains("cannot_infer") && said.contains(words), "{url} {body}: {said}");
     }
+    // `explain` says the same beforehand, and for what it would be signed.
+    let explained = |url: &str| {
+        let arguments = ["explain", "--json", "--config", proxy.config.to_str().unwrap(), "POST", url];
+        let output = crate::support::countersign(&arguments).env("SECRET", "x").output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let use_it = explained(&url);
+    assert_eq!((&use_it["decision"], &use_it["reason"]), (&"use".into(), &"SigV4 for sqs in us-east-1".into()));
+    assert_eq!(use_it["headers"], serde_json::json!(["authorization", "x-amz-date"]));
+    for url in ["https://sns.us-east-1.amazonaws.com/", "https://b.s3-accelerate.amazonaws.com/"] {
+        assert_eq!(explained(url)["code"], "cannot_infer", "{url}");
+    }
     // Hosts below the same domain that anybody can own have to be named.
     let (status, said) = call(&proxy, "https://abc123.execute-api.us-east-1.amazonaws.com/x", "a").await;
     assert!(status == 403 && said.contains("destination_forbidden"), "{said}");

@@ -201,6 +201,11 @@ async fn what_sts_refuses_is_told_with_what_to_change() {
             "credential_rejected",
             "60",
         ),
+        (
+            error(403, "ExpiredToken", "The security token included in the request is expired"),
+            "credential_rejected",
+            "renew",
+        ),
         (error(503, "Throttling", "Rate exceeded"), "token_endpoint_unavailable", "Throttling"),
         (text(200, ""), "token_endpoint_unavailable", "answered 200"),
         (text(502, "<html>"), "token_endpoint_unavailable", "502"),

@@ -66,6 +66,21 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
         let form = String::from_utf8_lossy(&seen.body).into_owned();
         let authorization = seen.header("authorization").unwrap_or_default();
         let description = format!("you sent {form} and {authorization}");
+        if form.contains("Action=AssumeRole") {
+            return if number.is_multiple_of(2) {
+                text(
+                    200,
+                    &format!(
+                        "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ASIASESSION00000{number:04}</AccessKeyId>\
+                         <SecretAccessKey>k4n4ry-access-{number}</SecretAccessKey><SessionToken>k4n4ry-session-{number}</SessionToken>\
+                         <Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"
+                    ),
+                )
+            } else {
+                let description = description.replace(['<', '&'], " ");
+                text(403, &format!("<ErrorResponse><Error><Code>AccessDenied</Code><Message>{description}</Message></Error></ErrorResponse>"))
+            };
+        }
         if number.is_multiple_of(2) {
             text(
                 200,
@@ -101,8 +116,13 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
             (format!("GET http://api.test/{id}/%2e%2e"), 400),
             (format!("GET https://api.test/{id}"), 502),
         ] {
-            let answer = raw(&proxy.forward(), format!("{request} HTTP/1.1\r\nHost: api.test\r\n\r\n").as_bytes());
-            let refused = answer.code() == "credential_rejected" && id.starts_with("oauth2");
+            // A client of AWS signs with worthless keys, which tells service and region.
+            let signed = "Authorization: AWS4-HMAC-SHA256 Credential=worthless/20260101/us-east-1/s3/aws4_request\r\n";
+            let signed = if id.starts_with("aws") { signed } else { "" };
+            let head = format!("{request} HTTP/1.1\r\nHost: api.test\r\n{signed}\r\n");
+            let answer = raw(&proxy.forward(), head.as_bytes());
+            let refused =
+                answer.code() == "credential_rejected" && (id.starts_with("oauth2") || id.starts_with("aws_sts"));
             assert!(answer.status() == status || (refused && status != 400), "{request}: {}", answer.text);
             shown.push_str(&answer.text);
         }
@@ -111,11 +131,12 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
     assert!(seen.len() > paths.len() / 2 && login.seen().len() >= names.len());
     for seen in seen {
         let all = format!("{} {:?}", seen.target, seen.headers);
-        let encoded = all.contains("k4n4ry") || all.contains("Basic ");
+        let encoded = all.contains("k4n4ry") || all.contains("Basic ") || all.contains("AWS4-HMAC-SHA256 Credential=A");
         assert!(encoded, "signed nothing: {all}");
     }
     for number in 0..login.seen().len() {
         variables.push(("ACCESS_TOKEN".into(), format!("k4n4ry-access-{number}")));
+        variables.push(("SESSION_TOKEN".into(), format!("k4n4ry-session-{number}")));
     }
     for page in ["/livez", "/readyz"] {
         shown.push_str(
