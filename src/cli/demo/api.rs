@@ -8,6 +8,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, COOKIE};
+use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Collected, Full};
 use hyper::body::{Bytes, Incoming};
@@ -18,7 +19,8 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::cases::{HOST, Keys, LOGIN_HOST};
+use super::aws::Aws;
+use super::cases::{self, HOST, Keys};
 use super::identity::Identity;
 use crate::base::Clock;
 
@@ -42,7 +44,8 @@ impl Api {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         validity(&mut params);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().map_err(text)?).map_err(text)?;
-        let mut params = CertificateParams::new(vec![HOST.to_owned(), LOGIN_HOST.to_owned()]).map_err(text)?;
+        let mut params =
+            CertificateParams::new(cases::hosts().into_iter().map(str::to_owned).collect::<Vec<_>>()).map_err(text)?;
         params.distinguished_name.push(DnType::CommonName, HOST);
         validity(&mut params);
         let key = KeyPair::generate().map_err(text)?;
@@ -59,7 +62,7 @@ impl Api {
         tokio::spawn(serve(
             listener,
             TlsAcceptor::from(Arc::new(config)),
-            Arc::new(Service { identity: Identity::new(keys.clone()), keys, clock }),
+            Arc::new(Service { identity: Identity::new(keys.clone()), aws: Aws::new(&keys.second), keys, clock }),
         ));
         Ok(Self { address, issuer })
     }
@@ -77,10 +80,11 @@ impl Api {
     }
 }
 
-/// The API and the identity provider behind one address.
+/// The API, the identity provider and AWS behind one address.
 struct Service {
     keys: Keys,
     identity: Identity,
+    aws: Aws,
     clock: Arc<dyn Clock>,
 }
 
@@ -101,28 +105,35 @@ async fn serve(listener: TcpListener, tls: TlsAcceptor, service: Arc<Service>) {
 
 impl Service {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let (status, body) = if request.uri().path() == "/token" {
-            let form = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
-            self.identity.token(&form, self.clock.now())
-        } else {
-            let (received, right) = verify(&request, &self.keys, &self.identity);
-            let (status, verdict) = match (right, received.is_empty()) {
-                (true, _) => (200, "the credential is right"),
-                (false, true) => (401, "no credential"),
-                (false, false) => (401, "the credential is wrong"),
-            };
-            (status, serde_json::json!({ "received": received, "verdict": verdict }))
+        let (request, body) = request.into_parts();
+        let body = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
+        let now = self.clock.now();
+        let (status, body) = match self.aws.answer(&request, &body, now) {
+            Some(answer) => answer,
+            None if request.uri.path() == "/token" => {
+                let (status, document) = self.identity.token(&body, now);
+                (status, document.to_string())
+            }
+            None => {
+                let (received, right) = verify(&request, &self.keys, &self.identity);
+                let (status, verdict) = match (right, received.is_empty()) {
+                    (true, _) => (200, "the credential is right"),
+                    (false, true) => (401, "no credential"),
+                    (false, false) => (401, "the credential is wrong"),
+                };
+                (status, serde_json::json!({ "received": received, "verdict": verdict }).to_string())
+            }
         };
-        let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+        let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
         response
     }
 }
 
 /// What was received, the secret part left out, and whether it is right.
-fn verify(request: &Request<Incoming>, keys: &Keys, identity: &Identity) -> (String, bool) {
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    match request.uri().path() {
+fn verify(request: &Parts, keys: &Keys, identity: &Identity) -> (String, bool) {
+    let header = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok());
+    match request.uri.path() {
         "/bearer" => {
             let token = header(AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer "));
             (token.map_or_else(String::new, |_| "Authorization: Bearer [redacted]".into()), token == Some(&*keys.first))
@@ -134,7 +145,7 @@ fn verify(request: &Request<Incoming>, keys: &Keys, identity: &Identity) -> (Str
             (received.into(), first == Some(&*keys.first) && second == Some(&*keys.second))
         }
         "/query" => {
-            let key = request.uri().query().and_then(|query| query.strip_prefix("api_key="));
+            let key = request.uri.query().and_then(|query| query.strip_prefix("api_key="));
             (key.map_or_else(String::new, |_| "?api_key=[redacted]".into()), key == Some(&*keys.first))
         }
         "/cookie" => {

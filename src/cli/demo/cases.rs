@@ -1,9 +1,11 @@
 //! What the demo shows: one case for each way a scheme can authenticate. A new scheme adds its cases here and its verifier
-//! in `api.rs`.
+//! in `api.rs`, or in a file of its own.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
+use http::Method;
 use rcgen::KeyPair;
 
 /// The name of the demo's API; it is resolved to loopback by the demo's own configuration.
@@ -13,14 +15,62 @@ pub(super) const HOST: &str = "api.demo.test";
 pub(super) const LOGIN_HOST: &str = "login.demo.test";
 pub(super) const TOKEN_URL: &str = "https://login.demo.test/token";
 
+/// What the demo's AWS knows: its STS, its user's access key, a role and the external id that the role's trust policy asks for.
+pub(super) const STS_HOST: &str = "sts.us-east-1.amazonaws.com";
+pub(super) const ACCESS_KEY: &str = "AKIACOUNTERSIGNDEMO";
+pub(super) const ROLE: &str = "arn:aws:iam::123456789012:role/demo";
+pub(super) const EXTERNAL_ID: &str = "demo-0815";
+
+/// Its services.
+const S3: &str = "s3.us-east-1.amazonaws.com";
+const DYNAMODB: &str = "dynamodb.eu-west-1.amazonaws.com";
+
 /// One exchange.
 pub(super) struct Case {
     pub(super) id: &'static str,
     pub(super) scheme: &'static str,
     pub(super) about: &'static str,
+    pub(super) method: Method,
+    pub(super) host: &'static str,
     pub(super) path: &'static str,
+    pub(super) query: &'static str,
+    pub(super) headers: &'static [(&'static str, &'static str)],
+    pub(super) body: &'static str,
+    /// The same call is made so often, and the API must see the same each time.
+    pub(super) times: usize,
     /// The credential's own keys as YAML, `FOLDER` standing for where the keys are.
     pub(super) settings: &'static str,
+    pub(super) expected: Expected,
+}
+
+/// How an exchange must end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expected {
+    /// The API finds the credential right.
+    Verified,
+    /// The identity provider refuses the credential, and the call goes nowhere.
+    Rejected,
+}
+
+/// What most exchanges are.
+const CALL: Case = Case {
+    id: "",
+    scheme: "",
+    about: "",
+    method: Method::GET,
+    host: HOST,
+    path: "/",
+    query: "",
+    headers: &[],
+    body: "",
+    times: 1,
+    settings: "",
+    expected: Expected::Verified,
+};
+
+/// The names that the demo's API and identity provider answer to.
+pub(super) fn hosts() -> BTreeSet<&'static str> {
+    CASES.iter().map(|case| case.host).chain([LOGIN_HOST, STS_HOST]).collect()
 }
 
 pub(super) static CASES: &[Case] = &[
@@ -30,6 +80,7 @@ pub(super) static CASES: &[Case] = &[
         about: "a key in the Authorization header",
         path: "/bearer",
         settings: "    scheme: api_key\n    key: { file: FOLDER/first }\n",
+        ..CALL
     },
     Case {
         id: "two-headers",
@@ -38,6 +89,7 @@ pub(super) static CASES: &[Case] = &[
         path: "/two-headers",
         settings: "    scheme: api_key\n    key: { file: FOLDER/first }\n    field: X-Api-Key\n    type: \"\"\n    \
                    additional: [{ field: X-Application-Key, key: { file: FOLDER/second } }]\n",
+        ..CALL
     },
     Case {
         id: "query",
@@ -45,6 +97,7 @@ pub(super) static CASES: &[Case] = &[
         about: "a key in the query",
         path: "/query",
         settings: "    scheme: api_key\n    key: { file: FOLDER/first }\n    location: query\n    field: api_key\n",
+        ..CALL
     },
     Case {
         id: "cookie",
@@ -52,6 +105,7 @@ pub(super) static CASES: &[Case] = &[
         about: "a key in a cookie",
         path: "/cookie",
         settings: "    scheme: api_key\n    key: { file: FOLDER/first }\n    location: cookie\n    field: session\n",
+        ..CALL
     },
     Case {
         id: "basic",
@@ -59,6 +113,7 @@ pub(super) static CASES: &[Case] = &[
         about: "user name and password",
         path: "/basic",
         settings: "    scheme: basic\n    username: demo\n    password: { file: FOLDER/second }\n",
+        ..CALL
     },
     Case {
         id: "client-credentials",
@@ -67,6 +122,7 @@ pub(super) static CASES: &[Case] = &[
         path: "/oauth2/client_credentials",
         settings: "    scheme: oauth2\n    grant_type: client_credentials\n    token_url: https://login.demo.test/token\n    \
                    client_id: demo\n    client_secret: { file: FOLDER/second }\n",
+        ..CALL
     },
     Case {
         id: "refresh-token",
@@ -75,6 +131,7 @@ pub(super) static CASES: &[Case] = &[
         path: "/oauth2/refresh_token",
         settings: "    scheme: oauth2\n    grant_type: refresh_token\n    token_url: https://login.demo.test/token\n    \
                    token: { file: FOLDER/third }\n",
+        ..CALL
     },
     Case {
         id: "jwt-bearer",
@@ -83,6 +140,60 @@ pub(super) static CASES: &[Case] = &[
         path: "/oauth2/jwt_bearer",
         settings: "    scheme: oauth2\n    grant_type: jwt_bearer\n    token_url: https://login.demo.test/token\n    \
                    iss: demo\n    signing_key: { file: FOLDER/signing }\n",
+        ..CALL
+    },
+    Case {
+        id: "aws",
+        scheme: "aws",
+        about: "a signature for the service and region that the host names",
+        host: S3,
+        path: "/bucket/report.csv",
+        query: "partNumber=1",
+        settings: "    scheme: aws\n    access_key: AKIACOUNTERSIGNDEMO\n    secret_key: { file: FOLDER/second }\n",
+        ..CALL
+    },
+    Case {
+        id: "aws-body",
+        scheme: "aws",
+        about: "a signature over the body, in place of the one that an SDK made with worthless keys",
+        method: Method::POST,
+        host: DYNAMODB,
+        headers: &[
+            ("content-type", "application/x-amz-json-1.0"),
+            ("x-amz-target", "DynamoDB_20120810.ListTables"),
+            ("x-amz-date", "20260101T000000Z"),
+            (
+                "authorization",
+                "AWS4-HMAC-SHA256 Credential=AKIAWORTHLESSKEY/20260101/eu-west-1/dynamodb/aws4_request, \
+                 SignedHeaders=content-type;host;x-amz-date;x-amz-target, \
+                 Signature=0000000000000000000000000000000000000000000000000000000000000000",
+            ),
+        ],
+        body: "{\"Limit\":10}",
+        settings: "    scheme: aws\n    access_key: AKIACOUNTERSIGNDEMO\n    secret_key: { file: FOLDER/second }\n",
+        ..CALL
+    },
+    Case {
+        id: "aws-sts",
+        scheme: "aws_sts",
+        about: "a session of a role, asked of STS with an external id and used for every call",
+        host: S3,
+        path: "/partner/report.csv",
+        times: 2,
+        settings: "    scheme: aws_sts\n    role_arn: arn:aws:iam::123456789012:role/demo\n    external_id: demo-0815\n    \
+                   access_key: AKIACOUNTERSIGNDEMO\n    secret_key: { file: FOLDER/second }\n",
+        ..CALL
+    },
+    Case {
+        id: "aws-sts-stranger",
+        scheme: "aws_sts",
+        about: "no session of the same role with somebody else's external id",
+        host: S3,
+        path: "/stranger/report.csv",
+        settings: "    scheme: aws_sts\n    role_arn: arn:aws:iam::123456789012:role/demo\n    external_id: demo-0816\n    \
+                   access_key: AKIACOUNTERSIGNDEMO\n    secret_key: { file: FOLDER/second }\n",
+        expected: Expected::Rejected,
+        ..CALL
     },
 ];
 

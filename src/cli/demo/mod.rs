@@ -2,6 +2,7 @@
 //! no key. Everything on loopback, every key made anew for this run.
 
 mod api;
+mod aws;
 mod cases;
 mod identity;
 
@@ -14,7 +15,7 @@ use owo_colors::{OwoColorize, Style};
 use serde_json::{Value, json};
 
 use self::api::Api;
-use self::cases::{CASES, Case, Keys};
+use self::cases::{CASES, Case, Expected, Keys};
 use super::{Context, Failure, on_terminal};
 use crate::app::App;
 use crate::config::Config;
@@ -48,7 +49,8 @@ pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, 
     let app = App::start_in_memory(config, context.deps.clone()).await?;
     let proxy = forward_address(&app).ok_or_else(|| failed("no listener".into()))?;
     let through = client(&app, Some(proxy)).map_err(failed)?;
-    let direct = client_trusting(api.ca_der(), None).map_err(failed)?.resolve(cases::HOST, api.address());
+    let direct = client_trusting(api.ca_der(), None).map_err(failed)?;
+    let direct = cases::hosts().into_iter().fold(direct, |client, host| client.resolve(host, api.address()));
     let direct = direct.build().map_err(|error| failed(error.to_string()))?;
     let mut outcomes = Vec::new();
     for case in CASES {
@@ -73,23 +75,18 @@ fn configuration(folder: &Path, keys: &Keys, api: &Api) -> Result<String, String
     std::fs::write(&root, api.ca_pem()).map_err(|error| error.to_string())?;
     let mut text = format!(
         "listeners:\n  forward:\n    - address: 127.0.0.1:0\nlog: {{ level: error, requests: false }}\nupstream:\n  \
-         allow_addresses: [127.0.0.0/8]\n  ca_file: {root:?}\n  resolve:\n    \"{host}:443\": {address}\n    \"{login}:443\": {address}\n\
-         tokens: {{ directory: {tokens:?} }}\ncredentials:\n",
-        login = cases::LOGIN_HOST,
-        tokens = folder.join("tokens"),
-        host = cases::HOST,
-        address = api.address(),
+         allow_addresses: [127.0.0.0/8]\n  ca_file: {root:?}\n  resolve:\n"
     );
+    for host in cases::hosts() {
+        text.push_str(&format!("    \"{host}:443\": {}\n", api.address()));
+    }
+    text.push_str(&format!("tokens: {{ directory: {:?} }}\ncredentials:\n", folder.join("tokens")));
     let mut bindings = String::from("bindings:\n");
     for case in CASES {
         let settings = case.settings.replace("FOLDER", &folder.display().to_string());
-        text.push_str(&format!("  - id: {}\n    hosts: [{}]\n{settings}", case.id, cases::HOST));
-        bindings.push_str(&format!(
-            "  - {{ credential: {}, hosts: [{}], paths: [{}] }}\n",
-            case.id,
-            cases::HOST,
-            case.path
-        ));
+        text.push_str(&format!("  - id: {}\n    hosts: [{}]\n{settings}", case.id, case.host));
+        bindings
+            .push_str(&format!("  - {{ credential: {}, hosts: [{}], paths: [{}] }}\n", case.id, case.host, case.path));
     }
     text.push_str(&bindings);
     Ok(text)
@@ -120,28 +117,72 @@ fn client(app: &App, proxy: Option<SocketAddr>) -> Result<reqwest::Client, Strin
 }
 
 async fn show(case: &'static Case, through: &reqwest::Client, direct: &reqwest::Client, port: u16) -> Outcome {
-    let url = format!("https://{}{}", cases::HOST, case.path);
-    let with = ask(through, &url).await;
-    let bare = ask(direct, &format!("https://{}:{port}{}", cases::HOST, case.path)).await;
-    let text = |answer: &(u16, Value), key: &str| answer.1[key].as_str().unwrap_or("-").to_owned();
+    let target = [case.path, if case.query.is_empty() { "" } else { "?" }, case.query].concat();
+    let url = format!("https://{}{target}", case.host);
+    let mut with = Vec::new();
+    for _ in 0..case.times {
+        with.push(ask(through, case, &url).await);
+    }
+    // Each different answer once: more than one is a failure, and is seen.
+    with.dedup();
+    let bare = ask(direct, case, &format!("https://{}:{port}{target}", case.host)).await;
+    let each = |part: fn(&Answer) -> String| with.iter().map(part).collect::<Vec<_>>().join("; then ");
+    let ended = |answer: &Answer| match case.expected {
+        Expected::Verified => answer.status == 200,
+        Expected::Rejected => {
+            answer.text("code") == "credential_rejected" && answer.text("detail").contains("AccessDenied")
+        }
+    };
+    let signed = case.headers.iter().any(|(name, _)| *name == "authorization");
     Outcome {
         case,
-        sent: format!("GET {url}, no credential"),
-        added: text(&with, "received"),
-        verified: format!("{} {}", with.0, text(&with, "verdict")),
-        without: format!("{} {}", bare.0, text(&bare, "verdict")),
-        passed: with.0 == 200 && bare.0 == 401,
+        sent: format!(
+            "{} {url}, {}{}",
+            case.method,
+            if signed { "a worthless signature" } else { "no credential" },
+            if case.times > 1 { format!(", {} times", case.times) } else { String::new() }
+        ),
+        added: each(|answer| answer.document["received"].as_str().unwrap_or("nothing").to_owned()),
+        verified: each(Answer::judgement),
+        without: bare.judgement(),
+        passed: with.len() == 1 && with.iter().all(ended) && matches!(bare.status, 401 | 403),
     }
 }
 
-async fn ask(client: &reqwest::Client, url: &str) -> (u16, Value) {
-    match client.get(url).send().await {
+/// What a caller got.
+#[derive(PartialEq)]
+struct Answer {
+    status: u16,
+    document: Value,
+}
+
+impl Answer {
+    fn text(&self, key: &str) -> String {
+        self.document[key].as_str().unwrap_or("-").to_owned()
+    }
+
+    /// The API's verdict, or why Countersign refused: the first part, what follows is advice.
+    fn judgement(&self) -> String {
+        let said = match self.document["verdict"].as_str() {
+            Some(verdict) => verdict.to_owned(),
+            None => self.text("detail").split("; ").take(1).collect(),
+        };
+        format!("{} {said}", self.status)
+    }
+}
+
+async fn ask(client: &reqwest::Client, case: &Case, url: &str) -> Answer {
+    let mut request = client.request(case.method.clone(), url).body(case.body);
+    for (name, value) in case.headers {
+        request = request.header(*name, *value);
+    }
+    match request.send().await {
         Ok(answer) => {
             let status = answer.status().as_u16();
             let body = answer.bytes().await.unwrap_or_default();
-            (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+            Answer { status, document: serde_json::from_slice(&body).unwrap_or(Value::Null) }
         }
-        Err(error) => (0, json!({ "verdict": format!("{error:?}") })),
+        Err(error) => Answer { status: 0, document: json!({ "verdict": format!("{error:?}") }) },
     }
 }
 
@@ -171,9 +212,13 @@ fn print_text(outcomes: &[Outcome], colour: bool) {
         println!("{}  {scheme}: {}", mark.style(style(look)), outcome.case.about);
         println!("        the caller sent      {}", outcome.sent);
         println!("        Countersign added    {}", outcome.added);
-        println!("        the API verified     {}", outcome.verified);
+        let who = match outcome.case.expected {
+            Expected::Verified => "the API verified",
+            Expected::Rejected => "the caller got",
+        };
+        println!("        {who:<20} {}", outcome.verified);
         println!("        without Countersign  {}", outcome.without);
     }
     let passed = outcomes.iter().filter(|outcome| outcome.passed).count();
-    println!("{passed} of {} exchanges were verified by the API", outcomes.len());
+    println!("{passed} of {} exchanges ended as they must", outcomes.len());
 }
