@@ -17,6 +17,7 @@ use crate::listen::{Address, Bound, Door, Listener, Shared};
 use crate::observe::{Health, router};
 use crate::proxy::Proxy;
 use crate::route::{CredentialEntry, Readiness};
+use crate::scheme::Identity;
 use crate::token::Tokens;
 use crate::upstream::{OwnAddresses, Roots, system_roots};
 
@@ -64,7 +65,11 @@ fn unusable(proxy: &Proxy) -> Vec<String> {
     let reason = |credential: &CredentialEntry| match &*credential.readiness() {
         Readiness::Unusable(reason) if credential.enabled => Some(format!("{}: {reason}", credential.id)),
         Readiness::Ready(scheme) => {
-            let trouble = scheme.handles().into_iter().find_map(|handle| handle.trouble());
+            // Of what signs by itself: a session for another account is only asked for when a request names it.
+            let trouble = match scheme.identity() {
+                Identity::Token(handle) => handle.trouble(),
+                Identity::Fixed(_) => None,
+            };
             trouble.map(|why| format!("{}: {why}", credential.id))
         }
         Readiness::Unusable(_) => None,

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, StatusCode};
 
-use super::{Body, BodyNeed, Mutations, Refusal, RequestView};
+use super::{Body, BodyNeed, Destination, Mutations, Refusal, RequestView};
 
 /// Signs requests: with a fixed key, or with one token for as long as that lives. `Debug` shows no secret.
 pub trait Authorizer: Send + Sync + fmt::Debug {
@@ -45,11 +45,13 @@ pub struct Authorized {
     pub mutations: Arc<Mutations>,
     /// What becomes of the body, if it does not go out as it is.
     pub rewrite: Option<Rewrite>,
+    /// Whatever the authorizer wants to be told again when it judges the answer.
+    pub mark: i64,
 }
 
 impl From<Mutations> for Authorized {
     fn from(mutations: Mutations) -> Self {
-        Self { mutations: Arc::new(mutations), rewrite: None }
+        Self { mutations: Arc::new(mutations), rewrite: None, mark: 0 }
     }
 }
 
@@ -62,6 +64,10 @@ impl fmt::Debug for Authorized {
 /// An upstream's answer, as far as it is worth judging.
 #[derive(Debug, Clone, Copy)]
 pub struct AnswerView<'a> {
+    /// Whose answer it is.
+    pub destination: &'a Destination,
+    /// The mark of what was signed.
+    pub mark: i64,
     /// Its status.
     pub status: StatusCode,
     /// Its headers.
@@ -77,7 +83,7 @@ pub enum Verdict {
     Fine,
     /// The token was refused.
     Token,
-    /// The time was refused, and signing is corrected from now on.
+    /// The time was refused, and signing is corrected by now.
     Clock,
 }
 
@@ -94,6 +100,6 @@ impl Prepared {
 
 impl Authorizer for Prepared {
     fn authorize(&self, _: &RequestView<'_>, _: SystemTime) -> Result<Authorized, Refusal> {
-        Ok(Authorized { mutations: Arc::clone(&self.0), rewrite: None })
+        Ok(Authorized { mutations: Arc::clone(&self.0), rewrite: None, mark: 0 })
     }
 }

@@ -234,7 +234,11 @@ impl HttpBody for Body {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         if let Some(frame) = this.ahead.take() {
-            let frame = Some(Ok(*frame));
+            let frame = match &this.trailers {
+                Some(filter) => filtered(*frame, filter),
+                None => *frame,
+            };
+            let frame = Some(Ok(frame));
             if let Some(keep) = &this.keep {
                 keep.passed(frame.as_ref());
             }
@@ -379,6 +383,19 @@ mod tests {
         assert_eq!(body.size_hint().exact(), Some(5));
         assert!(!body.is_end_stream());
         assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
+    }
+
+    #[tokio::test]
+    async fn trailers_that_were_read_ahead_are_filtered_too() {
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("authorization", http::HeaderValue::from_static("evil"));
+        trailers.insert("x-end", http::HeaderValue::from_static("1"));
+        let frames = futures_util::stream::iter([Ok(Frame::trailers(trailers))]);
+        let mut body = Body::boxed(http_body_util::StreamBody::new(frames));
+        body.look_ahead().await.unwrap();
+        let body = body.filtering_trailers(Box::new(|name| name != "authorization"));
+        let trailers = body.collect().await.unwrap().trailers().unwrap().clone();
+        assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-end"]);
     }
 
     #[tokio::test]

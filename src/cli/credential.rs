@@ -75,7 +75,7 @@ async fn setup(context: &Context, arguments: &SetupArguments) -> Result<u8, Fail
     } else {
         println!("{}", in_words(credential.as_deref(), &introduction));
     }
-    for missing in &introduction.missing {
+    for missing in introduction.notes.iter().chain(&introduction.missing) {
         eprintln!("countersign: {missing}");
     }
     Ok(u8::from(!introduction.missing.is_empty()))

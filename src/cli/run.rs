@@ -25,7 +25,7 @@ const TRUST_STORE_PASSWORD: &str = "changeit";
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
 
 /// Where tools of AWS's find keys, or another way to some: not for the command.
-const AWS_KEYS: [&str; 11] = [
+const AWS_KEYS: [&str; 15] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -37,6 +37,10 @@ const AWS_KEYS: [&str; 11] = [
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CREDENTIAL_EXPIRATION",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_BEARER_TOKEN_BEDROCK",
 ];
 
 /// What they get in their place: they sign with these, and Countersign signs again.
@@ -68,7 +72,7 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
     context.start_logs(&config.log);
     raise_file_limit();
     // A tool of AWS's that finds no keys does not even ask; one that finds real ones would not need us.
-    let aws = config.credentials.iter().any(|credential| credential.kind.name.starts_with("aws"));
+    let aws = config.credentials.iter().any(|one| one.enabled && one.kind.name.starts_with("aws"));
     // From here on no signal ends us before what we made is gone again.
     let mut signals = Signals::new().map_err(|error| Failure::Other(error.to_string()))?;
     // What Countersign reads from the environment is not for the command.

@@ -358,7 +358,13 @@ impl Call<'_> {
             let patience = self.clock.sleep_until(self.clock.instant() + ERROR_PATIENCE);
             beginning = response.body_mut().peek(ERROR_BYTES, patience).await;
         }
-        let answer = AnswerView { status: response.status(), headers: response.headers(), body: &beginning };
+        let answer = AnswerView {
+            destination: self.destination,
+            mark: 0,
+            status: response.status(),
+            headers: response.headers(),
+            body: &beginning,
+        };
         receipt.judge(&answer, self.clock.now())
     }
 }

@@ -76,7 +76,7 @@ impl Permit {
                 (Arc::clone(live.authorizer()), Some((Arc::clone(handle), live)))
             }
         };
-        let receipt = Receipt { authorizer, live };
+        let receipt = Receipt { authorizer, live, mark: 0 };
         Ok(Signer { receipt, scheme: self.scheme, binding: self.binding, destination: self.destination })
     }
 }
@@ -112,7 +112,9 @@ impl Signer {
         if *view.destination != self.destination {
             return Err(Refusal::new(Code::DestinationMismatch, "the permit is for another destination"));
         }
-        Ok((self.receipt.authorizer.authorize(&self.narrowed(view), now)?, self.receipt))
+        let authorized = self.receipt.authorizer.authorize(&self.narrowed(view), now)?;
+        let receipt = Receipt { mark: authorized.mark, ..self.receipt };
+        Ok((authorized, receipt))
     }
 
     /// What a scheme sees is what the binding allows.
@@ -126,6 +128,7 @@ impl Signer {
 pub struct Receipt {
     authorizer: Arc<dyn Authorizer>,
     live: Option<(Arc<Handle>, Arc<Live>)>,
+    mark: i64,
 }
 
 impl Receipt {
@@ -136,7 +139,7 @@ impl Receipt {
 
     /// Judges the upstream's answer: a token that was refused is dropped. Says whether signing once more is worth it.
     pub fn judge(&self, answer: &AnswerView<'_>, now: SystemTime) -> bool {
-        match self.authorizer.verdict(answer, now) {
+        match self.authorizer.verdict(&AnswerView { mark: self.mark, ..*answer }, now) {
             Verdict::Fine => false,
             Verdict::Clock => true,
             Verdict::Token => self.live.as_ref().is_some_and(|(handle, live)| handle.rejected(live)),

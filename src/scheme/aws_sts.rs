@@ -113,7 +113,25 @@ fn here(field: &'static str) -> &'static str {
     }
 }
 
+const NOT_CHOSEN: &str = "with the host's own keys the external id is made here for each account and cannot be chosen, or one \
+                          account could use another's trust; leave it out and put the one that \
+                          `countersign credential setup aws_sts` prints into the trust policy";
+
 impl Own {
+    /// The web identity is the host's own, whatever it is called here.
+    fn names_the_hosts_token(&self, setup: &Setup<'_>) -> bool {
+        let own = setup.outside.environment.variable("AWS_WEB_IDENTITY_TOKEN_FILE");
+        let same = |web: &WebIdentity, own: String| {
+            let real = |path: &std::path::Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+            real(&web.token_file) == real(own.as_ref())
+        };
+        self.web_identity.as_ref().zip(own).is_some_and(|(web, own)| same(web, own))
+    }
+
+    fn chooses_an_external_id(&self) -> bool {
+        self.external_id.is_some() || self.chain.iter().any(|hop| hop.external_id.is_some())
+    }
+
     fn is_ambient(&self) -> bool {
         self.access_key.is_none() && self.web_identity.is_none()
     }
@@ -159,10 +177,7 @@ impl Own {
             let chosen = self.chain.iter().position(|hop| hop.external_id.is_some());
             let chosen = chosen.map(|index| format!("chain[{index}].external_id"));
             if let Some(path) = self.external_id.as_ref().map(|_| "external_id".to_owned()).or(chosen) {
-                let why = "with the host's own keys the external id is made here for each account and cannot be chosen, \
-                           or one account could use another's trust; leave it out and put the one that \
-                           `countersign credential setup aws_sts` prints into the trust policy";
-                return Err(at(path, why));
+                return Err(at(path, NOT_CHOSEN));
             }
         }
         if let Some(web) = &self.web_identity {
@@ -244,6 +259,9 @@ impl Draft for Settings {
     }
 
     fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {
+        if self.own.names_the_hosts_token(setup) && self.own.chooses_an_external_id() {
+            return Err(Unavailable(format!("external_id: {NOT_CHOSEN}")));
+        }
         let key = self.key(setup)?;
         let mut steps = Steps { setup, settings: self, skew: Arc::default(), handles: Vec::new(), key };
         let mut base = steps.base()?;
@@ -283,10 +301,19 @@ impl Draft for Settings {
 impl Settings {
     /// Who asks for the first role, and what each role's trust policy must say.
     async fn introduction(&self, setup: &Setup<'_>) -> Result<Introduction, Unavailable> {
+        let key = setup.outside.state.own_key();
         let generated = self.external_ids(setup).map(|ids| ids.id()).transpose();
         let generated = generated.map_err(|why| Unavailable(format!("external_id: {why}")))?;
         let named = |role: Role| Role { external_id: role.external_id.or_else(|| generated.clone()), ..role };
         let mut introduction = Introduction::default();
+        if let Some((path, there)) = key.filter(|_| generated.is_some()) {
+            let made = if there { "" } else { ", which was made just now" };
+            introduction.notes.push(format!(
+                "the external id is derived from the key in {}{made}: `serve` sends the same one only if it uses that key, so \
+                 run this in its working directory and as its user, or set `tokens.key`",
+                path.display()
+            ));
+        }
         let mut principal = match self.asks(setup).await {
             Ok(identity) => {
                 introduction.facts.push(("account to trust", identity.account.clone()));
@@ -310,7 +337,7 @@ impl Settings {
         let tagged = self.own.is_ambient() && self.own.profile.is_none();
         let mut roles: Vec<Role> = self.own.chain.iter().map(Hop::role).map(named).collect();
         roles.extend(last);
-        if roles.is_empty() {
+        if roles.is_empty() && self.own.web_identity.is_none() {
             let role = named(Role::new("", session_name(None)));
             introduction.documents.push(("trust policy of the role".into(), trust_policy(&role, &principal, tagged)));
         }
@@ -334,7 +361,9 @@ impl Settings {
             Base::Fixed(keys) => keys,
             Base::Session(handle) => session_keys(&handle).await.map_err(|failure| failure.detail)?,
         };
-        let identity = sts.caller_identity(&keys, setup.outside.clock.now()).await;
+        let signing = steps.signing();
+        let now = setup.outside.clock.now();
+        let identity = signing.timed(sts.host(), now, async |time| sts.caller_identity(&keys, time).await).await;
         identity.map_err(|error| error.failure.detail)
     }
 
@@ -343,12 +372,13 @@ impl Settings {
         let (state, random) = (&setup.outside.state, &setup.outside.random);
         let ids =
             || ExternalIds { state: Arc::clone(state), random: Arc::clone(random), account: setup.account.into() };
-        self.own.is_ambient().then(ids)
+        (self.own.is_ambient() || self.own.names_the_hosts_token(setup)).then(ids)
     }
 
     /// Every input of every session: what is written, what its references gave.
     fn key(&self, setup: &Setup<'_>) -> Result<impl Fn(&str) -> KeyBuilder + use<>, Unavailable> {
         let mut inputs = vec![("settings".to_owned(), format!("{self:?}").into_bytes())];
+        inputs.push(("state".to_owned(), setup.outside.state.fingerprint().to_vec()));
         for reference in self.references() {
             inputs.push((reference.to_string(), setup.secrets.get(reference)?.expose().to_vec()));
         }

@@ -94,6 +94,8 @@ pub struct Introduction {
     pub documents: Vec<(String, serde_json::Value)>,
     /// What could not be found out, and why.
     pub missing: Vec<String>,
+    /// What else to know.
+    pub notes: Vec<String>,
 }
 
 /// What a scheme is prepared with.

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use http::header::DATE;
 
-use crate::base::{AnswerView, Verdict};
+use super::host;
+use crate::base::{AnswerView, Host, Verdict};
 
 /// No answer moves the clock further: a wrong or hostile date must not make signatures that are good for long.
 const MOST: i64 = 15 * 60;
@@ -13,52 +14,104 @@ const MOST: i64 = 15 * 60;
 /// Less than this is the answer's way, not the clock.
 const LEAST: i64 = 2;
 
-/// How far the clock is from AWS's, in seconds, as their answers told. It moves the time of signatures and nothing else.
+/// What was learnt stands at least this long, in seconds: a server whose dates jump must not cost every request a second one.
+const STANDS: i64 = 10;
+
+/// How far the clock is from AWS's, as their answers told. It moves the time of signatures and nothing else.
 #[derive(Debug, Default)]
-pub struct Skew(AtomicI64);
+pub struct Skew {
+    /// AWS's own endpoints.
+    aws: Offset,
+    /// Whoever else takes these signatures: another's wrong clock, or word, is none of AWS's.
+    elsewhere: Offset,
+}
+
+/// A difference in seconds, and when it was learnt, in seconds since 1970.
+#[derive(Debug, Default)]
+struct Offset {
+    seconds: AtomicI64,
+    learnt: AtomicI64,
+}
 
 impl Skew {
-    /// The time to sign with.
-    pub fn corrected(&self, now: SystemTime) -> SystemTime {
-        let skew = self.0.load(Ordering::Relaxed);
-        let moved = Duration::from_secs(skew.unsigned_abs());
-        if skew < 0 { now.checked_sub(moved) } else { now.checked_add(moved) }.unwrap_or(now)
+    fn offset(&self, host: &Host) -> &Offset {
+        let aws = host.name().is_some_and(|name| host::infer(name).is_ok() && !host::is_strangers(name));
+        if aws { &self.aws } else { &self.elsewhere }
     }
 
-    /// Learns from an answer that refused the time; says whether that changed anything.
-    pub fn learn(&self, date: Option<SystemTime>, now: SystemTime) -> bool {
-        let Some(date) = date else { return false };
-        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(MOST);
-        let skew = match date.duration_since(now) {
-            Ok(ahead) => seconds(ahead),
-            Err(behind) => -seconds(behind.duration()),
-        };
-        let skew = skew.clamp(-MOST, MOST);
-        let before = self.0.swap(skew, Ordering::Relaxed);
-        if (skew - before).abs() < LEAST {
-            return false;
+    /// What the time of signatures for a host is corrected by, in seconds.
+    pub fn seconds(&self, host: &Host) -> i64 {
+        self.offset(host).seconds.load(Ordering::Relaxed)
+    }
+
+    /// The time to sign with, for a host.
+    pub fn corrected(&self, now: SystemTime, host: &Host) -> SystemTime {
+        moved(now, self.seconds(host))
+    }
+
+    /// Learns from a host's answer that refused the time of a signature which was corrected by `used`; says whether the
+    /// correction is another by now, whoever learnt it.
+    pub fn learn(&self, host: &Host, used: i64, date: Option<SystemTime>, now: SystemTime) -> bool {
+        let offset = self.offset(host);
+        let before = offset.seconds.load(Ordering::Relaxed);
+        let clock = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| seconds(since, i64::MAX));
+        let stands = clock.saturating_sub(offset.learnt.load(Ordering::Relaxed)) < STANDS;
+        if let Some(date) = date.filter(|_| !stands) {
+            let skew = match date.duration_since(now) {
+                Ok(ahead) => seconds(ahead, MOST),
+                Err(behind) => -seconds(behind.duration(), MOST),
+            };
+            if (skew - before).abs() >= LEAST {
+                offset.seconds.store(skew, Ordering::Relaxed);
+                offset.learnt.store(clock, Ordering::Relaxed);
+                tracing::warn!(
+                    target: "countersign::sigv4",
+                    %host,
+                    seconds = skew,
+                    "the time of a signature was refused; signatures are corrected by the difference to that clock"
+                );
+            }
         }
-        tracing::warn!(
-            target: "countersign::sigv4",
-            seconds = skew,
-            "AWS refused the time of a signature; signatures are corrected by the difference to its clock"
-        );
-        true
+        (offset.seconds.load(Ordering::Relaxed) - used).abs() >= LEAST
     }
 
     /// Judges an error.
     pub(super) fn verdict(&self, answer: &AnswerView<'_>, now: SystemTime) -> Verdict {
-        match code(answer) {
+        let code = code(answer);
+        match code {
             "ExpiredToken" | "ExpiredTokenException" | "InvalidClientTokenId" | "UnrecognizedClientException" => {
                 Verdict::Token
             }
-            "RequestTimeTooSkewed" => {
+            _ if is_about_time(code, &String::from_utf8_lossy(answer.body)) => {
                 let date = answer.headers.get(DATE).and_then(|value| value.to_str().ok());
                 let date = date.and_then(|text| httpdate::parse_http_date(text).ok());
-                if self.learn(date, now) { Verdict::Clock } else { Verdict::Fine }
+                let learnt = self.learn(answer.destination.host(), answer.mark, date, now);
+                if learnt { Verdict::Clock } else { Verdict::Fine }
             }
             _ => Verdict::Fine,
         }
+    }
+}
+
+fn seconds(duration: Duration, most: i64) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(most).min(most)
+}
+
+/// A time moved by seconds.
+fn moved(time: SystemTime, seconds: i64) -> SystemTime {
+    let by = Duration::from_secs(seconds.unsigned_abs());
+    if seconds < 0 { time.checked_sub(by) } else { time.checked_add(by) }.unwrap_or(time)
+}
+
+/// Whether an error is about the time of a signature. Services that speak Query or JSON say so under the code of a wrong
+/// signature, in words.
+pub fn is_about_time(code: &str, message: &str) -> bool {
+    match code.strip_suffix("Exception").unwrap_or(code) {
+        "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture" => true,
+        "SignatureDoesNotMatch" | "InvalidSignature" => {
+            message.contains("Signature expired") || message.contains("Signature not yet current")
+        }
+        _ => false,
     }
 }
 
@@ -100,14 +153,36 @@ mod tests {
     use http::{HeaderMap, HeaderValue, StatusCode};
 
     use super::*;
+    use crate::base::Destination;
 
-    fn judged(status: u16, headers: &[(&'static str, &str)], body: &[u8], skew: &Skew) -> Verdict {
+    const S3: &str = "s3.us-east-1.amazonaws.com:443";
+    const NOW: u64 = 1_700_000_000;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn date(seconds: u64) -> String {
+        httpdate::fmt_http_date(at(seconds))
+    }
+
+    fn answered(
+        (host, now): (&str, u64),
+        headers: &[(&'static str, &str)],
+        (body, mark): (&[u8], i64),
+        skew: &Skew,
+    ) -> Verdict {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.insert(*name, HeaderValue::from_str(value).unwrap());
         }
-        let answer = AnswerView { status: StatusCode::from_u16(status).unwrap(), headers: &map, body };
-        skew.verdict(&answer, SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000))
+        let destination = Destination::from_connect(host).unwrap();
+        let answer = AnswerView { destination: &destination, mark, status: StatusCode::FORBIDDEN, headers: &map, body };
+        skew.verdict(&answer, at(now))
+    }
+
+    fn judged(headers: &[(&'static str, &str)], body: &[u8], skew: &Skew) -> Verdict {
+        answered((S3, NOW), headers, (body, 0), skew)
     }
 
     #[test]
@@ -122,10 +197,10 @@ mod tests {
         ];
         for body in bodies {
             let text = String::from_utf8_lossy(body);
-            assert_eq!(judged(400, &[], body, &Skew::default()), Verdict::Token, "{text}");
+            assert_eq!(judged(&[], body, &Skew::default()), Verdict::Token, "{text}");
         }
         let header = [("x-amzn-errortype", "ExpiredTokenException:http://internal.amazon.com/coral/")];
-        assert_eq!(judged(403, &header, b"", &Skew::default()), Verdict::Token);
+        assert_eq!(judged(&header, b"", &Skew::default()), Verdict::Token);
     }
 
     #[test]
@@ -138,25 +213,65 @@ mod tests {
             b"not found",
         ];
         for body in bodies {
-            assert_eq!(judged(403, &[], body, &Skew::default()), Verdict::Fine, "{}", String::from_utf8_lossy(body));
+            assert_eq!(judged(&[], body, &Skew::default()), Verdict::Fine, "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    const SKEWED: &[u8] = b"<Error><Code>RequestTimeTooSkewed</Code></Error>";
+
+    #[test]
+    fn a_refused_time_corrects_signatures_by_a_quarter_of_an_hour_at_most() {
+        let skew = Skew::default();
+        let host = Destination::from_connect(S3).unwrap().host().clone();
+        assert_eq!(judged(&[("date", &date(NOW + 600))], SKEWED, &skew), Verdict::Clock);
+        assert_eq!(skew.corrected(at(NOW), &host), at(NOW + 600));
+        assert_eq!(answered((S3, NOW + 20), &[("date", &date(0))], (SKEWED, 600), &skew), Verdict::Clock);
+        assert_eq!(skew.corrected(at(NOW), &host), at(NOW - 900));
+        for headers in [&[("date", "yesterday")][..], &[]] {
+            assert_eq!(answered((S3, NOW + 40), headers, (SKEWED, -900), &skew), Verdict::Fine);
         }
     }
 
     #[test]
-    fn a_refused_time_corrects_signatures_by_a_quarter_of_an_hour_at_most() {
-        let body = b"<Error><Code>RequestTimeTooSkewed</Code></Error>";
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        let at = |seconds: u64| httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+    fn whoever_signed_with_the_old_correction_signs_again_and_nobody_twice() {
         let skew = Skew::default();
-        assert_eq!(judged(403, &[("date", &at(1_700_000_600))], body, &skew), Verdict::Clock);
-        assert_eq!(skew.corrected(now), now + Duration::from_secs(600));
-        assert_eq!(judged(403, &[("date", &at(1_700_000_600))], body, &skew), Verdict::Fine, "nothing new");
-        assert_eq!(judged(403, &[("date", &at(1_600_000_000))], body, &skew), Verdict::Clock);
-        assert_eq!(skew.corrected(now), now - Duration::from_secs(900));
-        // A clock that was set right is right again.
-        assert_eq!(judged(403, &[("date", &at(1_700_000_000))], body, &skew), Verdict::Clock);
-        assert_eq!(skew.corrected(now), now);
-        assert_eq!(judged(403, &[("date", "yesterday")], body, &skew), Verdict::Fine);
-        assert_eq!(judged(403, &[], body, &skew), Verdict::Fine);
+        let header = [("date", &*date(NOW + 600))];
+        for _ in 0..8 {
+            assert_eq!(answered((S3, NOW), &header, (SKEWED, 0), &skew), Verdict::Clock, "one of many at once");
+        }
+        assert_eq!(answered((S3, NOW), &header, (SKEWED, 600), &skew), Verdict::Fine, "the new one is refused too");
+        // A server whose dates jump does not cost every request a second one.
+        assert_eq!(answered((S3, NOW + 1), &[("date", &date(NOW))], (SKEWED, 600), &skew), Verdict::Fine);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_right_is_right_again_whichever_service_says_so() {
+        let bodies: [&[u8]; 4] = [
+            SKEWED,
+            b"<Response><Errors><Error><Code>RequestExpired</Code><Message>x</Message></Error></Errors></Response>",
+            b"{\"__type\":\"InvalidSignatureException\",\"message\":\"Signature not yet current: 2 is still later\"}",
+            b"<Error><Code>SignatureDoesNotMatch</Code><Message>Signature expired: 1 is now earlier</Message></Error>",
+        ];
+        for body in bodies {
+            let skew = Skew::default();
+            assert_eq!(judged(&[("date", &date(NOW + 900))], SKEWED, &skew), Verdict::Clock);
+            let other = "dynamodb.eu-west-1.amazonaws.com:443";
+            let right = [("date", &*date(NOW + 60))];
+            assert_eq!(answered((other, NOW + 60), &right, (body, 900), &skew), Verdict::Clock);
+            assert_eq!(skew.seconds(Destination::from_connect(other).unwrap().host()), 0);
+        }
+        let wrong = b"<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>";
+        assert_eq!(judged(&[("date", &date(NOW + 900))], wrong, &Skew::default()), Verdict::Fine);
+    }
+
+    #[test]
+    fn the_word_of_others_is_not_believed_about_aws() {
+        let skew = Skew::default();
+        for host in ["abc.execute-api.us-east-1.amazonaws.com:443", "minio.test:443", "192.0.2.1:443"] {
+            let skewed = answered((host, NOW), &[("date", &date(NOW + 600))], (SKEWED, 0), &skew);
+            assert_eq!(skewed, Verdict::Clock, "{host}");
+            assert_eq!(skew.seconds(Destination::from_connect(host).unwrap().host()), 600, "{host}");
+        }
+        assert_eq!(skew.seconds(Destination::from_connect(S3).unwrap().host()), 0);
     }
 }

@@ -33,6 +33,8 @@ const TRAILERS: usize = 8 * 1024;
 /// SigV4a signatures of chunks are filled up to this length.
 const ASYMMETRIC_SIGNATURE: usize = 144;
 
+const OTHER_LENGTH: &str = "the chunks have another length than x-amz-decoded-content-length says";
+
 /// The chunks of one body, not begun yet.
 pub(super) struct Chunks {
     signer: ChunkSigner,
@@ -225,6 +227,9 @@ impl Rechunked {
                 let take = usize::try_from(left.min(room))?.min(self.unread.len());
                 self.chunk.extend_from_slice(&self.unread.split_to(take));
                 self.decoded += take as u64;
+                if self.chunks.announced.is_some_and(|announced| self.decoded > announced) {
+                    return Err(OTHER_LENGTH.into());
+                }
                 self.state = if left == take as u64 { State::After } else { State::Data(left - take as u64) };
                 if self.chunk.len() == CHUNK {
                     self.emit()?;
@@ -293,7 +298,7 @@ impl Rechunked {
     /// Signs the rest, the last chunk, which is empty, and the trailers.
     fn finish(&mut self) -> Result<(), BoxError> {
         if self.chunks.announced.is_some_and(|announced| announced != self.decoded) {
-            return Err("the chunks have another length than x-amz-decoded-content-length says".into());
+            return Err(OTHER_LENGTH.into());
         }
         if !self.chunk.is_empty() {
             self.emit()?;
@@ -492,6 +497,7 @@ mod tests {
             ("-1\r\n", "without a size"),
             ("fffffffffffffffff\r\n", "without a size"),
             ("4\r\nhell\r\n0\r\n\r\n", "another length"),
+            ("6\r\nhello!", "another length"),
             ("5\r\nhello\r\n0\r\n\r\nmore", "follow the end"),
             ("5\r\nhello\r\n0\r\nno trailer\r\n\r\n", "colon"),
             ("5\r\nhello\r\n0\r\na b:c\r\n\r\n", "without a name"),

@@ -17,7 +17,7 @@ use super::Skew;
 use super::scope::Scope;
 use crate::base::authorizer::Rewrite;
 use crate::base::body::BoxError;
-use crate::base::{Body, Clock};
+use crate::base::{Body, Clock, Host};
 
 /// The longest message; those of speech and of models have some kilobytes.
 const MESSAGE: usize = 1024 * 1024;
@@ -26,7 +26,7 @@ const MESSAGE: usize = 1024 * 1024;
 pub(super) fn rewrite(
     scope: &Scope<'_>,
     identity: &Identity,
-    (clock, skew): (Arc<dyn Clock>, Arc<Skew>),
+    (clock, skew, host): (Arc<dyn Clock>, Arc<Skew>, Host),
     signature: String,
 ) -> Rewrite {
     let signer = EventSigner {
@@ -35,6 +35,7 @@ pub(super) fn rewrite(
         region: scope.region.clone().into_owned(),
         clock,
         skew,
+        host,
         last: signature,
     };
     Box::new(move |body| Body::boxed(Resigned { inner: body, held: BytesMut::new(), signer, ended: false }))
@@ -47,12 +48,13 @@ struct EventSigner {
     region: String,
     clock: Arc<dyn Clock>,
     skew: Arc<Skew>,
+    host: Host,
     last: String,
 }
 
 impl EventSigner {
     fn signed(&mut self, wrapped: &Message) -> Result<Bytes, BoxError> {
-        let time = self.skew.corrected(self.clock.now());
+        let time = self.skew.corrected(self.clock.now(), &self.host);
         let params = SigningParams::builder().identity(&self.identity).region(&self.region);
         let params = params.name(&self.service).time(time).settings(()).build()?;
         let is_signed = wrapped.headers().iter().any(|header| header.name().as_str() == ":chunk-signature");
@@ -162,7 +164,7 @@ mod tests {
     async fn rewritten(body: Vec<u8>, piece: usize) -> Result<Vec<Message>, String> {
         let scope = Scope::for_tests("transcribe", "us-east-1");
         let keys = Credentials::new("AKIDEXAMPLE", "secret", None, None, "a test").into();
-        let clock = (Deps::system().clock, Arc::default());
+        let clock = (Deps::system().clock, Arc::default(), Host::parse("transcribe.test").unwrap());
         let rewrite = rewrite(&scope, &keys, clock, "0".repeat(64));
         let frames: Vec<_> = body.chunks(piece).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
         let stream = http_body_util::StreamBody::new(futures_util::stream::iter(frames));

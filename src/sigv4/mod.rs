@@ -16,7 +16,7 @@ mod payload;
 mod scope;
 mod target;
 
-pub use answer::Skew;
+pub use answer::{Skew, is_about_time};
 pub use payload::Payload;
 
 use std::borrow::Cow;
@@ -33,7 +33,7 @@ use aws_sigv4::sign::{v4, v4a};
 use aws_smithy_runtime_api::client::identity::Identity;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, DATE};
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use self::chunks::Chunks;
 use self::payload::Mode;
@@ -85,7 +85,7 @@ pub fn foresee(settings: &Settings, view: &RequestView<'_>) -> Result<(String, V
     let scope = Scope::of(settings, view, target.presigned.as_ref())?;
     // The action may stand in the body, which is not there yet.
     let narrowing = view.narrowing.map(|narrowing| Narrowing { actions: Vec::new(), ..narrowing.clone() });
-    scope.check(&RequestView { narrowing: narrowing.as_ref(), ..*view })?;
+    scope.check(&RequestView { narrowing: narrowing.as_ref(), ..*view }, false)?;
     let how = if scope.asymmetric { "SigV4a" } else { "SigV4" };
     let mut headers = vec!["authorization".to_owned(), "x-amz-date".to_owned()];
     headers.extend(scope.is_s3().then(|| X_AMZ_CONTENT_SHA256.to_string()));
@@ -125,75 +125,71 @@ impl Signer {
 
     /// What is known of a request before its body is.
     fn plan<'a>(&'a self, view: &RequestView<'a>) -> Result<Plan<'a>, Refusal> {
-        let target = Target::of(view.path_and_query)?;
-        let scope = Scope::of(&self.settings, view, target.presigned.as_ref())?;
+        let Target { wire, presigned } = Target::of(view.path_and_query)?;
+        let scope = Scope::of(&self.settings, view, presigned.as_ref())?;
         let wanted = view.removed.get(X_AMZ_CONTENT_SHA256).map(HeaderValue::as_bytes);
-        let wanted = wanted.or(target.presigned.as_ref().and_then(|presigned| presigned.payload.as_deref()));
+        let wanted = wanted.or(presigned.as_ref().and_then(|presigned| presigned.payload.as_deref()));
         let mode = Mode::of(wanted, self.settings.payload, &scope, view)?;
         let asked = wanted.is_some();
-        Ok(Plan { target, scope, mode, asked })
+        let hoisted = presigned.map(|presigned| presigned.hoisted).unwrap_or_default();
+        let mut headers = Cow::Borrowed(view.headers);
+        for (name, value) in &hoisted {
+            if headers.to_mut().insert(name, value.clone()).is_some() {
+                return Err(Refusal::bad_request(format!("{name} stands in the presigned query and once more")));
+            }
+        }
+        Ok(Plan { wire, headers, hoisted, scope, mode, asked })
     }
 }
 
-/// What a signature will be of.
+/// What a signature will be of: the request as it goes out.
 struct Plan<'a> {
-    target: Target<'a>,
+    wire: Cow<'a, str>,
+    headers: Cow<'a, HeaderMap>,
+    /// Those of the headers that stood in a presigned query.
+    hoisted: Vec<(HeaderName, HeaderValue)>,
     scope: Scope<'a>,
     mode: Mode,
     /// The caller said itself how its body is covered.
     asked: bool,
 }
 
+impl Plan<'_> {
+    /// The request as it goes out.
+    fn sent<'b>(&'b self, view: &RequestView<'b>) -> RequestView<'b> {
+        RequestView { path_and_query: &self.wire, headers: &self.headers, ..*view }
+    }
+
+    /// Whether the binding allows what goes out.
+    fn check(&self, view: &RequestView<'_>) -> Result<(), Refusal> {
+        let rewritten = matches!(self.mode, Mode::Chunks { .. } | Mode::UnsignedChunks | Mode::Events);
+        self.scope.check(&self.sent(view), rewritten)
+    }
+}
+
 impl Authorizer for Signer {
     fn body_need(&self, view: &RequestView<'_>) -> Result<BodyNeed, Refusal> {
         let plan = self.plan(view)?;
-        let must_read = scope::reads_body(view);
-        // A stream is refused here if its action would have to be read from it.
+        let must_read = scope::reads_body(&plan.sent(view));
+        // What can be told without the body is refused before it is read.
         if !must_read {
-            plan.scope.check(view)?;
+            plan.check(view)?;
         }
         Ok(if must_read || plan.mode == Mode::Whole { BodyNeed::Sha256 } else { BodyNeed::None })
     }
 
     fn authorize(&self, view: &RequestView<'_>, now: SystemTime) -> Result<Authorized, Refusal> {
-        let Plan { mut target, scope, mode, asked } = self.plan(view)?;
-        scope.check(view)?;
-        if scope.is_s3() {
-            target.escape_reserved();
+        let mut plan = self.plan(view)?;
+        plan.check(view)?;
+        if plan.scope.is_s3() {
+            target::escape_reserved(&mut plan.wire);
         }
-        let time = self.skew.corrected(now);
-        let payload = mode.text(view, &scope)?;
-        let hoisted = target.presigned.as_mut().map(|presigned| std::mem::take(&mut presigned.hoisted));
-        let hoisted = hoisted.unwrap_or_default();
-        let declares = asked || scope.is_s3() || mode != Mode::Whole && mode != Mode::Empty;
-        let mut mutations = Mutations::default();
-        let signature = {
-            let request = self.signable(view, &target.wire, &hoisted, payload)?;
-            let mut settings = SigningSettings::default();
-            settings.excluded_headers = None;
-            settings.payload_checksum_kind =
-                if declares { PayloadChecksumKind::XAmzSha256 } else { PayloadChecksumKind::NoHeader };
-            if scope.is_s3() {
-                settings.percent_encoding_mode = PercentEncodingMode::Single;
-                settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
-            }
-            let params = self.params(&scope, time, settings)?;
-            let (instructions, signature) = sign(request, &params).map_err(unsignable)?.into_parts();
-            for header in instructions.into_parts().0 {
-                let mut value = HeaderValue::from_str(header.value()).map_err(unsignable)?;
-                let name = HeaderName::from_static(header.name());
-                value.set_sensitive(name == AUTHORIZATION || name == X_AMZ_SECURITY_TOKEN);
-                mutations.set.push((name, value));
-            }
-            signature
-        };
-        mutations.set.extend(hoisted);
-        if let Cow::Owned(wire) = target.wire {
-            mutations.target = Some(PathAndQuery::try_from(wire).map_err(unsignable)?);
-        }
-        let rewrite = match mode {
+        let host = view.destination.host();
+        let (mark, time) = (self.skew.seconds(host), self.skew.corrected(now, host));
+        let (mut mutations, signature) = self.sign(&plan, &plan.sent(view), time)?;
+        let rewrite = match plan.mode {
             Mode::Chunks { .. } => {
-                let chunks = Chunks::new(view, &scope, &self.identity, time, signature)?;
+                let chunks = Chunks::new(&plan.sent(view), &plan.scope, &self.identity, time, signature)?;
                 match chunks.length().filter(|_| view.length.is_some()) {
                     Some(length) => mutations.set.push((CONTENT_LENGTH, length.into())),
                     None => mutations.remove.push(CONTENT_LENGTH),
@@ -202,12 +198,16 @@ impl Authorizer for Signer {
             }
             Mode::Events => {
                 mutations.remove.push(CONTENT_LENGTH);
-                let clock = (Arc::clone(&self.clock), Arc::clone(&self.skew));
-                Some(events::rewrite(&scope, &self.identity, clock, signature))
+                let clock = (Arc::clone(&self.clock), Arc::clone(&self.skew), host.clone());
+                Some(events::rewrite(&plan.scope, &self.identity, clock, signature))
             }
             _ => None,
         };
-        Ok(Authorized { mutations: Arc::new(mutations), rewrite })
+        mutations.set.append(&mut plan.hoisted);
+        if let Cow::Owned(wire) = plan.wire {
+            mutations.target = Some(PathAndQuery::try_from(wire).map_err(unsignable)?);
+        }
+        Ok(Authorized { mutations: Arc::new(mutations), rewrite, mark })
     }
 
     fn reads_errors(&self) -> bool {
@@ -220,26 +220,71 @@ impl Authorizer for Signer {
 }
 
 impl Signer {
+    /// The headers that sign, and the signature.
+    fn sign(&self, plan: &Plan<'_>, sent: &RequestView<'_>, time: SystemTime) -> Result<(Mutations, String), Refusal> {
+        let Plan { scope, mode, .. } = plan;
+        let declares = plan.asked || scope.is_s3() || !matches!(mode, Mode::Whole | Mode::Empty);
+        let mut settings = SigningSettings::default();
+        settings.excluded_headers = None;
+        settings.payload_checksum_kind =
+            if declares { PayloadChecksumKind::XAmzSha256 } else { PayloadChecksumKind::NoHeader };
+        if scope.is_s3() {
+            settings.percent_encoding_mode = PercentEncodingMode::Single;
+            settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+        }
+        let mut mutations = Mutations::default();
+        let untabbed = self.untabbed(sent)?;
+        let request = self.signable(sent, &untabbed, mode.text(sent, scope)?)?;
+        let params = self.params(scope, time, settings)?;
+        let (instructions, signature) = sign(request, &params).map_err(unsignable)?.into_parts();
+        for header in instructions.into_parts().0 {
+            let mut value = HeaderValue::from_str(header.value()).map_err(unsignable)?;
+            let name = HeaderName::from_static(header.name());
+            value.set_sensitive(name == AUTHORIZATION || name == X_AMZ_SECURITY_TOKEN);
+            mutations.set.push((name, value));
+        }
+        mutations.set.extend(untabbed);
+        Ok((mutations, signature))
+    }
+
+    fn is_signed(&self, name: &HeaderName) -> bool {
+        *name == CONTENT_TYPE || name.as_str().starts_with("x-amz-") || self.settings.signed_headers.contains(name)
+    }
+
+    /// Signed headers with tabs, with spaces in their place: signers differ in what becomes of a tab, and none in what
+    /// becomes of a space.
+    fn untabbed(&self, sent: &RequestView<'_>) -> Result<Vec<(HeaderName, HeaderValue)>, Refusal> {
+        let with_tab =
+            sent.headers.iter().filter(|(name, value)| value.as_bytes().contains(&b'\t') && self.is_signed(name));
+        let spaced = with_tab.map(|(name, value)| {
+            if sent.headers.get_all(name).iter().nth(1).is_some() {
+                return Err(Refusal::bad_request(format!("{name} is repeated and holds a tab, which is not signed")));
+            }
+            let bytes: Vec<u8> =
+                value.as_bytes().iter().map(|byte| if *byte == b'\t' { b' ' } else { *byte }).collect();
+            Ok((name.clone(), HeaderValue::from_bytes(&bytes).map_err(unsignable)?))
+        });
+        spaced.collect()
+    }
+
     fn signable<'a>(
         &'a self,
-        view: &'a RequestView<'a>,
-        wire: &str,
-        hoisted: &'a [(HeaderName, HeaderValue)],
+        sent: &'a RequestView<'a>,
+        untabbed: &'a [(HeaderName, HeaderValue)],
         payload: String,
     ) -> Result<SignableRequest<'a>, Refusal> {
-        let is_signed = |name: &HeaderName| {
-            *name == CONTENT_TYPE || name.as_str().starts_with("x-amz-") || self.settings.signed_headers.contains(name)
-        };
-        let headers = view.headers.iter().filter(|(name, _)| is_signed(name));
+        let replaced = |name: &HeaderName| untabbed.iter().any(|(other, _)| other == name);
+        let headers = sent.headers.iter().filter(|(name, _)| self.is_signed(name) && !replaced(name));
         let mut signed = Vec::with_capacity(8);
-        for (name, value) in headers.chain(hoisted.iter().map(|(name, value)| (name, value))) {
+        for (name, value) in headers.chain(untabbed.iter().map(|(name, value)| (name, value))) {
             let value = value.to_str().map_err(|_| {
                 Refusal::bad_request(format!("{name} holds characters that AWS does not sign; percent-encode them"))
             })?;
             signed.push((name.as_str(), value));
         }
-        let uri = [view.destination.protocol().as_str(), "://", view.destination.authority().as_str(), wire].concat();
-        SignableRequest::new(view.method.as_str(), uri, signed.into_iter(), SignableBody::Precomputed(payload))
+        let (protocol, authority) = (sent.destination.protocol().as_str(), sent.destination.authority());
+        let uri = [protocol, "://", authority.as_str(), sent.path_and_query].concat();
+        SignableRequest::new(sent.method.as_str(), uri, signed.into_iter(), SignableBody::Precomputed(payload))
             .map_err(unsignable)
     }
 

@@ -57,7 +57,7 @@ impl Mode {
         let unsigned = view.destination.protocol() == Protocol::Https && payload != Payload::Signed;
         let Some(wanted) = wanted else {
             // S3 takes no body whose length nobody says.
-            let trusted = payload == Payload::Unsigned || (scope.is_s3() && view.length.is_some());
+            let trusted = if scope.is_s3() { view.length.is_some() } else { payload == Payload::Unsigned };
             return Ok(match view.length {
                 Some(0) => Self::Empty,
                 _ if unsigned && trusted => Self::Unsigned,

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderValue, Method};
 use url::form_urlencoded;
 
@@ -80,6 +80,15 @@ impl<'a> Scope<'a> {
             },
         };
         let told = told.ok().map(|told| (told.service, told.region));
+        // An API of a customer's gets no signature that is good for another service: it could be used there.
+        if let Some((name, (real, _))) = view.destination.host().name().zip(told.as_ref())
+            && host::is_strangers(name)
+            && settings.service.is_none()
+            && *real != service
+        {
+            let why = format!("the client signed for {service}, and {name} is {real}");
+            return Err(Refusal::new(Code::CannotInfer, why));
+        }
         Ok(Self { service, region, asymmetric, told })
     }
 
@@ -94,18 +103,21 @@ impl<'a> Scope<'a> {
         matches!(&*self.service, "s3" | "s3express" | "s3-object-lambda" | "s3-outposts")
     }
 
-    /// Whether the binding allows it.
+    /// Whether the binding allows it. `view` is the request as it goes out, `rewritten` says that its body is wrapped, so that
+    /// no action can be read from it.
     ///
     /// # Errors
     /// `cannot_infer` for what is outside.
-    pub(super) fn check(&self, view: &RequestView<'_>) -> Result<(), Refusal> {
+    pub(super) fn check(&self, view: &RequestView<'_>, rewritten: bool) -> Result<(), Refusal> {
         let Some(narrowing) = view.narrowing else { return Ok(()) };
         let outside = |what: &str, name: &str| {
             Err(Refusal::new(Code::CannotInfer, format!("{what} {name} is outside what the binding allows")))
         };
         let told = self.told.as_ref();
         let services = [Some(&self.service), told.map(|(service, _)| service)];
-        let allowed = |name: &str, list: &[String]| list.is_empty() || list.iter().any(|allowed| allowed == name);
+        let allowed = |name: &str, list: &[String]| {
+            list.is_empty() || list.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
+        };
         if let Some(name) = services.into_iter().flatten().find(|name| !allowed(name, &narrowing.services)) {
             return outside("service", name);
         }
@@ -118,7 +130,7 @@ impl<'a> Scope<'a> {
         if narrowing.actions.is_empty() {
             return Ok(());
         }
-        let action = self.action(view)?;
+        let action = self.action(view, rewritten)?;
         if narrowing.actions.iter().any(|allowed| match allowed.strip_suffix('*') {
             Some(beginning) => action.starts_with(beginning),
             None => *allowed == action,
@@ -129,7 +141,7 @@ impl<'a> Scope<'a> {
     }
 
     /// The action of a request to an API that names it.
-    fn action(&self, view: &RequestView<'_>) -> Result<String, Refusal> {
+    fn action(&self, view: &RequestView<'_>, rewritten: bool) -> Result<String, Refusal> {
         let unknown = |why: &str| {
             let why = format!("the binding allows only some `actions`, and {why}");
             Refusal::new(Code::CannotInfer, why)
@@ -138,6 +150,19 @@ impl<'a> Scope<'a> {
         if !actions::names_actions(&self.service) || !actions::names_actions(told) {
             let why = format!("requests to {} do not name theirs; narrow it by `methods` and `paths`", self.service);
             return Err(unknown(&why));
+        }
+        // What two servers could read in two ways is refused.
+        let empty = view.length == Some(0);
+        let plain = match *view.method {
+            Method::GET | Method::HEAD => empty,
+            Method::POST => !rewritten,
+            _ => false,
+        };
+        if !plain
+            || view.headers.contains_key(CONTENT_ENCODING)
+            || view.headers.get_all(CONTENT_TYPE).iter().nth(1).is_some()
+        {
+            return Err(unknown("this request is not one of those that such APIs have"));
         }
         let (path, query) = view.path_and_query.split_once('?').unwrap_or((view.path_and_query, ""));
         // Whatever names an action counts, so that two servers cannot be meant by one request.
@@ -157,11 +182,16 @@ impl<'a> Scope<'a> {
             found.extend(form_urlencoded::parse(body).filter_map(named));
         }
         match &found[..] {
-            [action] => Ok(action.clone()),
+            [action] if is_action(action) => Ok(action.clone()),
+            [_] => Err(unknown("what this request names is none")),
             [] => Err(unknown("this request names none")),
             _ => Err(unknown("this request names more than one")),
         }
     }
+}
+
+fn is_action(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// Whether the action stands in the body, which then has to be read whatever covers it.
@@ -276,7 +306,7 @@ mod tests {
             refusal.detail.into_owned()
         };
         let scope = Scope::of(settings, &view, target.presigned.as_ref()).map_err(why)?;
-        scope.check(&view).map_err(why)?;
+        scope.check(&view, false).map_err(why)?;
         Ok(format!("{}/{}{}", scope.service, scope.region, if scope.asymmetric { "*" } else { "" }))
     }
 
@@ -345,6 +375,17 @@ mod tests {
         assert!(judge("https://sqs.eu-west-1.amazonaws.com/", &[]).unwrap_err().contains("service sqs"));
         assert!(judge("https://b.s3.us-west-2.amazonaws.com/", &[]).unwrap_err().contains("region us-west-2"));
         assert!(judge("https://iam.amazonaws.com/", &[SIGNED]).unwrap_err().contains("service iam"), "a claim");
+        let odd = Narrowing { services: vec!["iotsecuredtunneling".into()], ..Narrowing::default() };
+        let tunneling = get("https://api.tunneling.iot.us-east-1.amazonaws.com/", &[]);
+        assert!(scoped(&Settings::default(), tunneling, Some(&odd)).is_ok(), "names are written in lower case");
+    }
+
+    #[test]
+    fn a_customers_api_gets_no_signature_for_another_service() {
+        let url = "https://abc123.execute-api.eu-west-1.amazonaws.com/x";
+        assert_eq!(scoped(&Settings::default(), get(url, &[]), None).unwrap(), "execute-api/eu-west-1");
+        let why = scoped(&Settings::default(), get(url, &[SIGNED]), None).unwrap_err();
+        assert!(why.contains("signed for s3"), "{why}");
     }
 
     #[test]
@@ -370,6 +411,10 @@ mod tests {
             (judge("POST", dynamo, &[json, ("x-amz-target", "D.DeleteTable")], "{}"), "action DeleteTable"),
             (judge("PUT", "https://b.s3.us-east-1.amazonaws.com/", &[get_item], ""), "methods"),
             (judge("POST", "https://ec2.us-east-1.amazonaws.com/x", &[form], "Action=DescribeX"), "path"),
+            (judge("PUT", ec2, &[form], "Action=DescribeX"), "not one of those"),
+            (judge("GET", "https://ec2.us-east-1.amazonaws.com/?Action=DescribeX", &[form], "Action=RunX"), "not one"),
+            (judge("POST", ec2, &[form, ("content-encoding", "gzip")], "Action=DescribeX"), "not one of those"),
+            (judge("POST", ec2, &[form], "Action=Describe%2F..%2FRunInstances"), "is none"),
         ];
         for (judged, why) in refused {
             let said = judged.unwrap_err();

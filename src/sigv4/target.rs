@@ -5,7 +5,9 @@ use std::borrow::Cow;
 use http::{HeaderName, HeaderValue};
 use url::form_urlencoded;
 
+use super::OWNED_HEADERS;
 use crate::base::Refusal;
+use crate::base::request::is_spelling_of;
 
 /// What a presigned address said, made with the caller's worthless keys.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -63,29 +65,29 @@ impl<'a> Target<'a> {
         let wire = if query.is_empty() { Cow::Borrowed(path).into_owned() } else { [path, "?", &query].concat() };
         Ok(Self { wire: wire.into(), presigned: Some(presigned) })
     }
+}
 
-    /// Puts reserved characters of the path that stand there unescaped into `%XX`: S3 computes its side of the signature
-    /// that way. Escapes that are there stay as they are, and so does the query.
-    pub(super) fn escape_reserved(&mut self) {
-        let end = self.wire.find('?').unwrap_or(self.wire.len());
-        let path = self.wire.as_bytes().get(..end).unwrap_or_default();
-        if path.iter().enumerate().all(|(at, byte)| goes_as_it_is(path, at, *byte)) {
-            return;
-        }
-        let mut wire = String::with_capacity(self.wire.len() + 32);
-        for (at, byte) in path.iter().enumerate() {
-            if goes_as_it_is(path, at, *byte) {
-                wire.push(char::from(*byte));
-            } else {
-                const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-                wire.push('%');
-                wire.push(char::from(DIGITS[usize::from(byte >> 4)]));
-                wire.push(char::from(DIGITS[usize::from(byte & 15)]));
-            }
-        }
-        wire.push_str(&self.wire[end..]);
-        self.wire = Cow::Owned(wire);
+/// Puts reserved characters of the path that stand there unescaped into `%XX`: S3 computes its side of the signature
+/// that way. Escapes that are there stay as they are, and so does the query.
+pub(super) fn escape_reserved(target: &mut Cow<'_, str>) {
+    let end = target.find('?').unwrap_or(target.len());
+    let path = target.as_bytes().get(..end).unwrap_or_default();
+    if path.iter().enumerate().all(|(at, byte)| goes_as_it_is(path, at, *byte)) {
+        return;
     }
+    let mut wire = String::with_capacity(target.len() + 32);
+    for (at, byte) in path.iter().enumerate() {
+        if goes_as_it_is(path, at, *byte) {
+            wire.push(char::from(*byte));
+        } else {
+            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+            wire.push('%');
+            wire.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            wire.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+    }
+    wire.push_str(&target[end..]);
+    *target = Cow::Owned(wire);
 }
 
 impl Presigned {
@@ -104,6 +106,10 @@ impl Presigned {
             | "x-amz-security-token"
             | "x-amz-s3session-token" => {}
             other if other.starts_with("x-amz-") => {
+                // In a spelling that some servers take for one of these, it goes with them.
+                if OWNED_HEADERS.iter().any(|owned| is_spelling_of(other, owned.as_str())) {
+                    return true;
+                }
                 let header = (HeaderName::from_bytes(other.as_bytes()), HeaderValue::from_str(value));
                 let (Ok(name), Ok(value)) = header else { return false };
                 self.hoisted.push((name, value));
@@ -154,7 +160,7 @@ mod tests {
 
     fn escaped(path: &str) -> String {
         let mut target = Target::of(path).unwrap();
-        target.escape_reserved();
+        escape_reserved(&mut target.wire);
         target.wire.into_owned()
     }
 
@@ -182,6 +188,10 @@ mod tests {
         assert_eq!(presigned.payload.as_deref(), Some(&b"UNSIGNED-PAYLOAD"[..]));
         assert_eq!(presigned.hoisted.len(), 1);
         assert_eq!(presigned.hoisted[0].0, "x-amz-acl");
+        let sly =
+            Target::of("/k?X-Amz-Signature=0&X-Amz-Security_Token=evil&x-amz-date_=x&X%2DAmz-Region-Set=*").unwrap();
+        assert_eq!(sly.wire, "/k");
+        assert!(sly.presigned.unwrap().hoisted.is_empty(), "no spelling of what signs becomes a header");
     }
 
     #[test]

@@ -133,6 +133,22 @@ impl StateDirectory {
         Ok(Self { path, given, unsaved })
     }
 
+    /// What tells one key of the operator's own from another; nothing of the key can be learnt from it.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut digest = [0; 32];
+        let given = self.given.as_ref().map(Secret::expose).unwrap_or_default();
+        digest.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, given).as_ref());
+        digest
+    }
+
+    /// Where the key rests that is not the operator's own, and whether it is there yet.
+    pub fn own_key(&self) -> Option<(PathBuf, bool)> {
+        let path = self.path.join("key");
+        let whole = std::path::absolute(&path).unwrap_or(path);
+        let there = whole.exists();
+        self.given.is_none().then_some((whole, there))
+    }
+
     /// A name that is the same for as long as the directory's key is, and that nobody else can choose: 40 hexadecimal
     /// digits.
     ///

@@ -315,6 +315,8 @@ async fn run_gives_aws_tools_worthless_keys_and_signs_with_the_real_ones() {
         .env("AWS_SECRET_ACCESS_KEY", "the-real-secret")
         .env("AWS_SESSION_TOKEN", "a-real-token")
         .env("AWS_PROFILE", "production")
+        .env("AWS_CREDENTIAL_EXPIRATION", "2020-01-01T00:00:00Z")
+        .env("AWS_BEARER_TOKEN_BEDROCK", "a-REALREAL-bearer")
         .output()
         .unwrap();
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -91,7 +91,8 @@ pub struct StsEndpoint {
 }
 
 impl StsEndpoint {
-    /// The address that an operator wrote. Without a region, the one that its host names is taken, or `us-east-1`.
+    /// The address that an operator wrote. Requests are signed for the region that its host names, else for the one given,
+    /// else for `us-east-1`.
     ///
     /// # Errors
     /// What is wrong with the address: answers hold keys, so it is https unless the operator allows otherwise.
@@ -106,11 +107,9 @@ impl StsEndpoint {
                         `allow_cleartext: true` on the credential"
                 .into());
         }
-        let region = match region {
-            Some(region) if !is_region(region) => return Err(format!("`{}` is not a region", region.escape_debug())),
-            Some(region) => region.to_owned(),
-            None => region_of(destination.host()).to_owned(),
-        };
+        // The host knows best; only one that tells none is signed for as the operator says.
+        let told = region_of(destination.host());
+        let region = told.or(region.filter(|region| is_region(region))).unwrap_or("us-east-1").to_owned();
         Ok(Self { destination, region, allow_addresses: Vec::new() })
     }
 
@@ -144,10 +143,13 @@ pub(super) fn is_loopback(host: &Host) -> bool {
 
 /// The region in `sts.{region}.amazonaws.com`, `sts-fips.{region}.…` or `vpce-….sts.{region}.vpce.…`; the global endpoint
 /// is signed for `us-east-1`.
-fn region_of(host: &Host) -> &str {
-    let mut labels = host.name().unwrap_or_default().split('.');
+fn region_of(host: &Host) -> Option<&str> {
+    let name = host.name().unwrap_or_default();
+    let mut labels = name.split('.');
     let after = labels.find(|label| *label == "sts" || *label == "sts-fips").and_then(|_| labels.next());
-    after.filter(|label| is_region(label) && label.contains('-')).unwrap_or("us-east-1")
+    let told = after.filter(|label| is_region(label) && label.contains('-'));
+    // The global endpoint is the one of this region.
+    told.or((name == "sts.amazonaws.com").then_some("us-east-1"))
 }
 
 #[cfg(test)]
@@ -213,8 +215,14 @@ mod tests {
             let error = StsEndpoint::parse(url, None, false).unwrap_err();
             assert!(error.contains(said), "{url}: {error}");
         }
-        assert!(
-            StsEndpoint::parse("https://sts.amazonaws.com", Some("a/b"), false).unwrap_err().contains("not a region")
-        );
+    }
+
+    #[test]
+    fn a_host_that_names_its_region_is_signed_for_that_one_whatever_is_fixed() {
+        let region = |url: &str, fixed| StsEndpoint::parse(url, Some(fixed), false).unwrap().region;
+        assert_eq!(region("https://sts.eu-west-1.amazonaws.com", "us-east-1"), "eu-west-1");
+        assert_eq!(region("https://sts.amazonaws.com", "eu-central-1"), "us-east-1");
+        assert_eq!(region("https://sts.example.test", "eu-central-1"), "eu-central-1");
+        assert_eq!(region("https://sts.example.test", "*"), "us-east-1", "a set is no region");
     }
 }

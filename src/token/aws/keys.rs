@@ -32,15 +32,16 @@ impl Keys {
         keys.check().map(|()| keys)
     }
 
-    /// Whether the parts can be sent: an id as AWS writes it (16 to 128 of `[A-Za-z0-9_]`, STS API reference,
-    /// `Credentials`), secrets without control characters, a session token that can stand in a header.
+    /// Whether the parts can be sent: an id as AWS and those who speak like it write it (3 to 128 of `[A-Za-z0-9_.-]`),
+    /// secrets without control characters, a session token that can stand in a header.
     ///
     /// # Errors
     /// Which part is not of the form it has, and never its value: it may be another secret, put there by mistake.
     pub fn check(&self) -> Result<(), String> {
         let id = self.access_key.as_bytes();
-        if !(16..=128).contains(&id.len()) || !id.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_') {
-            return Err("the access key id is not one: it has 16 to 128 letters, digits and `_`, as in AKIA…".into());
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+        if !(3..=128).contains(&id.len()) || !id.iter().all(plain) {
+            return Err("the access key id is not one: it has 3 to 128 letters and digits, as in AKIA…".into());
         }
         let secret = self.secret_key.expose_str().unwrap_or_default();
         if secret.is_empty() || secret.trim() != secret || secret.chars().any(char::is_control) {
@@ -174,7 +175,7 @@ mod tests {
             assert_eq!(back.session_token.as_ref().and_then(Secret::expose_str), token);
         }
         assert!(Keys::from_secret(&Secret::new("AKIA")).is_none());
-        assert!(Keys::from_secret(&Secret::new(r#"{"access_key":"short","secret_key":"s"}"#)).is_none());
+        assert!(Keys::from_secret(&Secret::new(r#"{"access_key":"no key","secret_key":"s"}"#)).is_none());
     }
 
     #[test]
@@ -186,10 +187,10 @@ mod tests {
     #[test]
     fn a_part_that_cannot_be_sent_is_named_without_its_value() {
         let long = "A".repeat(129);
-        for id in ["AKIASHORT", &long, "AKIAIOSFODNN7EXAMPL\r\n", "AKIA/OSFODNN7EXAMPLE", ""] {
+        for id in ["AK", &long, "AKIAIOSFODNN7EXAMPL\r\n", "AKIA/OSFODNN7EXAMPLE", ""] {
             assert!(keys(id, "s", None).unwrap_err().contains("access key id"), "{id}");
         }
-        assert!(keys(&long[..128], "s", None).is_ok() && keys(&long[..16], "s", None).is_ok());
+        assert!(keys(&long[..128], "s", None).is_ok() && keys("minio-admin", "s", None).is_ok());
         for secret in ["", "hidden\n", " hidden", "hid\u{7}den"] {
             let error = keys(ID, secret, None).unwrap_err();
             assert!(error.contains("secret access key") && !error.contains("hidden"), "{error}");

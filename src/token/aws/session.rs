@@ -13,7 +13,7 @@ use super::keys::{Issued, Keys};
 use super::role::Role;
 use super::sts::Sts;
 use super::sts_error::{StsError, StsErrorKind};
-use crate::base::{Authorizer, BoxFuture, Clock, Random};
+use crate::base::{Authorizer, BoxFuture, Clock, Host, Random};
 use crate::sigv4::{self, Signer, Skew};
 use crate::token::{Failure, FailureKind, Handle, Live, StateDirectory, Token, TokenSource};
 
@@ -42,19 +42,21 @@ impl Signing {
     }
 
     /// Asks once, and once more after an answer that told the right time.
-    async fn timed<F>(&self, now: SystemTime, ask: impl Fn(SystemTime) -> F) -> Result<Issued, StsError>
+    ///
+    /// # Errors
+    /// What the second answer says, or the first if there is none.
+    pub async fn timed<T, F>(&self, host: &Host, now: SystemTime, ask: impl Fn(SystemTime) -> F) -> Result<T, StsError>
     where
-        F: Future<Output = Result<Issued, StsError>>,
+        F: Future<Output = Result<T, StsError>>,
     {
-        match ask(self.skew.corrected(now)).await {
-            Err(StsError { kind: StsErrorKind::ClockSkewed { server_time }, failure }) => {
-                if !self.skew.learn(server_time, self.clock.now()) {
-                    return Err(StsError { kind: StsErrorKind::ClockSkewed { server_time }, failure });
-                }
-                ask(self.skew.corrected(self.clock.now())).await
-            }
-            other => other,
+        let used = self.skew.seconds(host);
+        let first = ask(self.skew.corrected(now, host)).await;
+        if let Err(StsError { kind: StsErrorKind::ClockSkewed { server_time }, .. }) = &first
+            && self.skew.learn(host, used, *server_time, self.clock.now())
+        {
+            return ask(self.skew.corrected(self.clock.now(), host)).await;
         }
+        first
     }
 }
 
@@ -114,14 +116,17 @@ impl RoleSession {
     async fn obtain(&self, now: SystemTime) -> Result<Issued, Failure> {
         let mut role = self.role.clone();
         if let Some(ids) = &self.external_ids {
-            let id = ids.id().map_err(|why| {
+            let ids = ids.clone();
+            let id = tokio::task::spawn_blocking(move || ids.id()).await.unwrap_or_else(|error| Err(error.to_string()));
+            let id = id.map_err(|why| {
                 let why = format!("no external id can be made ({why}); let the folder be written, or set `tokens.key`");
                 Failure::new(FailureKind::Unavailable, why)
             });
             role.external_id = Some(id?);
         }
         let ask = async |keys: &Keys| {
-            self.signing.timed(now, async |time| self.sts.assume_role(&role, keys, time).await).await
+            let ask = async |time| self.sts.assume_role(&role, keys, time).await;
+            self.signing.timed(self.sts.host(), now, ask).await
         };
         let handle = match &self.base {
             Base::Fixed(keys) => return Ok(ask(keys).await?),
@@ -199,7 +204,7 @@ impl TokenSource for WebIdentitySession {
             let read = crate::source::read_file(&self.token_file).await;
             let jwt = read.map_err(|error| Failure::new(FailureKind::Unavailable, format!("token_file: {error}")))?;
             let ask = async |time| self.sts.assume_role_with_web_identity(&self.role, &jwt, time).await;
-            Ok(token(self.signing.timed(now, ask).await?, now))
+            Ok(token(self.signing.timed(self.sts.host(), now, ask).await?, now))
         })
     }
 

@@ -18,6 +18,9 @@ use crate::token::Failure;
 /// A larger file is no configuration.
 const LARGEST: u64 = 1024 * 1024;
 
+/// The parts of one set of keys.
+const KEYS: [&str; 3] = ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"];
+
 /// What one profile says, by key in lower case. Any value may be a secret.
 #[derive(Default, Clone)]
 pub(super) struct Profile(BTreeMap<String, Secret>);
@@ -73,7 +76,12 @@ impl SharedFiles {
             let failed = |why: String| misconfigured(format!("file {}: {why}", path.display()));
             let Some(text) = content(&path).await.map_err(failed)? else { continue };
             for (name, profile) in parse(&text, kind).map_err(failed)? {
-                profiles.entry(name).or_default().0.extend(profile.0);
+                let known = profiles.entry(name).or_default();
+                // Keys belong together: a token of one file does not go with the keys of the other.
+                if profile.get("aws_access_key_id").is_some() {
+                    known.0.retain(|key, _| !KEYS.contains(&key.as_str()));
+                }
+                known.0.extend(profile.0);
             }
         }
         let places = if places.is_empty() { "no file, since HOME is not set".to_owned() } else { places.join(" and ") };
@@ -164,7 +172,9 @@ fn plain(text: &str) -> Result<Zeroizing<String>, String> {
         if content.is_empty() || content.starts_with(['#', ';']) {
             continue;
         }
-        let content = without_comment(content).trim_end();
+        // A command may hold what begins a comment elsewhere.
+        let is_command = content.to_ascii_lowercase().starts_with("credential_process");
+        let content = if is_command { content } else { without_comment(content).trim_end() };
         if content.chars().any(|c| c.is_control() && c != '\t') || content.ends_with('\\') {
             return fault("it has a control character, or ends in a backslash");
         }
@@ -184,8 +194,9 @@ fn plain(text: &str) -> Result<Zeroizing<String>, String> {
             last = Some((before, is_nested));
             continue;
         }
-        let (key, value) = content.split_once('=').map(|(key, value)| (key.trim(), value.trim())).unwrap_or_default();
-        if key.is_empty() || key.contains(':') || !in_section {
+        let (key, value) = content.split_once(['=', ':']).unwrap_or_default();
+        let (key, value) = (key.trim(), value.trim());
+        if key.is_empty() || !in_section {
             return fault("write `key = value`, below a `[section]`");
         }
         plain.extend(["\n", &key.to_ascii_lowercase(), "=", value]);
@@ -214,6 +225,32 @@ mod tests {
 
     fn parsed(text: &str, kind: Kind) -> BTreeMap<String, Profile> {
         parse(text, kind).unwrap().into_iter().collect()
+    }
+
+    #[test]
+    fn a_colon_divides_too_and_a_command_is_taken_whole() {
+        let text = "[default]\ncli_pager: less\nregion = a:b\ncredential_process = sh -c \"true ; x #1\"\n";
+        let default = &parsed(text, Kind::Config)["default"];
+        assert_eq!((default.get("cli_pager"), default.get("region")), (Some("less"), Some("a:b")));
+        assert_eq!(default.get("credential_process"), Some("sh -c \"true ; x #1\""));
+    }
+
+    #[tokio::test]
+    async fn keys_of_one_file_do_not_go_with_the_token_of_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let old = "[default]\naws_access_key_id=OLD\naws_secret_access_key=o\naws_session_token=stale\nregion=x\n";
+        let config = file("config", old);
+        let credentials = file("credentials", "[default]\naws_access_key_id=NEW\naws_secret_access_key=n\n");
+        let variables = [("AWS_CONFIG_FILE", &*config), ("AWS_SHARED_CREDENTIALS_FILE", &*credentials)];
+        let files = SharedFiles::read(&*Variables::of(&variables)).await.unwrap();
+        let default = files.profile("default").unwrap();
+        assert_eq!((default.get("aws_access_key_id"), default.get("aws_session_token")), (Some("NEW"), None));
+        assert_eq!(default.get("region"), Some("x"));
     }
 
     #[test]

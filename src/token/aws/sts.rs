@@ -16,7 +16,7 @@ use url::form_urlencoded;
 use super::keys::{Issued, Keys, moment};
 use super::role::Role;
 use super::sts_error::{Asked, Said, StsError};
-use crate::base::{Destination, HttpClient, Secret};
+use crate::base::{Destination, Host, HttpClient, Secret};
 use crate::token::FailureKind;
 use crate::token::exchange::{retry_after, scrubbed};
 
@@ -49,6 +49,11 @@ impl Sts {
     /// The STS at an endpoint, called by a client that was made for it. The region is the one to sign for.
     pub fn new(endpoint: Destination, http: Arc<dyn HttpClient>, region: impl Into<String>) -> Self {
         Self { endpoint, http, region: region.into() }
+    }
+
+    /// Whom it calls.
+    pub fn host(&self) -> &Host {
+        self.endpoint.host()
     }
 
     /// The keys of a session of a role, asked for with other keys. `now` is the time by AWS's clock.
@@ -471,7 +476,7 @@ mod tests {
             "<a/>",
             "\u{0}",
             &ASSUMED.replace("SessionToken>", "Other>"),
-            &ASSUMED.replace("ASIAIOSFODNN7EXAMPLE", "short"),
+            &ASSUMED.replace("ASIAIOSFODNN7EXAMPLE", "no key"),
             &ASSUMED.replace("2023-11-14T", "tomorrow "),
             "<!DOCTYPE a [<!ENTITY x \"y\">]><AssumeRoleResponse><AssumeRoleResult>&x;</AssumeRoleResult></AssumeRoleResponse>",
             "<AssumeRoleResponse><AssumeRoleResult/></AssumeRoleResponse>",

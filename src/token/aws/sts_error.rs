@@ -10,13 +10,14 @@ use http::{Response, StatusCode};
 
 use super::role::Role;
 use crate::base::{Host, Secret};
+use crate::sigv4::is_about_time;
 use crate::token::exchange::{retry_after, scrubbed};
 use crate::token::{Failure, FailureKind};
 
 /// What the caller can do about an error of STS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StsErrorKind {
-    /// The session that signed the request has ended: with a new one, the same request may be made once more.
+    /// The keys that signed the request have ended or are not known: with others, the same request may be made once more.
     BaseExpired,
     /// Our clock and the server's differ too much: with the server's time, the same request may be made once more.
     ClockSkewed {
@@ -113,11 +114,14 @@ impl Said<'_> {
                 Rejected,
                 "the session that asks has ended: renew the keys it comes from, session token included".into(),
             ),
-            "InvalidClientTokenId" | "UnrecognizedClient" => other(
+            // Keys that were rotated are told by the same code: whoever has others meanwhile asks once more.
+            "InvalidClientTokenId" | "UnrecognizedClient" => (
+                StsErrorKind::BaseExpired,
                 Rejected,
                 "these keys are not known there: check that the access key exists and is active, that a session's keys \
                  come with their session token, and that the region and partition are theirs (a region that must be \
-                 opted into needs tokens of a regional endpoint)",
+                 opted into needs tokens of a regional endpoint)"
+                    .into(),
             ),
             "SignatureDoesNotMatch" | "IncompleteSignature" | "MissingAuthenticationToken" => other(
                 Rejected,
@@ -130,8 +134,8 @@ impl Said<'_> {
                  IAM's account settings",
             ),
             "OptInRequired" => other(Rejected, "this account or region is not activated"),
-            "MalformedPolicyDocument" => other(Refused, "`policy` is not an IAM policy"),
-            "PackedPolicyTooLarge" => other(Refused, "`policy`, `policy_arns` and `tags` are too large together"),
+            "MalformedPolicyDocument" => other(Refused, "`policy_json` is not an IAM policy"),
+            "PackedPolicyTooLarge" => other(Refused, "`policy_json`, `policy_arns` and `session_tags` are too large together"),
             "ValidationError" | "Validation" | "InvalidParameterValue" | "InvalidParameterCombination" => {
                 other(Refused, &self.invalid())
             }
@@ -172,23 +176,16 @@ impl Said<'_> {
 /// Names that messages use, and our keys.
 const PARAMETERS: [(&str, &str); 10] = [
     ("roleArn", "role_arn"),
-    ("roleSessionName", "session_name"),
+    ("roleSessionName", "role_session_name"),
     ("externalId", "external_id"),
     ("durationSeconds", "max_minutes"),
     ("policyArns", "policy_arns"),
-    ("policy", "policy"),
-    ("tags", "tags"),
+    ("policy", "policy_json"),
+    ("tags", "session_tags"),
     ("transitiveTagKeys", "transitive_tag_keys"),
     ("sourceIdentity", "source_identity"),
     ("webIdentityToken", "web_identity_token_file"),
 ];
-
-/// STS writes of a wrong clock under the code of a wrong signature as well.
-fn is_about_time(code: &str, message: &str) -> bool {
-    matches!(code, "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture")
-        || (matches!(code, "SignatureDoesNotMatch" | "InvalidSignature")
-            && (message.starts_with("Signature expired") || message.starts_with("Signature not yet current")))
-}
 
 fn is_busy(code: &str, status: StatusCode) -> bool {
     status == StatusCode::TOO_MANY_REQUESTS
@@ -290,13 +287,11 @@ mod tests {
     #[test]
     fn each_code_has_its_kind_and_says_what_to_change() {
         for (status, code, kind, said) in [
-            (403, "InvalidClientTokenId", Rejected, "exists and is active"),
-            (400, "UnrecognizedClientException", Rejected, "exists and is active"),
             (403, "SignatureDoesNotMatch", Rejected, "does not belong to the access key"),
             (403, "RegionDisabledException", Rejected, "`sts_endpoint`"),
-            (400, "MalformedPolicyDocument", Refused, "`policy`"),
-            (400, "MalformedPolicyDocumentException", Refused, "`policy`"),
-            (400, "PackedPolicyTooLarge", Refused, "`tags`"),
+            (400, "MalformedPolicyDocument", Refused, "`policy_json`"),
+            (400, "MalformedPolicyDocumentException", Refused, "`policy_json`"),
+            (400, "PackedPolicyTooLarge", Refused, "`session_tags`"),
             (400, "Throttling", Unavailable, "Throttling"),
             (400, "ThrottlingException", Unavailable, "Throttling"),
             (429, "Whatever", Unavailable, "Whatever"),
@@ -310,6 +305,15 @@ mod tests {
             let error = of(status, code, "");
             assert_eq!((error.failure.kind, error.kind), (kind, StsErrorKind::Other), "{code}");
             assert!(error.failure.detail.contains(said), "{code}: {}", error.failure.detail);
+        }
+    }
+
+    #[test]
+    fn keys_that_are_not_known_may_have_been_rotated_since() {
+        for code in ["InvalidClientTokenId", "UnrecognizedClientException"] {
+            let error = of(403, code, "");
+            assert_eq!((error.failure.kind, error.kind), (Rejected, StsErrorKind::BaseExpired), "{code}");
+            assert!(error.failure.detail.contains("exists and is active"), "{}", error.failure.detail);
         }
     }
 
@@ -361,9 +365,12 @@ mod tests {
             ),
             (
                 "1 validation error detected: Value at 'roleSessionName' failed to satisfy constraint",
-                "check `session_name`",
+                "check `role_session_name`",
             ),
-            ("2 errors: Value at 'tags.1.member.key' failed; Value at 'policy' failed", "check `policy`, `tags`"),
+            (
+                "2 errors: Value at 'tags.1.member.key' failed; Value at 'policy' failed",
+                "check `policy_json`, `session_tags`",
+            ),
             ("something", "a parameter"),
         ] {
             let error = of(400, "ValidationError", message);
