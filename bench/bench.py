@@ -4,10 +4,13 @@ Only ratios are judged: the two sides of each take turns in one run, under the s
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import dataclasses
+import hashlib
 import http.client
 import http.server
+import itertools
 import json
 import os
 import pathlib
@@ -30,10 +33,29 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 KEY = "bench-key"
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-CONNECTIONS = {"1k": 32, "1m": 8}
+CONNECTIONS = {"1k": 32, "1m": 8, "put": 32}
 SIZES = {"1k": 1024, "1m": 1024 * 1024}
 TABLE = "{:1}  {:<66} {:>6}  {:<12} {:<13} {:<7}  {}"
 CALLERS = 2000
+# What is signed: the host tells service and region. The name of the bare pass is as long.
+ACCESS_KEY, REGION, SIGNED, BARE = "AKIDBENCH", "us-east-1", "s3.us-east-1.amazonaws.com", "bare.us-east-1.origin.test"
+SIGNATURE = (
+    rf"AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/\d{{8}}/{REGION}/s3/aws4_request, ?SignedHeaders=.* ?Signature=\w{{64}}"
+)
+MIB = 1024 * 1024
+SMALL, LARGE = 64 * 1024, 100 * MIB
+STREAMING = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
+UPLOADERS = 4
+# What an SDK with worthless keys sends; the date is as old as one likes.
+WORTHLESS = {
+    "Authorization": f"AWS4-HMAC-SHA256 Credential=AKIDWORTHLESS/20260101/{REGION}/s3/aws4_request, "
+    f"SignedHeaders=host;x-amz-content-sha256;x-amz-date, Signature={'0' * 64}",
+    "X-Amz-Date": "20260101T000000Z",
+}
+ROUTES = [
+    {"prefix": "/h", "upstream": "http://origin.test", "credential": "key", "allow_cleartext": True},
+    {"prefix": "/s", "upstream": "https://origin.test", "credential": "key"},
+]
 MANY, FEW = 10_000, 10
 SECTIONS = {
     "a": "against nginx",
@@ -42,6 +64,8 @@ SECTIONS = {
     "d": "a credential against the bare pass",
     "e": "many bindings against few",
     "f": "cold callers",
+    "g": "SigV4 against the bare pass",
+    "h": "another signing proxy (--peer)",
 }
 
 
@@ -50,7 +74,11 @@ class Skip(Exception):
 
 
 class Failed(Exception):
-    """Something that should work did not."""
+    """Something that should work did not; and what it wrote itself, where that helps."""
+
+    def __init__(self, why, output=()):
+        super().__init__(why)
+        self.output = output
 
 
 class Stalled(Exception):
@@ -85,7 +113,8 @@ class Process:
             with contextlib.suppress(OSError):
                 fields = stat.read_text().rpartition(")")[2].split()
                 if int(fields[2]) == self.child.pid:
-                    yield int(stat.parent.name), (int(fields[11]) + int(fields[12])) * TICK_NS
+                    # Its own, and that of children that ended.
+                    yield int(stat.parent.name), sum(map(int, fields[11:15])) * TICK_NS
 
     def processor(self):
         """Processor time so far: nanoseconds by thread, and by process in clock ticks."""
@@ -100,13 +129,20 @@ class Process:
     @staticmethod
     def spent(before, after):
         """Nanoseconds between two calls of `processor`. The scheduler counts threads exactly but forgets those that
-        end; then the process's own ticks, which keep them, are the better figure."""
-        index = 0 if before[0] and before[0].keys() <= after[0].keys() else 1
-        return sum(after[index].values()) - sum(before[index].values())
+        end, also one for each connection that came and went in between; then the process's own ticks, which keep them,
+        are the better figure."""
+        exact, ticks = (sum(after[index].values()) - sum(before[index].values()) for index in (0, 1))
+        whole = before[0] and before[0].keys() <= after[0].keys() and ticks - exact < 2 * TICK_NS * len(after[1])
+        return exact if whole else ticks
 
-    def ready(self, port):
-        """Waits until the port answers."""
-        for _ in range(600):
+    def peak(self):
+        """The most memory that was resident so far, in bytes."""
+        pages = (pathlib.Path(f"/proc/{pid}/status").read_text() for pid, _ in self.pids())
+        return sum(int(re.search(r"^VmHWM:\s+(\d+) kB$", page, re.M)[1]) * 1024 for page in pages)
+
+    def ready(self, port, patience):
+        """Waits until the port answers, so many seconds."""
+        for _ in range(patience * 20):
             if self.child.poll() is not None:
                 break
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -136,13 +172,17 @@ class Target:
     port: int
     url: str
     prefixes: list
+    # A pattern of what the origin should see: `Authorization`, and after a space `x-amz-content-sha256`.
     expect: str = f"Bearer {KEY}"
+    headers: dict = dataclasses.field(default_factory=dict)
+    body: bytes = b""
 
     def uris(self, path):
         return [f"{prefix}/{path}" for prefix in self.prefixes]
 
-    def fetch(self, uri):
-        """One request outside the measurement."""
+    @contextlib.contextmanager
+    def connected(self, uri):
+        """A connection for requests outside wrk: a function that sends one and returns its answer."""
         host = re.match(r"https?://([^/]+)", uri if "://" in uri else self.url)[1]
         plain = socket.create_connection(("127.0.0.1", self.port), 20)
         if self.url.startswith("https:"):
@@ -150,18 +190,39 @@ class Target:
             plain = context.wrap_socket(plain, server_hostname=host)
         connection = http.client.HTTPConnection(host)
         connection.sock = plain
-        connection.request("GET", uri, headers={"Host": host})
-        answer = connection.getresponse()
-        body = answer.read()
-        connection.close()
-        return answer.status, body
+
+        def send():
+            method = "PUT" if self.body else "GET"
+            connection.request(method, uri, self.body or None, {"Host": host} | self.headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+        with contextlib.closing(connection):
+            yield send
+
+    def fetch(self, uri):
+        """One request outside the measurement."""
+        with self.connected(uri) as send:
+            return send()
+
+    def put(self, send, uri):
+        """Sends the body, which must arrive whole and covered as it should be."""
+        status, body = send()
+        seen, _, length = body.decode(errors="replace").partition("|")
+        if status != 200 or not re.fullmatch(self.expect, seen.strip()) or int(length) < len(self.body):
+            raise Failed(f"{self.name}: PUT {uri} got {status}, the origin saw {body[:300]!r}")
 
     def check(self):
         """Every request target gets the right answer, with the credential that it should have and no other."""
+        if self.body:
+            for uri in self.uris("put"):
+                with self.connected(uri) as send:
+                    self.put(send, uri)
+            return None
         for echo, uri in zip(self.uris("echo"), self.uris("1k"), strict=True):
             status, body = self.fetch(echo)
             seen, _, cipher = body.decode(errors="replace").partition("|")
-            if status != 200 or seen != self.expect:
+            if status != 200 or not re.fullmatch(self.expect, seen.strip()):
                 raise Failed(f"{self.name}: {echo} got {status}, the origin saw {seen[:200]!r}")
             status, body = self.fetch(uri)
             if status != 200 or len(body) != SIZES["1k"]:
@@ -209,7 +270,7 @@ class TokenEndpoint:
 class Bench:
     def __init__(self, options, directory):
         self.dir = directory
-        self.rounds, self.seconds = options.rounds, options.seconds
+        self.rounds, self.seconds, self.peer = options.rounds, options.seconds, options.peer
         self.binary = os.environ["COUNTERSIGN_BIN"]
         self.deadline = time.monotonic() + options.limit
         self.processes, self.lines, self.runs, self.notes = [], [], [], []
@@ -217,10 +278,10 @@ class Bench:
 
     # Parts.
 
-    def start(self, name, command, port, env=None):
+    def start(self, name, command, port, env=None, patience=30):
         process = Process(self, name, command, env)
         self.processes.append(process)
-        return process.ready(port)
+        return process.ready(port, patience)
 
     def stop(self, *processes):
         for process in processes:
@@ -258,12 +319,14 @@ http {{
         www.mkdir()
         for name, size in SIZES.items():
             (www / name).write_bytes(os.urandom(size))
+        (www / "put").touch()
         self.certificate, key = self.dir / "origin.pem", self.dir / "origin.key"
         # Its own root, yet no CA: a verifier may refuse a server that shows a CA's certificate.
         request = self.dir / "origin.conf"
         request.write_text(
             "[req]\nprompt = no\ndistinguished_name = name\nx509_extensions = extensions\n[name]\nCN = origin.test\n"
-            "[extensions]\nbasicConstraints = critical, CA:FALSE\nsubjectAltName = DNS:origin.test, DNS:bound.test\n"
+            "[extensions]\nbasicConstraints = critical, CA:FALSE\n"
+            f"subjectAltName = DNS:origin.test, DNS:bound.test, DNS:{SIGNED}, DNS:{BARE}\n"
         )
         subprocess.run(
             ["openssl", "req", "-x509", "-config", request, "-days", "2", "-keyout", key, "-out", self.certificate,
@@ -278,11 +341,17 @@ http {{
   ssl_protocols TLSv1.3;
   ssl_certificate {self.certificate};
   ssl_certificate_key {key};
+  client_max_body_size 0;
+  client_body_buffer_size 128k;
   server {{
     listen 127.0.0.1:{self.http} backlog=4096;
     listen 127.0.0.1:{self.https} ssl backlog=4096;
     root {www};
-    location = /echo {{ return 200 "$http_authorization|$ssl_protocol $ssl_cipher"; }}
+    location = /echo {{ return 200 "$http_authorization $http_x_amz_content_sha256|$ssl_protocol $ssl_cipher"; }}
+    # A body is read to its end before the answer: by the mirror, since nothing else here looks at it.
+    location = /put {{ mirror /mirror; error_page 405 =200 @taken; }}
+    location = /mirror {{ internal; return 204; }}
+    location @taken {{ return 200 "$http_authorization $http_x_amz_content_sha256|$request_length"; }}
     location /p/ {{ rewrite ^/p/[0-9]+(/.*)$ $1 last; }}
   }}""")  # fmt: skip
 
@@ -311,7 +380,7 @@ http {{
   }}""")  # fmt: skip
         return process, port
 
-    def countersign(self, name, *, hosts=("bound.test",), routes=False, logs="off", **more):
+    def countersign(self, name, *, hosts=("bound.test",), routes=(), logs="off", **more):
         """Countersign with api_key bindings; returns it with the ports of its forward and its reverse listener."""
         forward, reverse = free_port(), free_port()
         names = {*hosts, *more.pop("names", ()), "origin.test"}
@@ -331,11 +400,7 @@ http {{
         }
         if routes:
             config["listeners"]["reverse"] = [{
-                "address": f"127.0.0.1:{reverse}",
-                "routes": [
-                    {"prefix": "/h", "upstream": "http://origin.test", "credential": "key", "allow_cleartext": True},
-                    {"prefix": "/s", "upstream": "https://origin.test", "credential": "key"},
-                ],
+                "address": f"127.0.0.1:{reverse}", "server_names": [SIGNED], "routes": list(routes),
             }]  # fmt: skip
         config["upstream"]["resolve"] |= more.pop("resolve", {})
         for section in ("credentials", "bindings"):
@@ -361,6 +426,8 @@ http {{
         """One run of wrk and what the proxy spent on it."""
         connections = CONNECTIONS[size]
         env = {"BENCH_DIAL": str(target.port), "BENCH_URIS": " ".join(target.uris(size))}
+        env["BENCH_HEADERS"] = "\n".join(f"{name}: {value}" for name, value in target.headers.items())
+        env["BENCH_BODY"] = str(len(target.body))
         if rate:
             # Every connection sends once in about 20 ms, which wrk's timers of whole milliseconds can still spread.
             connections = max(8, min(256, round(rate / 50)))
@@ -387,12 +454,22 @@ http {{
         run["rate"] = run["requests"] / run["duration_us"] * 1e6
         return run
 
-    def alternate(self, label, targets, size="1k", rate=None, seconds=None):
-        """Runs the targets in turns; answers the runs of each."""
+    def uploads(self, target, count):
+        """So many bodies one after the other on one connection, and what the proxy spent on each."""
+        uri = target.uris("put")[0]
+        before, began = target.process.processor(), time.monotonic()
+        with target.connected(uri) as send:
+            for _ in range(count):
+                target.put(send, uri)
+        took, spent = time.monotonic() - began, Process.spent(before, target.process.processor())
+        return {"requests": count, "cpu_us": spent / 1000 / count, "rate": count * len(target.body) / took}
+
+    def alternate(self, label, targets, size="1k", rate=None, seconds=None, uploads=None):
+        """Runs the targets in turns, under wrk or with so many uploads; answers the runs of each."""
         seconds = seconds or self.seconds
         for target in targets:
             target.check()
-        if not rate and self.rounds > 2:
+        if not rate and not uploads and self.rounds > 2:
             for target in targets:
                 with contextlib.suppress(Stalled):
                     self.load(target, size, 1)  # warm: pools filled, pages touched
@@ -402,7 +479,10 @@ http {{
                 self.notes.append(f"{label}: {number} of {self.rounds} rounds, the time was up")
                 break
             try:
-                turns = [self.load(target, size, seconds, rate) for target in targets]
+                if uploads:
+                    turns = [self.uploads(target, uploads) for target in targets]
+                else:
+                    turns = [self.load(target, size, seconds, rate) for target in targets]
             except Stalled as why:
                 self.notes.append(f"{label}: round {number} left out, {why}")
                 continue
@@ -450,7 +530,7 @@ def section_a(bench):
     sides = {}
     for logs in ("off", "on"):
         nginx, port = bench.rival(logs)
-        ours, forward, reverse = bench.countersign(f"countersign-logs-{logs}", routes=True, logs=logs)
+        ours, forward, reverse = bench.countersign(f"countersign-logs-{logs}", routes=ROUTES, logs=logs)
         for scheme, prefix in (("http", "/h"), ("https", "/s")):
             sides[logs, scheme] = [
                 Target(nginx.name, nginx, port, f"http://127.0.0.1:{port}", [prefix]),
@@ -610,7 +690,7 @@ def section_f(bench):
         process, port = bench.rival("off")
         nginx.append(burst(Target("nginx cold", process, port, f"http://127.0.0.1:{port}", ["/h"])))
         bench.stop(process)
-        process, _, port = bench.countersign("countersign-cold", routes=True)
+        process, _, port = bench.countersign("countersign-cold", routes=ROUTES)
         ours.append(burst(Target("countersign cold", process, port, f"http://127.0.0.1:{port}", ["/h"])))
         bench.stop(process)
     what = f"{CALLERS:,} cold callers, api_key"
@@ -632,6 +712,126 @@ def section_f(bench):
     what = f"{CALLERS:,} cold callers, oauth2"
     bench.count("f", f"{what}: most token exchanges", max(exchanges), 1)
     bench.count("f", f"{what}: fewest that got 200", min(served), CALLERS)
+
+
+def signing(bench, name, **more):
+    """Countersign with AWS keys for the signed host, and the bare pass for the other one."""
+    credential = {
+        "id": "aws", "scheme": "aws", "access_key": ACCESS_KEY, "secret_key": {"env": "BENCH_KEY"}, "hosts": [SIGNED],
+    }  # fmt: skip
+    return bench.countersign(
+        name,
+        names=[SIGNED, BARE],
+        credentials=[credential],
+        bindings=[{"credential": "aws", "allow_cleartext": True}],
+        unbound="pass",
+        **more,
+    )
+
+
+def sides(process, port, protocol="http", headers=(), body=b"", covered=None):
+    """The same request to the forward listener, for the bare pass and for the host that it is signed for."""
+    headers = dict(headers)
+    covered = covered or hashlib.sha256(body).hexdigest()
+    passed = " ".join(headers[name] for name in ("Authorization", "X-Amz-Content-Sha256") if name in headers)
+    return [
+        Target(host, process, port, f"http://{host}", [f"{protocol}://{host}"], expect, headers, body)
+        for host, expect in ((BARE, re.escape(passed)), (SIGNED, f"{SIGNATURE} {covered}"))
+    ]
+
+
+def aws_chunked(size):
+    """A body as an SDK signs it chunk by chunk, here with worthless signatures; and its headers."""
+    chunk = 128 * 1024
+    piece = f"{chunk:x};chunk-signature={'0' * 64}\r\n".encode() + b"x" * chunk + b"\r\n"
+    end = f"0;chunk-signature={'0' * 64}\r\n\r\n".encode()
+    return piece * (size // chunk) + end, WORTHLESS | {
+        "Content-Encoding": "aws-chunked",
+        "X-Amz-Content-Sha256": STREAMING,
+        "X-Amz-Decoded-Content-Length": str(size),
+    }
+
+
+def streams(size):
+    """What is asked of a large body: a name, and the arguments of `sides`."""
+    body, headers = aws_chunked(size)
+    yield "unsigned", {"protocol": "https", "body": b"x" * size, "covered": "UNSIGNED-PAYLOAD"}
+    yield "signed again", {"protocol": "https", "headers": headers, "body": body, "covered": STREAMING}
+    yield "hashed", {"protocol": "http", "body": b"x" * size}
+
+
+def peak(bench, work, count):
+    """The memory of a process that has just started, and its peak after so many uploads on each of some connections."""
+    process, port, _ = signing(bench, "countersign-memory")
+    _, target = sides(process, port, **work)
+    run = {"before": process.peak()}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for done in [pool.submit(bench.uploads, target, count) for _ in range(UPLOADERS)]:
+            done.result()
+    run["peak"] = process.peak()
+    bench.stop(process)
+    bench.runs.append({"what": "g memory", "bytes": len(target.body)} | run)
+    return run
+
+
+def section_g(bench):
+    process, port, _ = signing(bench, "countersign-sigv4")
+    bare, signed = bench.alternate("g 1 kB", sides(process, port))
+    bench.ratio("g", "1 kB GET, sigv4 / the bare pass: processor time", "cpu_us", signed, bare, "us", ("<=", 1.6))
+    bench.ratio("g", "1 kB GET, sigv4 / the bare pass: throughput", "rate", signed, bare, "per s")
+    headers = WORTHLESS | {"X-Amz-Content-Sha256": hashlib.sha256().hexdigest()}
+    bare, signed = bench.alternate("g 1 kB of an SDK", sides(process, port, headers=headers))
+    what = "1 kB GET of an SDK, sigv4 / the bare pass: processor time"
+    bench.ratio("g", what, "cpu_us", signed, bare, "us", ("<=", 1.6))
+    # In cleartext S3's bodies are hashed.
+    bare, signed = bench.alternate("g 64 kB", sides(process, port, body=b"x" * SMALL), "put")
+    bench.ratio("g", "64 kB PUT, hashed / the bare pass: processor time", "cpu_us", signed, bare, "us")
+    bench.ratio("g", "64 kB PUT, hashed / the bare pass: throughput", "rate", signed, bare, "per s")
+    for how, work in itertools.islice(streams(LARGE), 2):
+        what = f"100 MB PUT, https, {how} / the bare pass"
+        bare, signed = bench.alternate(f"g {what}", sides(process, port, **work), uploads=3)
+        bench.ratio("g", f"{what}: processor time", "cpu_us", signed, bare, "ms", scale=1e-3)
+        bench.ratio("g", f"{what}: throughput", "rate", signed, bare, "MB/s", scale=1e-6)
+    # As many bytes on as many connections, so that only the length of a body differs.
+    for (how, large), (_, small) in zip(streams(LARGE), streams(MIB), strict=True):
+        turns = [(peak(bench, large, 1), peak(bench, small, LARGE // MIB)) for _ in range(min(3, bench.rounds))]
+        over, under = zip(*turns, strict=True)
+        before = statistics.median(run["before"] for turn in turns for run in turn) / MIB
+        what = f"{UPLOADERS} PUTs at once, {how}, 100 MB / 1 MB: peak memory"
+        bench.ratio("g", what, "peak", over, under, f"MB, {before:.1f} before", ("<=", 1.5), scale=1 / MIB)
+
+
+def section_h(bench):
+    port = free_port()
+    env = {
+        "PORT": str(port),
+        "UPSTREAM": f"127.0.0.1:{bench.http}",
+        "UPSTREAM_HOST": SIGNED,
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": KEY,
+        "AWS_REGION": REGION,
+    }
+    route = {"prefix": "/", "upstream": f"http://{SIGNED}", "credential": "aws", "allow_cleartext": True}
+    ours, _, reverse = signing(bench, "countersign-reverse", routes=[route])
+    log = bench.dir / "logs" / "peer.log"
+    try:
+        peer = bench.start("peer", ["sh", "-c", bench.peer], port, env, patience=120)
+
+        def turns(body=b""):
+            covered = hashlib.sha256(body).hexdigest() + ("" if body else "|UNSIGNED-PAYLOAD")
+            expect = f"{SIGNATURE} ({covered})"
+            return [
+                Target(process.name, process, at, f"http://{SIGNED}", [""], expect, body=body)
+                for process, at in ((ours, reverse), (peer, port))
+            ]
+
+        for what, body, size in (("1 kB GET", b"", "1k"), ("64 kB PUT, hashed", b"x" * SMALL, "put")):
+            mine, theirs = bench.alternate(f"h {what}", turns(body), size)
+            bench.ratio("h", f"{what}, peer / countersign: processor time", "cpu_us", theirs, mine, "us")
+            bench.ratio("h", f"{what}, peer / countersign: throughput", "rate", theirs, mine, "per s")
+    except (Failed, OSError, http.client.HTTPException) as why:
+        output = log.read_text(errors="replace").strip().splitlines()[-20:]
+        raise Failed(why, output or ["(it wrote nothing)"]) from why
 
 
 def cold_callers(port, uri):
@@ -735,13 +935,17 @@ def main():
     parser.add_argument("--rounds", type=int, help="turns of each pair (5)")
     parser.add_argument("--seconds", type=int, help="length of a run of wrk (2)")
     parser.add_argument("--limit", type=int, default=480, help="seconds after which no further round is begun (480)")
+    parser.add_argument("--peer", metavar="COMMAND", help="another signing proxy for section h (README.md)")
     parser.add_argument("--json", metavar="FILE", type=pathlib.Path, help="write every raw figure there")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)
     options.seconds = options.seconds or (1 if options.quick else 2)
-    chosen = [part.strip() for part in options.only.split(",")] if options.only else list(SECTIONS)
+    everything = [key for key in SECTIONS if key != "h" or options.peer]
+    chosen = [part.strip() for part in options.only.split(",")] if options.only else everything
     if unknown := set(chosen) - set(SECTIONS):
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    if ("h" in chosen) != bool(options.peer):
+        parser.error("section h and --peer go together")
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
@@ -771,9 +975,11 @@ def main():
                     globals()[f"section_{section}"](bench)
                 except Skip as why:
                     bench.line(section, f"skipped: {why}", "-")
-                except (Failed, subprocess.SubprocessError, OSError) as why:
+                except (Failed, http.client.HTTPException, subprocess.SubprocessError, OSError) as why:
                     status = 1
                     bench.line(section, f"failed: {why}", "-")
+                    for line in getattr(why, "output", ()):
+                        print(f"   | {line}")
                 bench.stop(*(process for process in list(bench.processes) if process not in kept))
             for note in bench.notes:
                 print(f"note: {note}")

@@ -2,6 +2,8 @@
 -- it resolves the host, so everything comes in the environment:
 --   BENCH_DIAL   dial 127.0.0.1 on this port, whatever the URL says; the URL stays what SNI and Host name
 --   BENCH_URIS   request targets, separated by spaces, sent in turn; absolute ones (http://...) are for a forward proxy
+--   BENCH_BODY   length of a body, which is sent with PUT; nothing or 0: GET
+--   BENCH_HEADERS  `Name: value` lines that every request has besides
 --   BENCH_DELAY  mean pause in milliseconds between an answer and the next request of a connection: a fixed rate
 local dial = os.getenv("BENCH_DIAL")
 local delay_ms = tonumber(os.getenv("BENCH_DELAY") or "")
@@ -11,6 +13,11 @@ for uri in (os.getenv("BENCH_URIS") or ""):gmatch("%S+") do uris[#uris + 1] = ur
 if dial then
   function wrk.resolve() wrk.addrs = wrk.lookup("127.0.0.1", dial) end
 end
+
+-- For the static request only: sections with more than one target send plain GETs.
+local length = tonumber(os.getenv("BENCH_BODY") or "") or 0
+if length > 0 then wrk.method, wrk.body = "PUT", ("x"):rep(length) end
+for name, value in (os.getenv("BENCH_HEADERS") or ""):gmatch("([^:\n]+): ([^\n]*)") do wrk.headers[name] = value end
 
 local function headers(uri)
   local host = uri:match("^http://([^/]+)")
