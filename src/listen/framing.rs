@@ -145,9 +145,9 @@ impl Framing {
     fn head(&self, bytes: &[u8]) -> Result<Option<(usize, State)>, Refusal> {
         let bad = |what: &'static str| Err(Refusal::bad_request(what));
         let too_large = || self.limits.too_large();
-        let ended = bytes.ends_with(b"\r\n\r\n")
-            || bytes.windows(2).any(|pair| pair == b"\n\n")
-            || bytes.windows(4).any(|four| four == b"\r\n\r\n");
+        // The search stops at the first empty line: what follows it may be a body, which is not looked through.
+        let lines = bytes.split_inclusive(|byte| *byte == b'\n').skip(1);
+        let ended = lines.into_iter().any(|line| matches!(line, b"\n" | b"\r\n"));
         if !ended {
             return if bytes.len() > self.limits.bytes { Err(too_large()) } else { Ok(None) };
         }
