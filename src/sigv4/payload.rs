@@ -76,6 +76,7 @@ impl Mode {
             }
             "STREAMING-AWS4-HMAC-SHA256-EVENTS" if !scope.asymmetric => Self::Events,
             UNSIGNED if unsigned => Self::Unsigned,
+            UNSIGNED if view.length == Some(0) => Self::Empty,
             UNSIGNED => Self::Whole,
             hash if hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
                 Self::Stated(hash.to_owned())
@@ -117,4 +118,71 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digits = bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     digits.map(char::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::*;
+    use crate::base::Destination;
+
+    const HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn mode(url: &str, payload: Payload, wanted: Option<&str>, length: Option<u64>, service: &str) -> Option<Mode> {
+        let destination = Destination::from_upstream(url).unwrap();
+        let headers = HeaderMap::new();
+        let view = RequestView {
+            method: &Method::PUT,
+            path_and_query: "/",
+            headers: &headers,
+            removed: &headers,
+            destination: &destination,
+            length,
+            body: None,
+            narrowing: None,
+        };
+        Mode::of(wanted.map(str::as_bytes), payload, &Scope::for_tests(service, "us-east-1"), &view).ok()
+    }
+
+    #[test]
+    fn the_cheapest_way_that_is_right_is_chosen() {
+        use Mode::{Chunks, Empty, Events, Stated, Unsigned, UnsignedChunks, Whole};
+        let (tls, clear) = ("https://a.test", "http://a.test");
+        let (some, none, unknown) = (Some(9), Some(0), None);
+        let (auto, signed, unsigned) = (Payload::Auto, Payload::Signed, Payload::Unsigned);
+        let stated = || Stated(HASH.to_owned());
+        let cases = [
+            // Without a word of the client.
+            (tls, auto, None, some, "s3", Some(Unsigned)),
+            (tls, auto, None, unknown, "s3", Some(Whole)),
+            (tls, auto, None, none, "s3", Some(Empty)),
+            (clear, auto, None, some, "s3", Some(Whole)),
+            (tls, auto, None, some, "sqs", Some(Whole)),
+            (tls, signed, None, some, "s3", Some(Whole)),
+            (tls, unsigned, None, some, "sqs", Some(Unsigned)),
+            (tls, unsigned, None, unknown, "s3", Some(Whole)),
+            (clear, unsigned, None, some, "sqs", Some(Whole)),
+            // With one.
+            (tls, auto, Some(HASH), some, "s3", Some(stated())),
+            (clear, signed, Some(HASH), unknown, "sqs", Some(stated())),
+            (tls, auto, Some("UNSIGNED-PAYLOAD"), some, "s3", Some(Unsigned)),
+            (clear, auto, Some("UNSIGNED-PAYLOAD"), some, "s3", Some(Whole)),
+            (clear, auto, Some("UNSIGNED-PAYLOAD"), none, "s3", Some(Empty)),
+            (tls, signed, Some("UNSIGNED-PAYLOAD"), some, "s3", Some(Whole)),
+            (tls, auto, Some("STREAMING-UNSIGNED-PAYLOAD-TRAILER"), some, "s3", Some(UnsignedChunks)),
+            (clear, auto, Some("STREAMING-UNSIGNED-PAYLOAD-TRAILER"), some, "s3", Some(Chunks { trailer: true })),
+            (tls, signed, Some("STREAMING-UNSIGNED-PAYLOAD-TRAILER"), some, "s3", Some(Chunks { trailer: true })),
+            (tls, auto, Some("STREAMING-AWS4-HMAC-SHA256-PAYLOAD"), some, "s3", Some(Chunks { trailer: false })),
+            (tls, auto, Some("STREAMING-AWS4-HMAC-SHA256-EVENTS"), unknown, "transcribe", Some(Events)),
+            // What nobody knows is refused.
+            (tls, auto, Some("STREAMING-SOMEHOW"), some, "s3", None),
+            (tls, auto, Some(&HASH[1..]), some, "s3", None),
+            (tls, auto, Some(""), some, "s3", None),
+        ];
+        for (url, payload, wanted, length, service, expected) in cases {
+            let chosen = mode(url, payload, wanted, length, service);
+            assert_eq!(chosen, expected, "{url} {payload:?} {wanted:?} {length:?} {service}");
+        }
+    }
 }
