@@ -319,3 +319,179 @@ impl fmt::Debug for Signer {
 fn unsignable(error: impl fmt::Display) -> Refusal {
     Refusal::bad_request(format!("the request cannot be signed for AWS: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::base::{Deps, Destination};
+
+    fn signer() -> Signer {
+        let settings = Arc::new(Settings { region: Some("us-east-1".into()), ..Settings::default() });
+        let clock = Deps::system().clock;
+        Signer::new("AKIDEXAMPLE", &Secret::new("secret"), None, settings, Arc::default(), clock).unwrap()
+    }
+
+    fn authorize(url: &str, headers: &HeaderMap, removed: &HeaderMap) -> Result<Authorized, Refusal> {
+        let uri: http::Uri = url.parse().unwrap();
+        let destination = Destination::from_absolute(&uri).unwrap();
+        let view = RequestView {
+            method: &Method::POST,
+            path_and_query: uri.path_and_query().unwrap().as_str(),
+            headers,
+            removed,
+            destination: &destination,
+            length: Some(0),
+            body: None,
+            narrowing: None,
+        };
+        signer().body_need(&view)?;
+        signer().authorize(&view, SystemTime::UNIX_EPOCH)
+    }
+
+    fn header(name: &str, value: &str) -> (HeaderName, HeaderValue) {
+        (name.parse().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn whatever_a_request_holds_it_is_signed_or_refused() {
+        // A small generator: the same requests in every run.
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = move |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        let words = [
+            "/",
+            "//",
+            "..",
+            ".",
+            "%2F",
+            "%",
+            "%zz",
+            "%FF",
+            "+",
+            "&",
+            "=",
+            "?",
+            ";",
+            ":",
+            "\u{e9}",
+            "a",
+            "A1-_~",
+            "@",
+            "'",
+            "X-Amz-Signature=0",
+            "&X-Amz-Credential=a%2F20260101%2Fr%2Fs3%2Faws4_request",
+            "&x-amz-acl=\u{e9}",
+            "&x-amz-=",
+            "&Signature=1&AWSAccessKeyId=2",
+            "*",
+            "(",
+            "!",
+            "$",
+            ",",
+            "&X-Amz-Target=x",
+            "&x-amz-a=%0d%0a",
+        ];
+        let values = [
+            "",
+            " ",
+            "\t",
+            "a\tb",
+            "a  b",
+            "\u{e9}",
+            "\"x\"",
+            ",",
+            "AWS4-HMAC-SHA256 Credential=",
+            "/aws4_request",
+            "AWS4-ECDSA-P256-SHA256 Credential=k/20260101/s3/aws4_request",
+            "STREAMING-AWS4-HMAC-SHA256-PAYLOAD",
+            "*",
+        ];
+        let names =
+            ["x-amz-a", "x-amz-meta-", "content-type", "x-amz-target", "x-amz-decoded-content-length", "x-amz-trailer"];
+        let owned = ["authorization", "x-amz-content-sha256", "x-amz-region-set", "x-amz-date"];
+        let hosts =
+            ["s3.us-east-1.amazonaws.com", "sqs.eu-west-1.amazonaws.com", "a.mrap.accesspoint.s3-global.amazonaws.com"];
+        let (mut signed, mut refused) = (0, 0);
+        for _ in 0..4000 {
+            let path: String = (0..next(8)).map(|_| words[next(words.len())]).collect();
+            let Ok(uri) = format!("https://{}/{path}", hosts[next(hosts.len())]).parse::<http::Uri>() else { continue };
+            let (mut headers, mut removed) = (HeaderMap::new(), HeaderMap::new());
+            for (names, map) in [(&names[..], &mut headers), (&owned, &mut removed)] {
+                for _ in 0..next(3) {
+                    let (name, value) = header(names[next(names.len())], values[next(values.len())]);
+                    map.append(name, value);
+                }
+            }
+            match authorize(&uri.to_string(), &headers, &removed) {
+                Ok(authorized) => {
+                    signed += 1;
+                    let mut parts = http::Request::builder().uri(uri).body(()).unwrap().into_parts().0;
+                    parts.headers = headers;
+                    authorized.mutations.apply(&mut parts).unwrap();
+                    assert_eq!(parts.headers.get_all(AUTHORIZATION).iter().count(), 1);
+                    let query = parts.uri.query().unwrap_or_default();
+                    assert!(!query.split('&').any(|pair| pair.starts_with("X-Amz-Signature=")), "{}", parts.uri);
+                }
+                Err(refusal) => {
+                    refused += 1;
+                    assert_eq!(refusal.status, 400, "{refusal}");
+                }
+            }
+        }
+        assert!(signed > 1000 && refused > 200, "{signed} {refused}");
+    }
+
+    #[test]
+    fn a_header_that_stands_in_the_presigned_query_as_well_is_refused() {
+        let url = "https://b.s3.us-east-1.amazonaws.com/k?X-Amz-Signature=0&X-Amz-Acl=public-read";
+        let given = HeaderMap::from_iter([header("x-amz-acl", "private")]);
+        assert!(authorize(url, &given, &HeaderMap::new()).unwrap_err().detail.contains("once more"));
+        let authorized = authorize(url, &HeaderMap::new(), &HeaderMap::new()).unwrap();
+        let set = &authorized.mutations.set;
+        assert!(set.iter().any(|(name, value)| name == "x-amz-acl" && value == "public-read"), "{set:?}");
+        let twice = format!("{url}&x-amz-acl=private");
+        assert!(authorize(&twice, &HeaderMap::new(), &HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn an_action_in_a_presigned_query_is_judged_like_one_in_a_header() {
+        let url = "https://dynamodb.us-east-1.amazonaws.com/?Action=DescribeTable&X-Amz-Signature=0&\
+                   X-Amz-Target=DynamoDB_20120810.DeleteTable";
+        let uri: http::Uri = url.parse().unwrap();
+        let destination = Destination::from_absolute(&uri).unwrap();
+        let headers = HeaderMap::from_iter([header("content-type", "application/x-amz-json-1.0")]);
+        let narrowing = Narrowing { actions: vec!["DescribeTable".into()], ..Narrowing::default() };
+        let removed = HeaderMap::new();
+        let view = RequestView {
+            method: &Method::POST,
+            path_and_query: uri.path_and_query().unwrap().as_str(),
+            headers: &headers,
+            removed: &removed,
+            destination: &destination,
+            length: Some(2),
+            body: None,
+            narrowing: Some(&narrowing),
+        };
+        assert!(signer().body_need(&view).unwrap_err().detail.contains("more than one"));
+        assert!(signer().authorize(&view, SystemTime::UNIX_EPOCH).is_err());
+    }
+
+    #[test]
+    fn a_tab_is_signed_and_sent_as_a_space() {
+        let url = "https://b.s3.us-east-1.amazonaws.com/k";
+        let sent = |value: &str| {
+            let given = HeaderMap::from_iter([header("x-amz-meta-a", value)]);
+            authorize(url, &given, &HeaderMap::new()).unwrap().mutations
+        };
+        let tabbed = sent("a\tb");
+        assert!(tabbed.set.iter().any(|(name, value)| name == "x-amz-meta-a" && value == "a b"), "{tabbed:?}");
+        let signature = |mutations: &Mutations| mutations.set.iter().find(|(name, _)| name == AUTHORIZATION).cloned();
+        assert_eq!(signature(&tabbed), signature(&sent("a b")));
+    }
+}
