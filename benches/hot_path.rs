@@ -126,6 +126,7 @@ fn decide(bencher: Bencher<'_, '_>, (bindings, one_host): (usize, bool)) {
             destination: &destination,
             method: &Method::GET,
             path: black_box(path),
+            target: path,
             headers: &headers,
             named: None,
             route: None,

@@ -44,6 +44,20 @@ pub struct Narrowing {
     pub actions: Vec<String>,
 }
 
+/// Reads a list of a binding that must not be empty: no element would mean every one.
+///
+/// # Errors
+/// When it is empty, or no list of texts.
+pub fn some<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let list: Vec<String> = serde::Deserialize::deserialize(deserializer)?;
+    if list.is_empty() {
+        return Err(serde::de::Error::custom(
+            "an empty list would allow everything; leave the key out, or list what is allowed",
+        ));
+    }
+    Ok(list)
+}
+
 impl Narrowing {
     /// Checks the name of a service, as it stands in signatures.
     ///

@@ -25,9 +25,11 @@ const TRUST_STORE_PASSWORD: &str = "changeit";
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
 
 /// Where tools of AWS's find keys, or another way to some: not for the command.
-const AWS_KEYS: [&str; 15] = [
+const AWS_KEYS: [&str; 17] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
+    "AWS_ACCESS_KEY",
+    "AWS_SECRET_KEY",
     "AWS_SESSION_TOKEN",
     "AWS_SECURITY_TOKEN",
     "AWS_PROFILE",

@@ -329,11 +329,11 @@ struct RawBinding {
     allow_addresses: Vec<IpNet>,
     #[serde(default)]
     only_named: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::base::request::some")]
     services: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::base::request::some")]
     regions: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::base::request::some")]
     actions: Vec<String>,
 }
 

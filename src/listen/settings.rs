@@ -80,13 +80,13 @@ pub struct Route {
     #[serde(default)]
     pub methods: Vec<String>,
     /// Of a provider with many services (AWS), which; empty means any.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::base::request::some")]
     pub services: Vec<String>,
     /// Of these, in which regions; empty means any.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::base::request::some")]
     pub regions: Vec<String>,
     /// Of these, which actions; empty means any.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::base::request::some")]
     pub actions: Vec<String>,
     /// Below which paths of the upstream; empty means any.
     #[serde(default)]

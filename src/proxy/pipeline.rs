@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -207,7 +208,7 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
         account: account.as_deref(),
         route,
     };
-    let decision = call.decide(request.method(), request.uri().path(), request.headers());
+    let decision = call.decide(request.method(), request.uri(), request.headers());
     let on_upgrade = found.websocket.then(|| upgrade::of_request(&mut request));
     let (parts, body) = request.into_parts();
     let mut request = Request::from_parts(parts, Body::incoming(body));
@@ -275,12 +276,13 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn decide(&self, method: &Method, path: &str, headers: &HeaderMap) -> Decision {
+    fn decide(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Decision {
         self.state.routes.decide(&Ask {
             caller: self.caller,
             destination: self.destination,
             method,
-            path,
+            path: uri.path(),
+            target: uri.path_and_query().map_or("/", PathAndQuery::as_str),
             headers,
             named: self.named,
             route: self.route,
@@ -300,7 +302,7 @@ impl Call<'_> {
         body = judge_trailers(body, signer.owned_headers());
         let mut view = RequestView {
             method: &parts.method,
-            path_and_query: parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str),
+            path_and_query: parts.uri.path_and_query().map_or("/", PathAndQuery::as_str),
             headers: &parts.headers,
             removed: &removed,
             destination: self.destination,
@@ -341,7 +343,7 @@ impl Call<'_> {
         // The token is dropped whether or not this request can use that.
         let worth_it = self.judge(response, receipt).await;
         let request = repeat.request().filter(|_| worth_it)?;
-        let decision = self.decide(request.method(), request.uri().path(), request.headers());
+        let decision = self.decide(request.method(), request.uri(), request.headers());
         let Decision::Use(permit) = decision else { return None };
         let (request, receipt, _) = self.sign(permit, request).await.ok()?;
         let mut response = egress.send(self.destination, request, h1_only).await.ok()?.map(Body::incoming);

@@ -19,6 +19,8 @@ fn document(refusal: &Refusal) -> String {
         "status": refusal.status.as_u16(),
         "detail": refusal.detail,
         "code": refusal.code.as_str(),
+        // What AWS's clients show of an error.
+        "message": refusal.detail,
     });
     format!("{document}\n")
 }

@@ -178,8 +178,8 @@ impl fmt::Display for Tie {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} and {} bind different credentials to the same calls of {}; narrow one by callers, methods or paths, or \
-             set `only_named: true` on the one that requests name themselves",
+            "{} and {} bind different credentials to the same calls of {}; narrow one by callers, methods, paths or (AWS) \
+             services and regions, or set `only_named: true` on the one that requests name themselves",
             self.first, self.second, self.host
         )
     }

@@ -11,7 +11,7 @@ use super::caller::{Caller, Callers};
 use super::matcher::{PathPrefix, refuse_path_tricks};
 use super::permit::{Passage, Permit};
 use crate::base::request::is_spelling_of;
-use crate::base::{Code, Destination, Host, Protocol, Refusal};
+use crate::base::{Code, Destination, Host, Narrowing, Protocol, Refusal, RequestView};
 
 /// What happens to a call that no binding is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -40,6 +40,8 @@ pub struct Ask<'a> {
     pub method: &'a Method,
     /// The path as it would be forwarded, without the query.
     pub path: &'a str,
+    /// The same with its query.
+    pub target: &'a str,
     /// The request's headers, for the tricks that a rule must not be deceived by.
     pub headers: &'a HeaderMap,
     /// The credential that the request names.
@@ -81,13 +83,14 @@ impl Slot {
         self.at.port.is_none_or(|port| port == destination.port())
     }
 
-    /// Most specific first: port, longest path, method, caller.
-    fn rank(&self) -> (bool, usize, bool, bool) {
+    /// Most specific first: port, longest path, method, caller, narrowed services.
+    fn rank(&self) -> (bool, usize, bool, bool, bool) {
         (
             self.at.port.is_some(),
             self.at.path.as_ref().map_or(0, |path| path.len() + 1),
             !self.binding.methods.is_empty(),
             !self.binding.callers.is_empty(),
+            self.binding.narrowing.is_some(),
         )
     }
 }
@@ -296,6 +299,7 @@ impl RouteTable {
     /// The most specific binding that is for this request; an error when the request tries to deceive a rule.
     fn find<'a>(&'a self, ask: &Ask<'a>) -> Result<Option<&'a Arc<Binding>>, Refusal> {
         let mut path_is_plain = false;
+        let mut outside = None;
         let hosts = self.accounts.get(&ask.caller.account);
         let groups = hosts.into_iter().flat_map(|hosts| hosts.groups(ask.destination));
         let slots = groups.flat_map(|slots| slots.concerning(ask.path));
@@ -323,11 +327,16 @@ impl RouteTable {
             if !binding.methods.is_empty() {
                 refuse_method_overrides(ask.headers)?;
             }
-            if binding.allows(ask.method) {
-                return Ok(Some(binding));
+            if !binding.allows(ask.method) {
+                continue;
+            }
+            match outside_narrowing(binding, ask) {
+                None => return Ok(Some(binding)),
+                // Another binding may be for this service; if none is, this is why.
+                Some(refusal) => drop(outside.get_or_insert(refusal)),
             }
         }
-        Ok(None)
+        outside.map_or(Ok(None), Err)
     }
 
     /// What becomes of a call without a binding.
@@ -351,6 +360,25 @@ impl RouteTable {
         }
         Ok(Passage::new((self.unbound == Unbound::Observe).then(|| needed_binding(destination, call))))
     }
+}
+
+/// Why a binding that is narrowed to services and regions is not for this request. What stands in its body is judged when
+/// it is signed.
+fn outside_narrowing(binding: &Binding, ask: &Ask<'_>) -> Option<Refusal> {
+    let narrowing = Some(binding.narrowing.as_ref()?);
+    let scheme = binding.credential.scheme_now().ok()?;
+    let view = RequestView {
+        method: ask.method,
+        path_and_query: ask.target,
+        headers: ask.headers,
+        // They are still among the headers.
+        removed: ask.headers,
+        destination: ask.destination,
+        length: None,
+        body: None,
+        narrowing,
+    };
+    scheme.foresee(&view).err().filter(|refusal| refusal.code == Code::CannotInfer)
 }
 
 /// One answer for a credential that does not exist, that is another's, that is switched off and that is not for this call.
@@ -431,7 +459,7 @@ fn arrange(slots: &mut [Slot], host: &str, ties: &mut Vec<Tie>) {
             .then_with(|| one.at.port.cmp(&two.at.port))
     });
     for group in slots.chunk_by(|one, two| one.at == two.at && one.rank() == two.rank()) {
-        let mut taken: HashMap<(Option<&str>, Option<&str>), &Arc<Binding>> = HashMap::new();
+        let mut taken: HashMap<[Option<&str>; 4], &Arc<Binding>> = HashMap::new();
         for slot in group {
             let binding = &slot.binding;
             if binding.route.is_some() || binding.only_named {
@@ -451,17 +479,28 @@ fn arrange(slots: &mut [Slot], host: &str, ties: &mut Vec<Tie>) {
     }
 }
 
-/// Every pair of a method and a caller that a binding is for, `None` standing for any.
-fn keys(binding: &Binding) -> Vec<(Option<&str>, Option<&str>)> {
-    let methods: Vec<_> = match &binding.methods[..] {
-        [] => vec![None],
-        methods => methods.iter().map(|method| Some(method.as_str())).collect(),
-    };
-    let callers: Vec<_> = match &binding.callers[..] {
-        [] => vec![None],
-        callers => callers.iter().map(|caller| Some(caller.as_str())).collect(),
-    };
-    methods.iter().flat_map(|method| callers.iter().map(move |caller| (*method, *caller))).collect()
+/// No names mean any.
+fn any(names: Vec<Option<&str>>) -> Vec<Option<&str>> {
+    if names.is_empty() { vec![None] } else { names }
+}
+
+/// Every method, caller, service and region together that a binding is for, `None` standing for any.
+fn keys(binding: &Binding) -> Vec<[Option<&str>; 4]> {
+    let methods = any(binding.methods.iter().map(|method| Some(method.as_str())).collect());
+    let callers = any(binding.callers.iter().map(|caller| Some(caller.as_str())).collect());
+    let narrowing = binding.narrowing.as_ref();
+    let listed = |list: fn(&Narrowing) -> &Vec<String>| narrowing.map(list).into_iter().flatten();
+    let services = any(listed(|narrowing| &narrowing.services).map(|name| Some(name.as_str())).collect());
+    let regions = any(listed(|narrowing| &narrowing.regions).map(|name| Some(name.as_str())).collect());
+    let mut keys = Vec::new();
+    for method in &methods {
+        for caller in &callers {
+            for service in &services {
+                keys.extend(regions.iter().map(|region| [*method, *caller, *service, *region]));
+            }
+        }
+    }
+    keys
 }
 
 #[cfg(test)]
@@ -536,6 +575,7 @@ mod tests {
             destination: &destination,
             method: &call.method,
             path: uri.path(),
+            target: uri.path_and_query().unwrap().as_str(),
             headers: &call.headers,
             named: call.named,
             route: call.route,

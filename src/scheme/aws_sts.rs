@@ -332,6 +332,13 @@ impl Settings {
         }
         let last = self.own.role().map(named);
         let id = last.as_ref().map_or(generated.clone(), |role| role.external_id.clone());
+        if id.is_none() && last.is_some() {
+            introduction.notes.push(
+                "no `external_id` is written on the credential, so the role trusts every request of that account; where \
+                 others use it too, agree on one with the role's owner and write it there"
+                    .into(),
+            );
+        }
         introduction.facts.extend(id.map(|id| ("external id", id)));
         // Sessions of EKS Pod Identity carry tags of their own.
         let tagged = self.own.is_ambient() && self.own.profile.is_none();
@@ -470,13 +477,20 @@ impl<F: Fn(&str) -> KeyBuilder> Steps<'_, F> {
         self.settings.own.endpoint(url, region).map_err(|why| Unavailable(format!("sts_endpoint: {why}")))
     }
 
+    /// The region that this host is in, as AWS's own tools are told: its STS is near, and may be the only one in reach.
+    fn own_region(&self) -> Option<String> {
+        let environment = &self.setup.outside.environment;
+        let named = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| environment.variable(name));
+        named.filter(|_| self.settings.own.is_ambient())
+    }
+
     /// The STS that a role is asked of.
     fn sts(&self, role: &Role) -> Result<Sts, Unavailable> {
         let endpoint = match &self.settings.own.sts_endpoint {
             Some(url) => self.endpoint(url)?,
             None => {
-                let region = self.settings.signing.region.as_deref();
-                let endpoint = StsEndpoint::for_role(&role.role_arn, region);
+                let region = self.settings.signing.region.clone().or_else(|| self.own_region());
+                let endpoint = StsEndpoint::for_role(&role.role_arn, region.as_deref());
                 endpoint.map_err(|why| Unavailable(format!("sts_endpoint: {why}")))?
             }
         };

@@ -40,7 +40,7 @@ use self::payload::Mode;
 use self::scope::Scope;
 use self::target::Target;
 use crate::base::{
-    AnswerView, Authorized, Authorizer, BodyNeed, Clock, Mutations, Narrowing, Refusal, RequestView, Secret, Verdict,
+    AnswerView, Authorized, Authorizer, BodyNeed, Clock, Mutations, Refusal, RequestView, Secret, Verdict,
 };
 
 const X_AMZ_CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
@@ -83,14 +83,13 @@ pub struct Settings {
 pub fn foresee(settings: &Settings, view: &RequestView<'_>) -> Result<(String, Vec<String>), Refusal> {
     let target = Target::of(view.path_and_query)?;
     let scope = Scope::of(settings, view, target.presigned.as_ref())?;
-    // The action may stand in the body, which is not there yet.
-    let narrowing = view.narrowing.map(|narrowing| Narrowing { actions: Vec::new(), ..narrowing.clone() });
-    scope.check(&RequestView { narrowing: narrowing.as_ref(), ..*view }, false)?;
+    let judged = scope.foresee(&RequestView { path_and_query: &target.wire, ..*view })?;
     let how = if scope.asymmetric { "SigV4a" } else { "SigV4" };
     let mut headers = vec!["authorization".to_owned(), "x-amz-date".to_owned()];
     headers.extend(scope.is_s3().then(|| X_AMZ_CONTENT_SHA256.to_string()));
     headers.extend(scope.asymmetric.then(|| X_AMZ_REGION_SET.to_string()));
-    Ok((format!("{how} for {} in {}", scope.service, scope.region), headers))
+    let action = if judged { "" } else { "; its action is judged when it is sent" };
+    Ok((format!("{how} for {} in {}{action}", scope.service, scope.region), headers))
 }
 
 /// Signs with one set of keys.
@@ -325,7 +324,7 @@ mod tests {
     use http::Method;
 
     use super::*;
-    use crate::base::{Deps, Destination};
+    use crate::base::{Deps, Destination, Narrowing};
 
     fn signer() -> Signer {
         let settings = Arc::new(Settings { region: Some("us-east-1".into()), ..Settings::default() });

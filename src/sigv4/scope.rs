@@ -50,10 +50,12 @@ impl<'a> Scope<'a> {
         let needed = |what: &str, told: Result<Cow<'a, str>, &'static str>| {
             told.map_err(|why| {
                 let host = view.destination.host();
-                Refusal::new(
-                    Code::CannotInfer,
-                    format!("the {what} cannot be told from {host} ({why}); set `{what}` on the credential"),
-                )
+                let advice = match () {
+                    () if why.contains("no AWS signature") => "it is not to be called with AWS credentials",
+                    () if why.contains("region") => "set `region` on the credential, or let the client sign",
+                    () => "set `service` and `region` on the credential, or let the client sign",
+                };
+                Refusal::new(Code::CannotInfer, format!("the {what} cannot be told from {host} ({why}); {advice}"))
             })
         };
         let of_host = || told.as_ref().map_err(|why| *why);
@@ -110,8 +112,12 @@ impl<'a> Scope<'a> {
     /// `cannot_infer` for what is outside.
     pub(super) fn check(&self, view: &RequestView<'_>, rewritten: bool) -> Result<(), Refusal> {
         let Some(narrowing) = view.narrowing else { return Ok(()) };
-        let outside = |what: &str, name: &str| {
-            Err(Refusal::new(Code::CannotInfer, format!("{what} {name} is outside what the binding allows")))
+        let outside = |what: &str, name: &str, key: &str, list: &[String]| {
+            let list = list.join(", ");
+            let why = format!(
+                "{what} {name} is outside what the binding allows; add it to its `{key}` ({list}) if it is not"
+            );
+            Err(Refusal::new(Code::CannotInfer, why))
         };
         let told = self.told.as_ref();
         let services = [Some(&self.service), told.map(|(service, _)| service)];
@@ -119,13 +125,16 @@ impl<'a> Scope<'a> {
             list.is_empty() || list.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
         };
         if let Some(name) = services.into_iter().flatten().find(|name| !allowed(name, &narrowing.services)) {
-            return outside("service", name);
+            return outside("service", name, "services", &narrowing.services);
         }
         // A set of regions is inside when each of them is.
-        let regions = [Some(&self.region), told.map(|(_, region)| region)];
+        // A global host is in the region that it is signed for: the client knows that of its bucket, the host does not.
+        let named =
+            |region: &&Cow<'_, str>| view.destination.host().name().is_some_and(|name| name.contains(&***region));
+        let regions = [Some(&self.region), told.map(|(_, region)| region).filter(named)];
         let mut regions = regions.into_iter().flatten().flat_map(|set| set.split(',').map(str::trim));
         if let Some(name) = regions.find(|name| !allowed(name, &narrowing.regions)) {
-            return outside("region", name);
+            return outside("region", name, "regions", &narrowing.regions);
         }
         if narrowing.actions.is_empty() {
             return Ok(());
@@ -137,7 +146,23 @@ impl<'a> Scope<'a> {
         }) {
             return Ok(());
         }
-        outside("action", &action)
+        outside("action", &action, "actions", &narrowing.actions)
+    }
+
+    /// The same before there is a body; says whether the action could be judged, if only some are allowed.
+    ///
+    /// # Errors
+    /// As [`Scope::check`].
+    pub(super) fn foresee(&self, view: &RequestView<'_>) -> Result<bool, Refusal> {
+        let Some(narrowing) = view.narrowing else { return Ok(true) };
+        let told = self.told.as_ref().map_or(&self.service, |(service, _)| service);
+        let in_body = reads_body(view) && actions::names_actions(&self.service) && actions::names_actions(told);
+        if !in_body {
+            let length = view.length.or((*view.method != Method::POST).then_some(0));
+            return self.check(&RequestView { length, ..*view }, false).map(|()| true);
+        }
+        let narrowing = Narrowing { actions: Vec::new(), ..narrowing.clone() };
+        self.check(&RequestView { narrowing: Some(&narrowing), ..*view }, false).map(|()| false)
     }
 
     /// The action of a request to an API that names it.
@@ -337,10 +362,12 @@ mod tests {
     #[test]
     fn what_cannot_be_told_is_refused_with_the_key_to_set() {
         let why = scoped(&Settings::default(), get("https://minio.test/b", &[]), None).unwrap_err();
-        assert!(why.contains("minio.test") && why.contains("set `service`"), "{why}");
+        assert!(why.contains("minio.test") && why.contains("set `service` and `region`"), "{why}");
         let half = Settings { service: Some("s3".into()), ..Settings::default() };
         let why = scoped(&half, get("https://192.0.2.1/b", &[]), None).unwrap_err();
-        assert!(why.contains("set `region`"), "{why}");
+        assert!(why.contains("region cannot be told"), "{why}");
+        let why = scoped(&Settings::default(), get("https://b.s3-accelerate.amazonaws.com/", &[]), None).unwrap_err();
+        assert!(why.contains("set `region` on"), "{why}");
         for line in [
             "AWS AK:signature",
             "Bearer x",
@@ -374,6 +401,8 @@ mod tests {
         assert!(judge("https://b.s3.eu-west-1.amazonaws.com/", &[SIGNED]).is_ok());
         assert!(judge("https://sqs.eu-west-1.amazonaws.com/", &[]).unwrap_err().contains("service sqs"));
         assert!(judge("https://b.s3.us-west-2.amazonaws.com/", &[]).unwrap_err().contains("region us-west-2"));
+        assert!(judge("https://b.s3.us-west-2.amazonaws.com/", &[SIGNED]).is_err(), "the host is there");
+        assert!(judge("https://b.s3.amazonaws.com/", &[SIGNED]).is_ok(), "the bucket may be anywhere");
         assert!(judge("https://iam.amazonaws.com/", &[SIGNED]).unwrap_err().contains("service iam"), "a claim");
         let odd = Narrowing { services: vec!["iotsecuredtunneling".into()], ..Narrowing::default() };
         let tunneling = get("https://api.tunneling.iot.us-east-1.amazonaws.com/", &[]);

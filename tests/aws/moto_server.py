@@ -38,7 +38,7 @@ from moto.sts.models import AssumedRole, sts_backends
 from werkzeug.serving import make_server
 
 REGION = "us-east-1"
-EXTERNAL_ID = "countersign external id/1"
+EXTERNAL_ID = "countersign/external:id=1"
 EVERYTHING = {"Effect": "Allow", "Action": "*", "Resource": "*"}
 SCOPE = re.compile(r"Credential=([^/,\s]+)/(\d{8})/([^/,\s]*)/([^/,\s]+)/")
 

@@ -235,3 +235,46 @@ async fn cloud_custodian_runs_its_policies_with_worthless_keys() {
     assert_eq!(again[0]["resources"], 0, "{again:?}");
     measured(&format!("Cloud Custodian: {} policies with worthless keys", counts.len()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_of_roles_are_taken_by_a_server_that_verifies_them_and_refusals_say_what_to_change() {
+    let Some(kit) = kit("aws") else { return };
+    let scene = Scene::new();
+    let moto = scene.moto(&kit, &["--session-seconds", "20"]);
+    let keys = [("KEY", moto.fact("access_key")), ("SECRET", moto.fact("secret_key"))];
+    let credential = |role: &str, more: &str| {
+        format!(
+            "    scheme: aws_sts\n    role_arn: {}\n    access_key: {{ env: KEY }}\n    secret_key: {{ env: SECRET }}\n{more}",
+            moto.fact(role)
+        )
+    };
+    let right = format!("    external_id: \"{}\"\n", moto.fact("external_id"));
+    let chain = format!("    chain: [{{ role_arn: \"{}\" }}]\n", moto.fact("role_arn"));
+    for (role, more) in [("role_arn", ""), ("external_role_arn", &*right)] {
+        let proxy = scene.proxy(&moto, &credential(role, more), &keys).await;
+        let found = operations(&kit, "api_client.py", &[], &proxy);
+        let arn = found.iter().find(|one| one["operation"] == "sts:GetCallerIdentity").unwrap()["arn"].to_string();
+        assert!(arn.contains(":assumed-role/") && arn.contains("/countersign"), "{arn}");
+        assert!(done(&found) >= 14);
+        let s3 = operations(&kit, "s3_client.py", &[], &proxy);
+        assert!(done(&s3) >= 83);
+    }
+    let refused = [
+        ("external_role_arn", "    external_id: somebody-elses\n", keys[1].1, "external id"),
+        ("external_role_arn", "", keys[1].1, "external id"),
+        ("untrusting_role_arn", "", keys[1].1, "trust policy"),
+        ("untrusting_role_arn", &*chain, keys[1].1, "trust policy"),
+        ("role_arn", "", "another/secret/that/is/not/the/users/own", "does not belong to the access key"),
+    ];
+    for (role, more, secret, words) in refused {
+        let proxy = scene.proxy(&moto, &credential(role, more), &[keys[0], ("SECRET", secret)]).await;
+        let url = "https://sts.us-east-1.amazonaws.com/?Action=GetCallerIdentity&Version=2011-06-15";
+        let answer = proxy.client().get(url).send().await.unwrap();
+        assert_eq!(answer.status(), 502);
+        let problem: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(problem["code"] == "credential_rejected" && detail.contains(words), "{problem}");
+        assert_eq!(problem["message"], problem["detail"], "what AWS's own clients show");
+        assert!(!detail.contains("somebody-elses") && !detail.contains(secret), "{detail}");
+    }
+}

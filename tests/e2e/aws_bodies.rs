@@ -255,6 +255,19 @@ async fn what_is_outside_a_bindings_services_regions_and_actions_is_refused_befo
         let (status, said) = call(&proxy, url, body).await;
         assert!(status == 400 && said.contains("cannot_infer") && said.contains(words), "{url} {body}: {said}");
     }
+    // An empty list is a mistake, since it would allow everything.
+    let empty = sqs(&origin, ", services: []").text();
+    let check = |text: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("c.yaml");
+        std::fs::write(folder.path().join("origin.pem"), root.pem()).unwrap();
+        std::fs::write(&file, text.replace("FOLDER", folder.path().to_str().unwrap())).unwrap();
+        let mut check = crate::support::countersign(&["check", "--config", file.to_str().unwrap()]);
+        let output = check.env("SECRET", "x").output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = check(&empty);
+    assert!(code == Some(78) && said.contains("would allow everything"), "{said}");
     // `explain` says the same beforehand, and for what it would be signed.
     let explained = |url: &str| {
         let arguments = ["explain", "--json", "--config", proxy.config.to_str().unwrap(), "POST", url];
@@ -262,9 +275,14 @@ async fn what_is_outside_a_bindings_services_regions_and_actions_is_refused_befo
         serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
     };
     let use_it = explained(&url);
-    assert_eq!((&use_it["decision"], &use_it["reason"]), (&"use".into(), &"SigV4 for sqs in us-east-1".into()));
+    let reason = "SigV4 for sqs in us-east-1; its action is judged when it is sent";
+    assert_eq!((&use_it["decision"], &use_it["reason"]), (&"use".into(), &reason.into()));
     assert_eq!(use_it["headers"], serde_json::json!(["authorization", "x-amz-date"]));
-    for url in ["https://sns.us-east-1.amazonaws.com/", "https://b.s3-accelerate.amazonaws.com/"] {
+    for url in [
+        "https://sns.us-east-1.amazonaws.com/",
+        "https://b.s3-accelerate.amazonaws.com/",
+        "https://sqs.us-east-1.amazonaws.com/a/path",
+    ] {
         assert_eq!(explained(url)["code"], "cannot_infer", "{url}");
     }
     // Hosts below the same domain that anybody can own have to be named.
@@ -281,6 +299,51 @@ async fn what_is_outside_a_bindings_services_regions_and_actions_is_refused_befo
     let output = check.env("SECRET", "x").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(78) && said.contains("do not go with"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bindings_of_one_host_share_its_services_between_them() {
+    let root = Root::new();
+    let names = ["*.us-east-1.amazonaws.com"];
+    let origin = Origin::https_with(&root, &names, &["http/1.1"], |_| text(200, "ok")).await;
+    let mut config =
+        sqs(&origin, ", services: [sqs], actions: [\"List*\"]").resolve(&format!("{HOST}:443"), origin.address);
+    config
+        .credentials
+        .push_str("  - { id: other, scheme: aws, access_key: AKIAOTHER00000000000, secret_key: { env: SECRET } }\n");
+    let with = |more: &str| {
+        let bindings = format!("{}{more}", config.bindings);
+        Config {
+            bindings,
+            listeners: config.listeners.clone(),
+            resolve: config.resolve.clone(),
+            credentials: config.credentials.clone(),
+            rest: String::new(),
+        }
+    };
+    let proxy = with("  - { credential: other, hosts: [\"*.amazonaws.com\"], services: [s3] }\n").start(&root);
+    let call = async |url: &str| proxy.client().get(url).send().await.unwrap().status().as_u16();
+    assert_eq!(call("https://sqs.us-east-1.amazonaws.com/?Action=ListQueues").await, 200);
+    assert_eq!(call(&format!("https://{HOST}/bucket")).await, 200);
+    assert_eq!(call("https://sqs.us-east-1.amazonaws.com/?Action=DeleteQueue").await, 400);
+    assert_eq!(call("https://iam.us-east-1.amazonaws.com/").await, 400);
+    let signed: Vec<_> =
+        origin.seen().iter().map(|seen| seen.header("authorization").unwrap().contains("OTHER")).collect();
+    assert_eq!(signed, [false, true], "each by its own credential");
+    // One that is for every service gives way to one that is for this.
+    let proxy = with("  - { credential: other, hosts: [\"*.amazonaws.com\"] }\n").start(&root);
+    assert_eq!(proxy.client().get(format!("https://{HOST}/bucket")).send().await.unwrap().status(), 200);
+    assert!(origin.seen().last().unwrap().header("authorization").unwrap().contains("OTHER"));
+    // Two for the same are a tie.
+    let tie = with("  - { credential: other, hosts: [\"*.amazonaws.com\"], services: [s3, sqs] }\n").text();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.yaml");
+    std::fs::write(folder.path().join("origin.pem"), root.pem()).unwrap();
+    std::fs::write(&file, tie.replace("FOLDER", folder.path().to_str().unwrap())).unwrap();
+    let mut check = crate::support::countersign(&["check", "--config", file.to_str().unwrap()]);
+    let output = check.env("SECRET", "x").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(78) && said.contains("services and regions"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,6 +378,7 @@ async fn run_gives_aws_tools_worthless_keys_and_signs_with_the_real_ones() {
         .env("AWS_SECRET_ACCESS_KEY", "the-real-secret")
         .env("AWS_SESSION_TOKEN", "a-real-token")
         .env("AWS_PROFILE", "production")
+        .env("AWS_SECRET_KEY", "an-older-name-REALREAL")
         .env("AWS_CREDENTIAL_EXPIRATION", "2020-01-01T00:00:00Z")
         .env("AWS_BEARER_TOKEN_BEDROCK", "a-REALREAL-bearer")
         .output()

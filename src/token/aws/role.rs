@@ -158,7 +158,7 @@ impl Role {
             }
         }
         match self.transitive_tag_keys.iter().find(|key| !self.tags.iter().any(|(tag, _)| tag == *key)) {
-            Some(key) => fault("transitive_tag_keys", format!("`{}` is not among `tags`", key.escape_debug())),
+            Some(key) => fault("transitive_tag_keys", format!("`{}` is not among `session_tags`", key.escape_debug())),
             None => Ok(()),
         }
     }

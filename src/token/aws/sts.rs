@@ -263,6 +263,14 @@ struct Document {
     assume_role_with_web_identity_result: Option<RoleElement>,
     get_caller_identity_result: Option<IdentityElement>,
     error: Option<ErrorElement>,
+    errors: Option<ErrorsElement>,
+}
+
+/// Some who speak like STS have one more element around the error.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ErrorsElement {
+    error: Option<ErrorElement>,
 }
 
 #[derive(Deserialize)]
@@ -298,7 +306,9 @@ struct ErrorElement {
 impl Document {
     /// What the parser says of an answer is not repeated: it may quote it.
     fn read(body: &[u8]) -> Option<Self> {
-        quick_xml::de::from_str(std::str::from_utf8(body).ok()?).ok()
+        let mut document: Self = quick_xml::de::from_str(std::str::from_utf8(body).ok()?).ok()?;
+        document.error = document.error.or(document.errors.take().and_then(|errors| errors.error));
+        Some(document)
     }
 
     fn issued(self, source: &'static str, endpoint: &Destination) -> Result<Issued, StsError> {
