@@ -24,6 +24,6 @@ pub use destination::{Destination, Host, Protocol};
 pub use error::{Code, Fault, Refusal};
 pub use http_client::{BoxFuture, CallError, ClientOptions, HttpClient, HttpClients};
 pub use mutations::Mutations;
-pub use reference::{Public, SecretField, SecretRef, Secrets, Unavailable};
+pub use reference::{Public, SecretField, SecretRef, Secrets, Text, Unavailable};
 pub use request::{BodyNeed, Narrowing, RequestView};
 pub use secret::Secret;

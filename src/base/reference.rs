@@ -151,6 +151,19 @@ impl<'de> Deserialize<'de> for TextOr {
     }
 }
 
+/// Text of which nothing is secret and nothing a reference; a number is told to be put in quotes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text(pub String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match TextOr::deserialize(deserializer)? {
+            TextOr::Text(text) => Ok(Self(text)),
+            TextOr::Reference(_) => Err(de::Error::custom("text; references are not read here")),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for SecretField {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match TextOr::deserialize(deserializer)? {
@@ -260,6 +273,14 @@ mod tests {
             assert!(!error.contains("hunter2") && !error.contains("4711"), "{error}");
         }
         assert!(serde_json::from_value::<SecretField>(json!({"env": "A"})).is_ok());
+    }
+
+    #[test]
+    fn text_that_looks_like_a_number_wants_quotes() {
+        assert_eq!(serde_json::from_value::<Text>(json!("007")).unwrap().0, "007");
+        let error = serde_json::from_value::<Text>(json!(7)).unwrap_err().to_string();
+        assert!(error.contains("quotes"), "{error}");
+        assert!(serde_json::from_value::<Text>(json!({"env": "A"})).is_err());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::aws::{DEFAULT_HOSTS, check_access_key, foresight, take_signing};
 use super::{Draft, Foresight, Identity, Introduction, Kind, Scheme, SettingsError, Setup, at, settings};
-use crate::base::{BoxFuture, Code, Public, Refusal, RequestView, SecretField, SecretRef, Unavailable};
+use crate::base::{BoxFuture, Code, Public, Refusal, RequestView, SecretField, SecretRef, Text, Unavailable};
 use crate::sigv4::{self, OWNED_HEADERS, Skew};
 use crate::token::aws::{
     Ambient, AmbientSession, AmbientSettings, Base, CallerIdentity, ExternalIds, Keys, Role, RoleSession, Signing, Sts,
@@ -52,7 +52,7 @@ struct Own {
     /// Without it, what the base gives signs by itself.
     role_arn: Option<String>,
     role_session_name: Option<String>,
-    external_id: Option<String>,
+    external_id: Option<Text>,
     policy_json: Option<String>,
     #[serde(default)]
     policy_arns: Vec<String>,
@@ -72,7 +72,7 @@ struct Own {
     allow_addresses: Vec<IpNet>,
     /// Accounts in which a request may ask for the same role.
     #[serde(default)]
-    accounts: Vec<String>,
+    accounts: Vec<Text>,
     /// Roles assumed on the way to `role_arn`.
     #[serde(default)]
     chain: Vec<Hop>,
@@ -88,7 +88,7 @@ struct Own {
 struct Hop {
     role_arn: String,
     role_session_name: Option<String>,
-    external_id: Option<String>,
+    external_id: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -153,7 +153,7 @@ impl Own {
             let role = hop.role();
             role.check().map_err(|(field, why)| at(format!("chain[{index}].{}", here(field)), why))?;
         }
-        for (index, account) in self.accounts.iter().enumerate() {
+        for (index, Text(account)) in self.accounts.iter().enumerate() {
             if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
                 return Err(at(format!("accounts[{index}]"), "an account has 12 digits; put them in quotes"));
             }
@@ -222,7 +222,7 @@ impl Own {
     /// The role that signs in the end.
     fn role(&self) -> Option<Role> {
         let mut role = Role::new(self.role_arn.as_deref()?, session_name(self.role_session_name.as_deref()));
-        role.external_id.clone_from(&self.external_id);
+        role.external_id = self.external_id.as_ref().map(|id| id.0.clone());
         role.policy.clone_from(&self.policy_json);
         role.policy_arns.clone_from(&self.policy_arns);
         role.tags = self.session_tags.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -236,7 +236,7 @@ impl Own {
 impl Hop {
     fn role(&self) -> Role {
         let role = Role::new(&self.role_arn, session_name(self.role_session_name.as_deref()));
-        Role { external_id: self.external_id.clone(), ..role }
+        Role { external_id: self.external_id.as_ref().map(|id| id.0.clone()), ..role }
     }
 }
 
@@ -283,7 +283,7 @@ impl Draft for Settings {
             Base::Session(handle) => Base::Session(Arc::clone(handle)),
         };
         let mut accounts = BTreeMap::new();
-        for account in &self.own.accounts {
+        for Text(account) in &self.own.accounts {
             let role = role.in_account(account);
             accounts.insert(account.clone(), steps.session(again(&base), role, &format!("account {account}"))?);
         }

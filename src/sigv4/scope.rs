@@ -114,9 +114,7 @@ impl<'a> Scope<'a> {
         let Some(narrowing) = view.narrowing else { return Ok(()) };
         let outside = |what: &str, name: &str, key: &str, list: &[String]| {
             let list = list.join(", ");
-            let why = format!(
-                "{what} {name} is outside what the binding allows; add it to its `{key}` ({list}) if it is not"
-            );
+            let why = format!("{what} {name} is not among the binding's `{key}` ({list}); add it there to allow this");
             Err(Refusal::new(Code::CannotInfer, why))
         };
         let told = self.told.as_ref();
