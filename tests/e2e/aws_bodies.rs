@@ -282,7 +282,8 @@ async fn what_is_outside_a_bindings_services_regions_and_actions_is_refused_befo
         assert_eq!(explained(url)["code"], "cannot_infer", "{url}");
     }
     // Hosts below the same domain that anybody can own have to be named.
-    let (status, said) = call(&proxy, "https://abc123.execute-api.us-east-1.amazonaws.com/x", "a").await;
+    let whole = sqs(&origin, "").start(&root);
+    let (status, said) = call(&whole, "https://abc123.execute-api.us-east-1.amazonaws.com/x", "a").await;
     assert!(status == 403 && said.contains("destination_forbidden"), "{said}");
     assert_eq!(origin.seen().len(), 1);
     // Other schemes cannot obey such a binding, so it is an error.
