@@ -15,6 +15,7 @@ use aws_smithy_runtime_api::http::Headers;
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::canonical::stamp;
 use super::payload::hex;
 use super::scope::Scope;
 use crate::base::authorizer::Rewrite;
@@ -167,12 +168,9 @@ impl ChunkSigner {
 
     fn asymmetric(&mut self, algorithm: &str, hashes: &str) -> Result<String, BoxError> {
         let keys = self.identity.data::<aws_credential_types::Credentials>().ok_or("there are no keys")?;
-        let stamp = aws_smithy_types::DateTime::from(self.time).fmt(aws_smithy_types::date_time::Format::DateTime)?;
-        // 2026-01-02T03:04:05Z, perhaps with a fraction, as 20260102T030405Z.
-        let whole = stamp.split('.').next().unwrap_or_default();
-        let digits: String = whole.chars().filter(|sign| sign.is_ascii_digit() || *sign == 'T').collect();
-        let scope = format!("{}/{}/aws4_request", digits.get(..8).unwrap_or_default(), self.service);
-        let text = format!("{algorithm}\n{digits}Z\n{scope}\n{}\n{hashes}", self.last);
+        let stamp = stamp(self.time);
+        let scope = format!("{}/{}/aws4_request", stamp.get(..8).unwrap_or_default(), self.service);
+        let text = format!("{algorithm}\n{stamp}\n{scope}\n{}\n{hashes}", self.last);
         let key = v4a::generate_signing_key(keys.access_key_id(), keys.secret_access_key());
         let signature = v4a::calculate_signature(key, text.as_bytes());
         let filled = format!("{signature:*<ASYMMETRIC_SIGNATURE$}");

@@ -1,13 +1,14 @@
 //! Signing for AWS: Signature Version 4 and 4a over the bytes that go out, whatever the body.
 //!
-//! The `aws-sigv4` crate computes; this room decides what is signed: for which service and region, which headers, and how
-//! the body is covered. It follows
+//! The `aws-sigv4` crate derives keys and computes signatures; this room decides what is signed: for which service and region,
+//! which headers, and how the body is covered. It follows
 //! <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html> and
 //! <https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html>.
 //! **Never obtains keys, never signs for a service or region that it had to guess, never holds a body.**
 
 mod actions;
 mod answer;
+mod canonical;
 mod chunks;
 mod events;
 mod host;
@@ -24,17 +25,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use arc_swap::ArcSwapOption;
 use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{
-    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningParams, SigningSettings,
-    UriPathNormalizationMode, sign,
-};
 use aws_sigv4::sign::{v4, v4a};
 use aws_smithy_runtime_api::client::identity::Identity;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, DATE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use zeroize::Zeroizing;
 
+use self::canonical::{Canonical, Hashed, stamp};
 use self::chunks::Chunks;
 use self::payload::Mode;
 use self::scope::Scope;
@@ -44,6 +44,7 @@ use crate::base::{
 };
 
 const X_AMZ_CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
+const X_AMZ_DATE: HeaderName = HeaderName::from_static("x-amz-date");
 const X_AMZ_REGION_SET: HeaderName = HeaderName::from_static("x-amz-region-set");
 const X_AMZ_SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
 
@@ -51,7 +52,7 @@ const X_AMZ_SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security
 pub static OWNED_HEADERS: [HeaderName; 7] = [
     AUTHORIZATION,
     DATE,
-    HeaderName::from_static("x-amz-date"),
+    X_AMZ_DATE,
     X_AMZ_SECURITY_TOKEN,
     X_AMZ_CONTENT_SHA256,
     X_AMZ_REGION_SET,
@@ -81,7 +82,7 @@ pub struct Settings {
 /// # Errors
 /// `cannot_infer`; `bad_request` for a request that cannot be signed.
 pub fn foresee(settings: &Settings, view: &RequestView<'_>) -> Result<(String, Vec<String>), Refusal> {
-    let target = Target::of(view.path_and_query)?;
+    let target = Target::of(view.path_and_query);
     let scope = Scope::of(settings, view, target.presigned.as_ref())?;
     let judged = scope.foresee(&RequestView { path_and_query: &target.wire, ..*view })?;
     let how = if scope.asymmetric { "SigV4a" } else { "SigV4" };
@@ -98,6 +99,14 @@ pub struct Signer {
     settings: Arc<Settings>,
     skew: Arc<Skew>,
     clock: Arc<dyn Clock>,
+    /// The key of the last day, region and service, which most requests share.
+    day_key: ArcSwapOption<DayKey>,
+}
+
+/// A key derived from the secret one for a day, a region and a service.
+struct DayKey {
+    reach: String,
+    key: Zeroizing<[u8; 32]>,
 }
 
 impl Signer {
@@ -119,12 +128,12 @@ impl Signer {
             return Err("a key holds characters that cannot be sent in a header");
         }
         let credentials = Credentials::new(access_key, secret_key, token.map(str::to_owned), None, "countersign");
-        Ok(Self { identity: credentials.into(), settings, skew, clock })
+        Ok(Self { identity: credentials.into(), settings, skew, clock, day_key: ArcSwapOption::empty() })
     }
 
     /// What is known of a request before its body is.
     fn plan<'a>(&'a self, view: &RequestView<'a>) -> Result<Plan<'a>, Refusal> {
-        let Target { wire, presigned } = Target::of(view.path_and_query)?;
+        let Target { wire, presigned } = Target::of(view.path_and_query);
         let scope = Scope::of(&self.settings, view, presigned.as_ref())?;
         let wanted = view.removed.get(X_AMZ_CONTENT_SHA256).map(HeaderValue::as_bytes);
         let wanted = wanted.or(presigned.as_ref().and_then(|presigned| presigned.payload.as_deref()));
@@ -226,28 +235,100 @@ impl Signer {
     /// The headers that sign, and the signature.
     fn sign(&self, plan: &Plan<'_>, sent: &RequestView<'_>, time: SystemTime) -> Result<(Mutations, String), Refusal> {
         let Plan { scope, mode, .. } = plan;
-        let declares = plan.asked || scope.is_s3() || !matches!(mode, Mode::Whole | Mode::Empty);
-        let mut settings = SigningSettings::default();
-        settings.excluded_headers = None;
-        settings.payload_checksum_kind =
-            if declares { PayloadChecksumKind::XAmzSha256 } else { PayloadChecksumKind::NoHeader };
-        if scope.is_s3() {
-            settings.percent_encoding_mode = PercentEncodingMode::Single;
-            settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
-        }
-        let mut mutations = Mutations::default();
+        let payload = mode.text(sent, scope)?;
+        let stamp = stamp(time);
         let untabbed = self.untabbed(sent)?;
-        let request = self.signable(sent, &untabbed, mode.text(sent, scope)?)?;
-        let params = self.params(scope, time, settings)?;
-        let (instructions, signature) = sign(request, &params).map_err(unsignable)?.into_parts();
-        for header in instructions.into_parts().0 {
-            let mut value = HeaderValue::from_str(header.value()).map_err(unsignable)?;
-            let name = HeaderName::from_static(header.name());
-            value.set_sensitive(name == AUTHORIZATION || name == X_AMZ_SECURITY_TOKEN);
+        let replaced = |name: &HeaderName| untabbed.iter().any(|(other, _)| other == name);
+        let mut headers = vec![("host", sent.destination.authority().as_str()), ("x-amz-date", &*stamp)];
+        let given = sent.headers.iter().filter(|(name, _)| self.is_signed(name) && !replaced(name));
+        for (name, value) in given.chain(untabbed.iter().map(|(name, value)| (name, value))) {
+            let value = value.to_str().map_err(|_| {
+                Refusal::bad_request(format!("{name} holds characters that AWS does not sign; percent-encode them"))
+            })?;
+            headers.push((name.as_str(), value));
+        }
+        let declares = plan.asked || scope.is_s3() || !matches!(mode, Mode::Whole | Mode::Empty);
+        headers.extend(declares.then_some(("x-amz-content-sha256", &*payload)));
+        headers.extend(scope.asymmetric.then_some(("x-amz-region-set", &*scope.region)));
+        let token = self.keys()?.session_token();
+        headers.extend(token.map(|token| ("x-amz-security-token", token)));
+        let canonical = Canonical {
+            method: sent.method.as_str(),
+            wire: sent.path_and_query,
+            as_it_stands: scope.is_s3(),
+            headers,
+            payload: &payload,
+        };
+        let Hashed { hash, signed_headers } = canonical.hashed();
+        let (algorithm, reach, signature) = self.signature(scope, time, &stamp, &hash)?;
+        let line = [
+            algorithm,
+            " Credential=",
+            self.keys()?.access_key_id(),
+            "/",
+            &reach,
+            ", SignedHeaders=",
+            &signed_headers,
+            ", Signature=",
+            &signature,
+        ]
+        .concat();
+        let mut mutations = Mutations::default();
+        let mut set = |name: HeaderName, value: &str, sensitive: bool| -> Result<(), Refusal> {
+            let mut value = HeaderValue::from_str(value).map_err(unsignable)?;
+            value.set_sensitive(sensitive);
             mutations.set.push((name, value));
+            Ok(())
+        };
+        set(AUTHORIZATION, &line, true)?;
+        set(X_AMZ_DATE, &stamp, false)?;
+        if declares {
+            set(X_AMZ_CONTENT_SHA256, &payload, false)?;
+        }
+        if scope.asymmetric {
+            set(X_AMZ_REGION_SET, &scope.region, false)?;
+        }
+        if let Some(token) = token {
+            set(X_AMZ_SECURITY_TOKEN, token, true)?;
         }
         mutations.set.extend(untabbed);
         Ok((mutations, signature))
+    }
+
+    /// The algorithm, what the signature reaches to, and the signature over the hash of a canonical request.
+    fn signature(
+        &self,
+        scope: &Scope<'_>,
+        time: SystemTime,
+        stamp: &str,
+        hash: &str,
+    ) -> Result<(&'static str, String, String), Refusal> {
+        let day = stamp.get(..8).unwrap_or_default();
+        let keys = self.keys()?;
+        let Scope { service, region, .. } = scope;
+        if scope.asymmetric {
+            let algorithm = "AWS4-ECDSA-P256-SHA256";
+            let reach = [day, "/", service, "/aws4_request"].concat();
+            let text = [algorithm, "\n", stamp, "\n", &reach, "\n", hash].concat();
+            let key = v4a::generate_signing_key(keys.access_key_id(), keys.secret_access_key());
+            return Ok((algorithm, reach, v4a::calculate_signature(key, text.as_bytes())));
+        }
+        let algorithm = "AWS4-HMAC-SHA256";
+        let reach = [day, "/", region, "/", service, "/aws4_request"].concat();
+        let text = [algorithm, "\n", stamp, "\n", &reach, "\n", hash].concat();
+        let known = self.day_key.load();
+        if let Some(key) = known.as_ref().filter(|key| key.reach == reach) {
+            return Ok((algorithm, reach, v4::calculate_signature(&*key.key, text.as_bytes())));
+        }
+        let mut key = Zeroizing::new([0; 32]);
+        key.copy_from_slice(v4::generate_signing_key(keys.secret_access_key(), time, region, service).as_ref());
+        let signature = v4::calculate_signature(&*key, text.as_bytes());
+        self.day_key.store(Some(Arc::new(DayKey { reach: reach.clone(), key })));
+        Ok((algorithm, reach, signature))
+    }
+
+    fn keys(&self) -> Result<&Credentials, Refusal> {
+        self.identity.data::<Credentials>().ok_or_else(|| unsignable("there are no keys"))
     }
 
     fn is_signed(&self, name: &HeaderName) -> bool {
@@ -268,43 +349,6 @@ impl Signer {
             Ok((name.clone(), HeaderValue::from_bytes(&bytes).map_err(unsignable)?))
         });
         spaced.collect()
-    }
-
-    fn signable<'a>(
-        &'a self,
-        sent: &'a RequestView<'a>,
-        untabbed: &'a [(HeaderName, HeaderValue)],
-        payload: String,
-    ) -> Result<SignableRequest<'a>, Refusal> {
-        let replaced = |name: &HeaderName| untabbed.iter().any(|(other, _)| other == name);
-        let headers = sent.headers.iter().filter(|(name, _)| self.is_signed(name) && !replaced(name));
-        let mut signed = Vec::with_capacity(8);
-        for (name, value) in headers.chain(untabbed.iter().map(|(name, value)| (name, value))) {
-            let value = value.to_str().map_err(|_| {
-                Refusal::bad_request(format!("{name} holds characters that AWS does not sign; percent-encode them"))
-            })?;
-            signed.push((name.as_str(), value));
-        }
-        let (protocol, authority) = (sent.destination.protocol().as_str(), sent.destination.authority());
-        let uri = [protocol, "://", authority.as_str(), sent.path_and_query].concat();
-        SignableRequest::new(sent.method.as_str(), uri, signed.into_iter(), SignableBody::Precomputed(payload))
-            .map_err(unsignable)
-    }
-
-    fn params<'a>(
-        &'a self,
-        scope: &'a Scope<'_>,
-        time: SystemTime,
-        settings: SigningSettings,
-    ) -> Result<SigningParams<'a>, Refusal> {
-        if scope.asymmetric {
-            let params = v4a::SigningParams::builder().identity(&self.identity).region_set(&scope.region);
-            let params = params.name(&scope.service).time(time).settings(settings).build();
-            return Ok(params.map_err(unsignable)?.into());
-        }
-        let params = v4::SigningParams::builder().identity(&self.identity).region(&scope.region);
-        let params = params.name(&scope.service).time(time).settings(settings).build();
-        Ok(params.map_err(unsignable)?.into())
     }
 }
 
@@ -444,6 +488,62 @@ mod tests {
             }
         }
         assert!(signed > 1000 && refused > 200, "{signed} {refused}");
+    }
+
+    #[test]
+    fn signatures_are_those_that_the_library_makes_of_the_same_request() {
+        use aws_sigv4::http_request as library;
+
+        let seeds = [
+            "/", "a", "B9", "-_.~", "%2F", "%c3%a9", ":", "@", "+", "%20", "!$'()*", "//", "x", "=", "&", "?q=1&", ";",
+        ];
+        let mut state = 0x0123_4567_89ab_cdef_u64;
+        let mut next = move |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        let mut compared = 0;
+        for _ in 0..3000 {
+            let path: String = (0..next(9)).map(|_| seeds[next(seeds.len())]).collect();
+            let host = ["s3.us-east-1.amazonaws.com", "iam.us-east-1.amazonaws.com"][next(2)];
+            let Ok(uri) = format!("https://{host}/{path}").parse::<http::Uri>() else { continue };
+            let given = HeaderMap::from_iter([
+                header("content-type", ["text/plain", " a   b "][next(2)]),
+                header("x-amz-meta-a", ["1", "", "a  b,c", "~"][next(4)]),
+            ]);
+            let authorized = authorize(&uri.to_string(), &given, &HeaderMap::new()).unwrap();
+            let set = |name: &HeaderName| {
+                let found = authorized.mutations.set.iter().find(|(other, _)| other == name);
+                found.map(|(_, value)| value.to_str().unwrap().to_owned())
+            };
+            let wire =
+                authorized.mutations.target.as_ref().map_or(uri.path_and_query().unwrap().as_str(), |t| t.as_str());
+            let s3 = host.starts_with("s3");
+            let mut settings = library::SigningSettings::default();
+            settings.excluded_headers = None;
+            if s3 {
+                settings.percent_encoding_mode = library::PercentEncodingMode::Single;
+                settings.uri_path_normalization_mode = library::UriPathNormalizationMode::Disabled;
+                settings.payload_checksum_kind = library::PayloadChecksumKind::XAmzSha256;
+            }
+            let signer = signer();
+            let params = v4::SigningParams::builder().identity(&signer.identity).region("us-east-1");
+            let params = params.name(if s3 { "s3" } else { "iam" }).time(SystemTime::UNIX_EPOCH).settings(settings);
+            let params = params.build().unwrap().into();
+            let headers = given.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap()));
+            let body = library::SignableBody::Bytes(b"");
+            let request =
+                library::SignableRequest::new("POST", format!("https://{host}{wire}"), headers, body).unwrap();
+            let theirs = library::sign(request, &params).unwrap().into_parts().0;
+            let theirs: Vec<_> = theirs.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            for (name, value) in theirs {
+                assert_eq!(set(&name.parse().unwrap()), Some(value), "{name} of {host}{wire}");
+            }
+            compared += 1;
+        }
+        assert!(compared > 2000, "{compared}");
     }
 
     #[test]

@@ -323,7 +323,7 @@ mod tests {
             body: Some(&digest),
             narrowing,
         };
-        let target = Target::of(view.path_and_query).unwrap();
+        let target = Target::of(view.path_and_query);
         let why = |refusal: Refusal| {
             assert_eq!(refusal.code, Code::CannotInfer);
             refusal.detail.into_owned()
