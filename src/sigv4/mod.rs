@@ -318,11 +318,11 @@ impl Signer {
         let text = [algorithm, "\n", stamp, "\n", &reach, "\n", hash].concat();
         let known = self.day_key.load();
         if let Some(key) = known.as_ref().filter(|key| key.reach == reach) {
-            return Ok((algorithm, reach, v4::calculate_signature(&*key.key, text.as_bytes())));
+            return Ok((algorithm, reach, v4::calculate_signature(key.key.as_slice(), text.as_bytes())));
         }
         let mut key = Zeroizing::new([0; 32]);
         key.copy_from_slice(v4::generate_signing_key(keys.secret_access_key(), time, region, service).as_ref());
-        let signature = v4::calculate_signature(&*key, text.as_bytes());
+        let signature = v4::calculate_signature(key.as_slice(), text.as_bytes());
         self.day_key.store(Some(Arc::new(DayKey { reach: reach.clone(), key })));
         Ok((algorithm, reach, signature))
     }
