@@ -355,7 +355,7 @@ impl Builder {
         if narrowing.is_empty() {
             return None;
         }
-        if !crate::scheme::find(credential.scheme).is_some_and(|kind| kind.narrows) {
+        if crate::scheme::find(credential.scheme).is_none_or(|kind| kind.narrows.is_none()) {
             let why = format!(
                 "`services`, `regions` and `actions` do not go with a credential of scheme {}",
                 credential.scheme

@@ -83,14 +83,20 @@ impl Slot {
         self.at.port.is_none_or(|port| port == destination.port())
     }
 
-    /// Most specific first: port, longest path, method, caller, narrowed services.
-    fn rank(&self) -> (bool, usize, bool, bool, bool) {
+    /// Most specific first: port, longest path, method, caller, services, regions, actions.
+    fn rank(&self) -> (bool, usize, [bool; 5]) {
+        let narrowing = self.binding.narrowing.as_ref();
+        let narrowed = |list: fn(&Narrowing) -> &Vec<String>| narrowing.is_some_and(|some| !list(some).is_empty());
         (
             self.at.port.is_some(),
             self.at.path.as_ref().map_or(0, |path| path.len() + 1),
-            !self.binding.methods.is_empty(),
-            !self.binding.callers.is_empty(),
-            self.binding.narrowing.is_some(),
+            [
+                !self.binding.methods.is_empty(),
+                !self.binding.callers.is_empty(),
+                narrowed(|narrowing| &narrowing.services),
+                narrowed(|narrowing| &narrowing.regions),
+                narrowed(|narrowing| &narrowing.actions),
+            ],
         )
     }
 }
@@ -362,11 +368,10 @@ impl RouteTable {
     }
 }
 
-/// Why a binding that is narrowed to services and regions is not for this request. What stands in its body is judged when
-/// it is signed.
+/// Why a binding that is narrowed to services and regions is not for this request. Its action is judged when it is signed,
+/// wherever it stands: a binding that refuses an action does not hand it on to another.
 fn outside_narrowing(binding: &Binding, ask: &Ask<'_>) -> Option<Refusal> {
-    let narrowing = Some(binding.narrowing.as_ref()?);
-    let scheme = binding.credential.scheme_now().ok()?;
+    let narrowing = Narrowing { actions: Vec::new(), ..binding.narrowing.clone()? };
     let view = RequestView {
         method: ask.method,
         path_and_query: ask.target,
@@ -376,9 +381,16 @@ fn outside_narrowing(binding: &Binding, ask: &Ask<'_>) -> Option<Refusal> {
         destination: ask.destination,
         length: None,
         body: None,
-        narrowing,
+        narrowing: Some(&narrowing),
     };
-    scheme.foresee(&view).err().filter(|refusal| refusal.code == Code::CannotInfer)
+    let judged = match binding.credential.scheme_now() {
+        Ok(scheme) => scheme.foresee(&view).map(drop),
+        // One that cannot be used now is still not for other services.
+        Err(_) => {
+            crate::scheme::find(binding.credential.scheme).and_then(|kind| kind.narrows).map_or(Ok(()), |f| f(&view))
+        }
+    };
+    judged.err().filter(|refusal| refusal.code == Code::CannotInfer)
 }
 
 /// One answer for a credential that does not exist, that is another's, that is switched off and that is not for this call.

@@ -17,7 +17,7 @@ pub(super) const KIND: Kind = Kind {
     about: "A fixed key in a header, a query pair or a cookie, with an optional prefix",
     default_hosts: &[],
     strangers: |_| false,
-    narrows: false,
+    narrows: None,
     parse: |value| {
         let settings: Settings = settings(value)?;
         settings.check()?;

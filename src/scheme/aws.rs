@@ -18,7 +18,7 @@ pub(super) const KIND: Kind = Kind {
     about: "AWS keys: requests are signed for the service and region that they are for (Signature Version 4)",
     default_hosts: DEFAULT_HOSTS,
     strangers: sigv4::is_strangers,
-    narrows: true,
+    narrows: NARROWS,
     parse: |mut value| {
         let signing = take_signing(&mut value)?;
         let keys: Keys = settings(value)?;
@@ -28,6 +28,10 @@ pub(super) const KIND: Kind = Kind {
         Ok(Box::new(Settings { keys, signing }))
     },
 };
+
+/// By what the request says of its service and region.
+pub(super) const NARROWS: Option<super::Narrows> =
+    Some(|view| sigv4::foresee(&sigv4::Settings::default(), view).map(drop));
 
 /// The service endpoints of every partition of AWS.
 pub(super) const DEFAULT_HOSTS: &[&str] = &[

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::aws::{DEFAULT_HOSTS, check_access_key, foresight, take_signing};
+use super::aws::{DEFAULT_HOSTS, NARROWS, check_access_key, foresight, take_signing};
 use super::{Draft, Foresight, Identity, Introduction, Kind, Scheme, SettingsError, Setup, at, settings};
 use crate::base::{BoxFuture, Code, Public, Refusal, RequestView, SecretField, SecretRef, Text, Unavailable};
 use crate::sigv4::{self, OWNED_HEADERS, Skew};
@@ -28,7 +28,7 @@ pub(super) const KIND: Kind = Kind {
     about: "A session of an AWS role (AssumeRole), with keys of its own or the host's, signing as `aws` does",
     default_hosts: DEFAULT_HOSTS,
     strangers: sigv4::is_strangers,
-    narrows: true,
+    narrows: NARROWS,
     parse: |mut value| {
         let signing = take_signing(&mut value)?;
         let own: Own = settings(value)?;
@@ -480,7 +480,9 @@ impl<F: Fn(&str) -> KeyBuilder> Steps<'_, F> {
     /// The region that this host is in, as AWS's own tools are told: its STS is near, and may be the only one in reach.
     fn own_region(&self) -> Option<String> {
         let environment = &self.setup.outside.environment;
-        let named = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| environment.variable(name));
+        let named = ["AWS_REGION", "AWS_DEFAULT_REGION"]
+            .iter()
+            .find_map(|name| environment.variable(name).filter(|value| !value.trim().is_empty()));
         named.filter(|_| self.settings.own.is_ambient())
     }
 

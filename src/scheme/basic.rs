@@ -18,7 +18,7 @@ pub(super) const KIND: Kind = Kind {
     about: "User name and password in an Authorization header (RFC 7617)",
     default_hosts: &[],
     strangers: |_| false,
-    narrows: false,
+    narrows: None,
     parse: |value| {
         let settings: Settings = settings(value)?;
         if let Public::Literal(username) = &settings.username {

@@ -41,11 +41,14 @@ pub struct Kind {
     pub default_hosts: &'static [&'static str],
     /// Hosts below the default ones that strangers can own: a credential has to name these.
     pub strangers: fn(&str) -> bool,
-    /// Whether a binding may narrow it to `services`, `regions` and `actions`.
-    pub narrows: bool,
+    /// Where a binding may narrow it to `services`, `regions` and `actions`: judges a request as far as it tells these by itself.
+    pub narrows: Option<Narrows>,
     /// Reads and checks the scheme's own keys.
     pub parse: fn(serde_json::Value) -> Result<Box<dyn Draft>, SettingsError>,
 }
+
+/// Judges a request without a credential's own settings.
+pub type Narrows = fn(&RequestView<'_>) -> Result<(), Refusal>;
 
 impl fmt::Debug for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

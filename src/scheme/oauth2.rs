@@ -25,7 +25,7 @@ pub(super) const KIND: Kind = Kind {
     about: "An access token from a token endpoint, by client credentials, a refresh token or a signed assertion",
     default_hosts: &[],
     strangers: |_| false,
-    narrows: false,
+    narrows: None,
     parse: |value| {
         let settings: Settings = settings(value)?;
         settings.check()?;

@@ -15,7 +15,7 @@ const MOST: i64 = 15 * 60;
 const LEAST: i64 = 2;
 
 /// What was learnt stands at least this long, in seconds: a server whose dates jump must not cost every request a second one.
-const STANDS: i64 = 10;
+const STANDS: u64 = 10;
 
 /// How far the clock is from AWS's, as their answers told. It moves the time of signatures and nothing else.
 #[derive(Debug, Default)]
@@ -55,7 +55,8 @@ impl Skew {
         let offset = self.offset(host);
         let before = offset.seconds.load(Ordering::Relaxed);
         let clock = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| seconds(since, i64::MAX));
-        let stands = clock.saturating_sub(offset.learnt.load(Ordering::Relaxed)) < STANDS;
+        // Either way: what was learnt by a clock that has been set back since stands no longer than by any other.
+        let stands = clock.abs_diff(offset.learnt.load(Ordering::Relaxed)) < STANDS;
         if let Some(date) = date.filter(|_| !stands) {
             let skew = match date.duration_since(now) {
                 Ok(ahead) => seconds(ahead, MOST),
@@ -262,6 +263,15 @@ mod tests {
         }
         let wrong = b"<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>";
         assert_eq!(judged(&[("date", &date(NOW + 900))], wrong, &Skew::default()), Verdict::Fine);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_learns_at_once() {
+        let skew = Skew::default();
+        let hours = 5 * 3600;
+        assert_eq!(answered((S3, NOW + hours), &[("date", &date(NOW))], (SKEWED, 0), &skew), Verdict::Clock);
+        assert_eq!(answered((S3, NOW + 60), &[("date", &date(NOW + 60))], (SKEWED, -900), &skew), Verdict::Clock);
+        assert_eq!(skew.seconds(Destination::from_connect(S3).unwrap().host()), 0);
     }
 
     #[test]

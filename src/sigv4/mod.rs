@@ -84,7 +84,11 @@ pub struct Settings {
 pub fn foresee(settings: &Settings, view: &RequestView<'_>) -> Result<(String, Vec<String>), Refusal> {
     let target = Target::of(view.path_and_query);
     let scope = Scope::of(settings, view, target.presigned.as_ref())?;
-    let judged = scope.foresee(&RequestView { path_and_query: &target.wire, ..*view })?;
+    let mut headers = Cow::Borrowed(view.headers);
+    for (name, value) in target.presigned.iter().flat_map(|presigned| &presigned.hoisted) {
+        headers.to_mut().append(name, value.clone());
+    }
+    let judged = scope.foresee(&RequestView { path_and_query: &target.wire, headers: &headers, ..*view })?;
     let how = if scope.asymmetric { "SigV4a" } else { "SigV4" };
     let mut headers = vec!["authorization".to_owned(), "x-amz-date".to_owned()];
     headers.extend(scope.is_s3().then(|| X_AMZ_CONTENT_SHA256.to_string()));

@@ -126,10 +126,10 @@ impl<'a> Scope<'a> {
             return outside("service", name, "services", &narrowing.services);
         }
         // A set of regions is inside when each of them is.
-        // A global host is in the region that it is signed for: the client knows that of its bucket, the host does not.
-        let named =
-            |region: &&Cow<'_, str>| view.destination.host().name().is_some_and(|name| name.contains(&***region));
-        let regions = [Some(&self.region), told.map(|(_, region)| region).filter(named)];
+        // The host of every region's buckets says nothing of a bucket's region; the client does.
+        let name = view.destination.host().name().unwrap_or_default();
+        let global = name.strip_suffix("s3.amazonaws.com").is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        let regions = [Some(&self.region), told.map(|(_, region)| region).filter(|_| !global)];
         let mut regions = regions.into_iter().flatten().flat_map(|set| set.split(',').map(str::trim));
         if let Some(name) = regions.find(|name| !allowed(name, &narrowing.regions)) {
             return outside("region", name, "regions", &narrowing.regions);
@@ -400,7 +400,10 @@ mod tests {
         assert!(judge("https://sqs.eu-west-1.amazonaws.com/", &[]).unwrap_err().contains("service sqs"));
         assert!(judge("https://b.s3.us-west-2.amazonaws.com/", &[]).unwrap_err().contains("region us-west-2"));
         assert!(judge("https://b.s3.us-west-2.amazonaws.com/", &[SIGNED]).is_err(), "the host is there");
-        assert!(judge("https://b.s3.amazonaws.com/", &[SIGNED]).is_ok(), "the bucket may be anywhere");
+        for bucket in ["b", "logs-us-east-1", "us-east-1"] {
+            let url = format!("https://{bucket}.s3.amazonaws.com/");
+            assert!(judge(&url, &[SIGNED]).is_ok(), "{url} may be anywhere");
+        }
         assert!(judge("https://iam.amazonaws.com/", &[SIGNED]).unwrap_err().contains("service iam"), "a claim");
         let odd = Narrowing { services: vec!["iotsecuredtunneling".into()], ..Narrowing::default() };
         let tunneling = get("https://api.tunneling.iot.us-east-1.amazonaws.com/", &[]);

@@ -331,8 +331,28 @@ async fn bindings_of_one_host_share_its_services_between_them() {
     let proxy = with("  - { credential: other, hosts: [\"*.amazonaws.com\"] }\n").start(&root);
     assert_eq!(proxy.client().get(format!("https://{HOST}/bucket")).send().await.unwrap().status(), 200);
     assert!(origin.seen().last().unwrap().header("authorization").unwrap().contains("OTHER"));
+    // Whichever stands first in the file, the narrower of two is asked first; one that is switched off is for its own service.
+    let regional = "  - { credential: other, hosts: [\"*.amazonaws.com\"], services: [sqs], regions: [us-east-1] }\n";
+    let proxy = with(regional).start(&root);
+    assert_eq!(
+        proxy.client().get("https://sqs.us-east-1.amazonaws.com/?Action=ListQueues").send().await.unwrap().status(),
+        200
+    );
+    assert!(origin.seen().last().unwrap().header("authorization").unwrap().contains("OTHER"));
+    let off = with("  - { credential: other, hosts: [\"*.amazonaws.com\"], services: [s3] }\n").text();
+    let off = off.replace("{ id: other,", "{ id: other, enabled: false,");
+    let proxy = Proxy::start_with(&off, &[("SECRET", "x")], |folder| {
+        std::fs::write(folder.join("origin.pem"), root.pem()).unwrap();
+    });
+    assert_eq!(
+        proxy.client().get("https://sqs.us-east-1.amazonaws.com/?Action=ListQueues").send().await.unwrap().status(),
+        200
+    );
+    assert_eq!(proxy.client().get(format!("https://{HOST}/bucket")).send().await.unwrap().status(), 403);
     // Two for the same are a tie.
-    let tie = with("  - { credential: other, hosts: [\"*.amazonaws.com\"], services: [s3, sqs] }\n").text();
+    let tie =
+        with("  - { credential: other, hosts: [\"*.amazonaws.com\"], services: [s3, sqs], actions: [\"Get*\"] }\n")
+            .text();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.yaml");
     std::fs::write(folder.path().join("origin.pem"), root.pem()).unwrap();

@@ -145,6 +145,13 @@ pub(super) fn is_loopback(host: &Host) -> bool {
 /// is signed for `us-east-1`.
 fn region_of(host: &Host) -> Option<&str> {
     let name = host.name().unwrap_or_default();
+    // Elsewhere a label that looks like a region may be anything.
+    let of_aws =
+        PARTITIONS.iter().any(|partition| name.strip_suffix(partition.suffix).is_some_and(|rest| rest.ends_with('.')))
+            || name.ends_with(".api.aws");
+    if !of_aws {
+        return None;
+    }
     let mut labels = name.split('.');
     let after = labels.find(|label| *label == "sts" || *label == "sts-fips").and_then(|_| labels.next());
     let told = after.filter(|label| is_region(label) && label.contains('-'));
@@ -224,5 +231,6 @@ mod tests {
         assert_eq!(region("https://sts.amazonaws.com", "eu-central-1"), "us-east-1");
         assert_eq!(region("https://sts.example.test", "eu-central-1"), "eu-central-1");
         assert_eq!(region("https://sts.example.test", "*"), "us-east-1", "a set is no region");
+        assert_eq!(region("https://sts.my-corp.example", "eu-central-1"), "eu-central-1", "nor is any label");
     }
 }
