@@ -332,13 +332,16 @@ impl Settings {
         }
         let last = self.own.role().map(named);
         let id = last.as_ref().map_or(generated.clone(), |role| role.external_id.clone());
-        if id.is_none() && last.is_some() {
-            introduction.notes.push(
-                "no `external_id` is written on the credential, so the role trusts every request of that account; where \
-                 others use it too, agree on one with the role's owner and write it there"
-                    .into(),
-            );
+        // Without one, the role would trust every request of that account: one is proposed.
+        let proposed = if id.is_none() && last.is_some() { proposed_id(setup) } else { None };
+        if let Some(id) = &proposed {
+            introduction.notes.push(format!(
+                "no `external_id` is written on the credential, so the role would trust every request of that account; this \
+                 one is new: write `external_id: {id}` there, and the trust policy below"
+            ));
         }
+        let last = last.map(|role| Role { external_id: role.external_id.or_else(|| proposed.clone()), ..role });
+        let id = id.or(proposed);
         introduction.facts.extend(id.map(|id| ("external id", id)));
         // Sessions of EKS Pod Identity carry tags of their own.
         let tagged = self.own.is_ambient() && self.own.profile.is_none();
@@ -398,6 +401,14 @@ impl Settings {
         inputs.into_iter().for_each(|(_, value)| drop(zeroize::Zeroizing::new(value)));
         Ok(move |step: &str| KeyBuilder::new(&account, &credential).with("inputs", &digest).with("step", step))
     }
+}
+
+/// An external id that nobody has yet.
+fn proposed_id(setup: &Setup<'_>) -> Option<String> {
+    let mut bytes = [0; 20];
+    let filled = setup.outside.random.fill(&mut bytes);
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    filled.then(|| format!("countersign-{digits}"))
 }
 
 /// What lets a principal assume a role:

@@ -450,6 +450,18 @@ async fn the_hosts_own_keys_ask_with_an_external_id_that_nobody_chose() {
     assert!(!said.contains("ambient-secret"));
     let (code, _, errors) = setup(&["--credential", "nobody"]);
     assert_eq!(code, Some(1), "{errors}");
+    // With keys of its own and no external id, one is proposed, to be written on both sides.
+    let own = configuration(&format!("http://{}", sts.address), &api, BASE).text();
+    let file = proxy.folder.path().join("own.yaml");
+    std::fs::write(&file, own.replace("FOLDER", proxy.folder.path().to_str().unwrap())).unwrap();
+    let mut command = countersign(&["credential", "setup", "--json", "--config", file.to_str().unwrap()]);
+    let output = command.env("SECRET", "x").current_dir(proxy.folder.path()).output().unwrap();
+    let (said, notes) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let answer: serde_json::Value = serde_json::from_str(said.trim()).unwrap_or_else(|_| panic!("{said} {notes}"));
+    let proposed = answer["external_id"].as_str().unwrap();
+    assert!(proposed != id && notes.contains(&format!("external_id: {proposed}")), "{notes}");
+    let condition = &answer["documents"][0]["document"]["Statement"][0]["Condition"];
+    assert_eq!(condition["StringEquals"]["sts:ExternalId"], proposed);
     // It cannot be chosen, or one account could use the trust that another was given.
     let chosen = config.replace("    role_arn", "    external_id: mine\n    role_arn");
     let file = proxy.folder.path().join("chosen.yaml");
