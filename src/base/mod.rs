@@ -16,6 +16,7 @@ pub mod nets;
 pub mod reference;
 pub mod request;
 pub mod secret;
+pub mod text;
 
 pub use authorizer::{AnswerView, Authorized, Authorizer, Prepared, Verdict};
 pub use body::Body;

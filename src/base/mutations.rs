@@ -5,6 +5,7 @@ use http::uri::PathAndQuery;
 
 use super::error::Refusal;
 use super::secret::Secret;
+use super::text::decoded;
 
 /// Instructions to change a request. Header values that carry a secret are marked sensitive by whoever makes them.
 #[derive(Debug, Default, Clone)]
@@ -96,31 +97,6 @@ impl Mutations {
             .map_err(|_| Refusal::bad_request("the cookie cannot carry the credential"))?;
         value.set_sensitive(true);
         Ok(value)
-    }
-}
-
-/// A query name as servers read it: `+` is a space, `%XX` a byte. Bad escapes stay as they are.
-fn decoded(name: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(name.len());
-    let mut rest = name.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        match (*first, tail) {
-            (b'+', _) => bytes.push(b' '),
-            (b'%', [high, low, after @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-                bytes.push(hex(*high) << 4 | hex(*low));
-                rest = after;
-            }
-            (byte, _) => bytes.push(byte),
-        }
-    }
-    bytes
-}
-
-fn hex(digit: u8) -> u8 {
-    match digit {
-        b'0'..=b'9' => digit - b'0',
-        _ => (digit | 0x20) - b'a' + 10,
     }
 }
 

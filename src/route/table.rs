@@ -371,7 +371,7 @@ impl RouteTable {
 /// Why a binding that is narrowed to services and regions is not for this request. Its action is judged when it is signed,
 /// wherever it stands: a binding that refuses an action does not hand it on to another.
 fn outside_narrowing(binding: &Binding, ask: &Ask<'_>) -> Option<Refusal> {
-    let narrowing = Narrowing { actions: Vec::new(), ..binding.narrowing.clone()? };
+    let narrowing = Some(binding.narrowing.as_ref()?);
     let view = RequestView {
         method: ask.method,
         path_and_query: ask.target,
@@ -381,10 +381,10 @@ fn outside_narrowing(binding: &Binding, ask: &Ask<'_>) -> Option<Refusal> {
         destination: ask.destination,
         length: None,
         body: None,
-        narrowing: Some(&narrowing),
+        narrowing,
     };
     let judged = match binding.credential.scheme_now() {
-        Ok(scheme) => scheme.foresee(&view).map(drop),
+        Ok(scheme) => scheme.reaches(&view),
         // One that cannot be used now is still not for other services.
         Err(_) => {
             crate::scheme::find(binding.credential.scheme).and_then(|kind| kind.narrows).map_or(Ok(()), |f| f(&view))

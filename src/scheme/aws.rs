@@ -30,8 +30,7 @@ pub(super) const KIND: Kind = Kind {
 };
 
 /// By what the request says of its service and region.
-pub(super) const NARROWS: Option<super::Narrows> =
-    Some(|view| sigv4::foresee(&sigv4::Settings::default(), view).map(drop));
+pub(super) const NARROWS: Option<super::Narrows> = Some(|view| sigv4::reaches(&sigv4::Settings::default(), view));
 
 /// The service endpoints of every partition of AWS.
 pub(super) const DEFAULT_HOSTS: &[&str] = &[
@@ -171,6 +170,10 @@ impl Scheme for Aws {
 
     fn identity(&self) -> Identity<'_> {
         Identity::Fixed(&self.signer)
+    }
+
+    fn reaches(&self, view: &RequestView<'_>) -> Result<(), Refusal> {
+        sigv4::reaches(&self.signing, view)
     }
 
     fn foresee(&self, view: &RequestView<'_>) -> Result<Foresight, Refusal> {

@@ -431,6 +431,10 @@ impl Scheme for AwsSts {
         Identity::Token(&self.handle)
     }
 
+    fn reaches(&self, view: &RequestView<'_>) -> Result<(), Refusal> {
+        sigv4::reaches(&self.signing, view)
+    }
+
     fn foresee(&self, view: &RequestView<'_>) -> Result<Foresight, Refusal> {
         foresight(&self.signing, true, view)
     }

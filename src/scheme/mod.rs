@@ -168,6 +168,14 @@ pub trait Scheme: Send + Sync + fmt::Debug {
         Ok(Foresight { adds: own.chain(self.adds()).collect(), note: None })
     }
 
+    /// Whether a request is for what its binding is narrowed to, as far as that chooses between bindings.
+    ///
+    /// # Errors
+    /// `cannot_infer` when it is not.
+    fn reaches(&self, _view: &RequestView<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     /// What signs.
     fn identity(&self) -> Identity<'_>;
 

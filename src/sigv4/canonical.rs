@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::payload::hex;
+use crate::base::text::{decoded, hex};
 
 /// What the canonical request is made of.
 #[derive(Debug)]
@@ -139,26 +139,9 @@ fn write_query(query: &str, text: &mut String) {
 
 /// A part of a query in the one encoding that is signed, whatever encoding it came in. It is read as bytes, not as text.
 fn recoded(part: &str) -> String {
-    let bytes: Vec<u8> = decoded(part.as_bytes()).collect();
     let mut text = String::with_capacity(part.len() + 8);
-    encode(&bytes, false, &mut text);
+    encode(&decoded(part), false, &mut text);
     text
-}
-
-/// `+` is a space, `%XX` a byte; what is neither stays.
-fn decoded(text: &[u8]) -> impl Iterator<Item = u8> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let byte = *text.get(at)?;
-        let escaped =
-            (byte == b'%').then(|| Some(digit(*text.get(at + 1)?)? << 4 | digit(*text.get(at + 2)?)?)).flatten();
-        at += if escaped.is_some() { 3 } else { 1 };
-        Some(escaped.unwrap_or(if byte == b'+' { b' ' } else { byte }))
-    })
-}
-
-fn digit(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 /// RFC 3986's unreserved characters as they are, the slash where it divides a path, everything else as `%XX`.

@@ -205,7 +205,7 @@ mod tests {
         use aws_lc_rs::hmac;
         use aws_smithy_types::date_time::Format;
 
-        use super::super::payload::hex;
+        use crate::base::text::hex;
 
         let mac = |key: &[u8], text: &str| {
             hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes()).as_ref().to_vec()
@@ -236,7 +236,7 @@ mod tests {
         for message in rewritten(stream, 100).await.unwrap() {
             let expected = computed(&message, &before);
             assert_eq!(signature(&message), expected);
-            before = super::super::payload::hex(&expected);
+            before = crate::base::text::hex(&expected);
         }
     }
 

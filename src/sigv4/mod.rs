@@ -77,6 +77,16 @@ pub struct Settings {
     pub signed_headers: Vec<HeaderName>,
 }
 
+/// Whether a request is for a service and a region that its binding allows. Its action is another question: that may stand in
+/// the body.
+///
+/// # Errors
+/// `cannot_infer` when it is not, or when they cannot be told.
+pub fn reaches(settings: &Settings, view: &RequestView<'_>) -> Result<(), Refusal> {
+    let target = Target::of(view.path_and_query);
+    Scope::of(settings, view, target.presigned.as_ref())?.reaches(view)
+}
+
 /// For what a request would be signed, as far as its head tells: the service, the region, and the headers that are set.
 ///
 /// # Errors
@@ -367,6 +377,17 @@ fn unsignable(error: impl fmt::Display) -> Refusal {
     Refusal::bad_request(format!("the request cannot be signed for AWS: {error}"))
 }
 
+/// Numbers below what is asked, the same in every run.
+#[cfg(test)]
+fn generator(mut state: u64) -> impl FnMut(usize) -> usize {
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http::Method;
@@ -403,14 +424,7 @@ mod tests {
 
     #[test]
     fn whatever_a_request_holds_it_is_signed_or_refused() {
-        // A small generator: the same requests in every run.
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut next = move |below: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state % below as u64) as usize
-        };
+        let mut next = generator(0x9e37_79b9_7f4a_7c15);
         let words = [
             "/",
             "//",
@@ -501,13 +515,7 @@ mod tests {
         let seeds = [
             "/", "a", "B9", "-_.~", "%2F", "%c3%a9", ":", "@", "+", "%20", "!$'()*", "//", "x", "=", "&", "?q=1&", ";",
         ];
-        let mut state = 0x0123_4567_89ab_cdef_u64;
-        let mut next = move |below: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state % below as u64) as usize
-        };
+        let mut next = generator(0x0123_4567_89ab_cdef);
         let mut compared = 0;
         for _ in 0..3000 {
             let path: String = (0..next(9)).map(|_| seeds[next(seeds.len())]).collect();

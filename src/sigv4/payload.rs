@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::scope::Scope;
+use crate::base::text::hex;
 use crate::base::{Protocol, Refusal, RequestView};
 
 /// What the operator wants of bodies.
@@ -111,13 +112,6 @@ impl Mode {
         };
         Ok(text.to_owned())
     }
-}
-
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-    digits.map(char::from).collect()
 }
 
 #[cfg(test)]

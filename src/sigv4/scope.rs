@@ -111,19 +111,32 @@ impl<'a> Scope<'a> {
     /// # Errors
     /// `cannot_infer` for what is outside.
     pub(super) fn check(&self, view: &RequestView<'_>, rewritten: bool) -> Result<(), Refusal> {
+        self.reaches(view)?;
+        let actions = view.narrowing.map(|narrowing| &narrowing.actions[..]).unwrap_or_default();
+        if actions.is_empty() {
+            return Ok(());
+        }
+        let action = self.action(view, rewritten)?;
+        let allowed = actions.iter().any(|allowed| match allowed.strip_suffix('*') {
+            Some(beginning) => action.starts_with(beginning),
+            None => *allowed == action,
+        });
+        if allowed { Ok(()) } else { Err(outside("action", &action, "actions", actions)) }
+    }
+
+    /// Whether the binding allows the service and the region.
+    ///
+    /// # Errors
+    /// `cannot_infer` for what is outside.
+    pub(super) fn reaches(&self, view: &RequestView<'_>) -> Result<(), Refusal> {
         let Some(narrowing) = view.narrowing else { return Ok(()) };
-        let outside = |what: &str, name: &str, key: &str, list: &[String]| {
-            let list = list.join(", ");
-            let why = format!("{what} {name} is not among the binding's `{key}` ({list}); add it there to allow this");
-            Err(Refusal::new(Code::CannotInfer, why))
-        };
         let told = self.told.as_ref();
         let services = [Some(&self.service), told.map(|(service, _)| service)];
         let allowed = |name: &str, list: &[String]| {
             list.is_empty() || list.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
         };
         if let Some(name) = services.into_iter().flatten().find(|name| !allowed(name, &narrowing.services)) {
-            return outside("service", name, "services", &narrowing.services);
+            return Err(outside("service", name, "services", &narrowing.services));
         }
         // A set of regions is inside when each of them is.
         // The host of every region's buckets says nothing of a bucket's region; the client does.
@@ -132,19 +145,9 @@ impl<'a> Scope<'a> {
         let regions = [Some(&self.region), told.map(|(_, region)| region).filter(|_| !global)];
         let mut regions = regions.into_iter().flatten().flat_map(|set| set.split(',').map(str::trim));
         if let Some(name) = regions.find(|name| !allowed(name, &narrowing.regions)) {
-            return outside("region", name, "regions", &narrowing.regions);
+            return Err(outside("region", name, "regions", &narrowing.regions));
         }
-        if narrowing.actions.is_empty() {
-            return Ok(());
-        }
-        let action = self.action(view, rewritten)?;
-        if narrowing.actions.iter().any(|allowed| match allowed.strip_suffix('*') {
-            Some(beginning) => action.starts_with(beginning),
-            None => *allowed == action,
-        }) {
-            return Ok(());
-        }
-        outside("action", &action, "actions", &narrowing.actions)
+        Ok(())
     }
 
     /// The same before there is a body; says whether the action could be judged, if only some are allowed.
@@ -152,15 +155,12 @@ impl<'a> Scope<'a> {
     /// # Errors
     /// As [`Scope::check`].
     pub(super) fn foresee(&self, view: &RequestView<'_>) -> Result<bool, Refusal> {
-        let Some(narrowing) = view.narrowing else { return Ok(true) };
         let told = self.told.as_ref().map_or(&self.service, |(service, _)| service);
-        let in_body = reads_body(view) && actions::names_actions(&self.service) && actions::names_actions(told);
-        if !in_body {
-            let length = view.length.or((*view.method != Method::POST).then_some(0));
-            return self.check(&RequestView { length, ..*view }, false).map(|()| true);
+        if reads_body(view) && actions::names_actions(&self.service) && actions::names_actions(told) {
+            return self.reaches(view).map(|()| false);
         }
-        let narrowing = Narrowing { actions: Vec::new(), ..narrowing.clone() };
-        self.check(&RequestView { narrowing: Some(&narrowing), ..*view }, false).map(|()| false)
+        let length = view.length.or((*view.method != Method::POST).then_some(0));
+        self.check(&RequestView { length, ..*view }, false).map(|()| true)
     }
 
     /// The action of a request to an API that names it.
@@ -211,6 +211,13 @@ impl<'a> Scope<'a> {
             _ => Err(unknown("this request names more than one")),
         }
     }
+}
+
+/// What is wrong with a request that is outside what its binding allows, and where to add it.
+fn outside(what: &str, name: &str, key: &str, list: &[String]) -> Refusal {
+    let list = list.join(", ");
+    let why = format!("{what} {name} is not among the binding's `{key}` ({list}); add it there to allow this");
+    Refusal::new(Code::CannotInfer, why)
 }
 
 fn is_action(name: &str) -> bool {

@@ -116,9 +116,7 @@ impl Assertion {
             if !random.fill(&mut bytes) {
                 return Err("no randomness for the assertion's jti".into());
             }
-            claims
-                .entry("jti")
-                .or_insert_with(|| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into());
+            claims.entry("jti").or_insert_with(|| crate::base::text::hex(&bytes).into());
         }
         let signed = jsonwebtoken::encode(&self.header, &claims, &self.key);
         signed.map(Secret::new).map_err(|_| "the assertion cannot be signed".into())

@@ -11,7 +11,7 @@ pub struct Key([u8; 32]);
 impl Key {
     /// The digest in hexadecimal, for file names.
     pub fn hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        crate::base::text::hex(&self.0)
     }
 }
 

@@ -160,7 +160,7 @@ impl StateDirectory {
         }
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.key(random)?.expose());
         let tag = hmac::sign(&key, purpose.as_bytes());
-        Ok(tag.as_ref().iter().take(20).map(|byte| format!("{byte:02x}")).collect())
+        Ok(crate::base::text::hex(&tag.as_ref()[..20]))
     }
 
     fn key(&self, random: &dyn Random) -> Result<Secret, String> {

@@ -90,7 +90,7 @@ async fn a_thousand_callers_at_once_cost_one_assume_role() {
     let root = Root::new();
     let sts = sts().await;
     let api = api(&root, |_| text(200, "ok")).await;
-    let proxy = start(&sts, &api, &root, &format!("{BASE}    external_id: \"4711\"\n    max_minutes: 30\n")).await;
+    let proxy = start(&sts, &api, &root, &format!("{BASE}    external_id: \"the-external-id\"\n    max_minutes: 30\n")).await;
     let client = proxy.client();
     let calls = (0..1000).map(|_| {
         let client = client.clone();
@@ -106,7 +106,7 @@ async fn a_thousand_callers_at_once_cost_one_assume_role() {
         ("Action", "AssumeRole"),
         ("RoleArn", ROLE),
         ("RoleSessionName", "countersign"),
-        ("ExternalId", "4711"),
+        ("ExternalId", "the-external-id"),
         ("DurationSeconds", "1800"),
     ];
     for (name, value) in expected {
@@ -119,7 +119,7 @@ async fn a_thousand_callers_at_once_cost_one_assume_role() {
         assert_eq!(request.header("x-amz-security-token"), Some("session-token-1"));
     }
     let log = proxy.stop();
-    assert!(!log.contains("session-secret") && !log.contains("session-token") && !log.contains("4711"));
+    assert!(!log.contains("session-secret") && !log.contains("session-token") && !log.contains("the-external-id"));
     measured("1,000 callers at once: 1 AssumeRole");
 }
 

@@ -163,4 +163,6 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
         }
     }
     assert!(shown.contains("countersign::request"), "the log was looked at");
+    // At this level the signing library writes whole requests down.
+    assert!(!shown.contains("aws_sigv4"), "the library that signs for STS is heard");
 }

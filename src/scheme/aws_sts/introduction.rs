@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{Hop, Settings, Steps, session_name};
 use crate::base::Unavailable;
+use crate::base::text::hex;
 use crate::scheme::{Introduction, Setup};
 use crate::token::aws::{Base, CallerIdentity, Role, session_keys};
 
@@ -93,8 +94,7 @@ impl Settings {
 fn proposed_id(setup: &Setup<'_>) -> Option<String> {
     let mut bytes = [0; 20];
     let filled = setup.outside.random.fill(&mut bytes);
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    filled.then(|| format!("countersign-{digits}"))
+    filled.then(|| format!("countersign-{}", hex(&bytes)))
 }
 
 /// What lets a principal assume a role:

@@ -177,7 +177,11 @@ pub struct AmbientSession {
 
 impl TokenSource for AmbientSession {
     fn fetch(&self, now: SystemTime) -> BoxFuture<'_, Result<Token, Failure>> {
-        Box::pin(async move { Ok(token(self.ambient.load(now).await?, now)) })
+        Box::pin(async move {
+            let issued = self.ambient.load(now).await?;
+            tracing::debug!(target: "countersign::token", source = issued.source, "this host's AWS keys were found");
+            Ok(token(issued, now))
+        })
     }
 
     fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
