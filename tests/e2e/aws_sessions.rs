@@ -90,7 +90,8 @@ async fn a_thousand_callers_at_once_cost_one_assume_role() {
     let root = Root::new();
     let sts = sts().await;
     let api = api(&root, |_| text(200, "ok")).await;
-    let proxy = start(&sts, &api, &root, &format!("{BASE}    external_id: \"the-external-id\"\n    max_minutes: 30\n")).await;
+    let proxy =
+        start(&sts, &api, &root, &format!("{BASE}    external_id: \"the-external-id\"\n    max_minutes: 30\n")).await;
     let client = proxy.client();
     let calls = (0..1000).map(|_| {
         let client = client.clone();
