@@ -48,6 +48,7 @@ fn scheme(name: &str, settings: serde_json::Value) -> Arc<dyn Scheme> {
         environment: deps.environment,
         random: deps.random,
         state: Arc::new(StateDirectory::new("state".into(), None, Arc::default()).unwrap()),
+        lender: Arc::new(countersign::route::Lending::new(Deps::system().clock, Default::default())),
     };
     let secrets: Secrets = [(SecretRef::Env { env: "S".into() }, Secret::new("s3cret-k3y"))].into_iter().collect();
     let setup = Setup { account: "default", credential: "bench", secrets: &secrets, outside: &outside };
@@ -139,6 +140,7 @@ fn decide(bencher: Bencher<'_, '_>, (bindings, one_host): (usize, bool)) {
 fn authorizer(scheme: &dyn Scheme) -> Arc<dyn Authorizer> {
     match scheme.identity() {
         Identity::Fixed(authorizer) => Arc::clone(authorizer),
+        Identity::Challenged(_) => panic!("a server has to ask first"),
         Identity::Token(handle) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             Arc::clone(runtime.block_on(handle.obtain()).unwrap().authorizer())

@@ -10,7 +10,7 @@
     reason = "a test fails by panicking, and drives the real outside"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use countersign::base::deps::Sleep;
 use countersign::base::request::BodyDigest;
-use countersign::base::{Authorizer, BodyNeed, Clock, Deps, Destination, RequestView, Secret};
+use countersign::base::{Authorizer, BodyNeed, Challenge, Clock, Deps, Destination, Random, RequestView, Secret};
 use countersign::base::{BoxFuture, CallError, ClientOptions, HttpClient, HttpClients};
 use countersign::base::{SecretRef, Secrets};
 use countersign::scheme::{Identity, KINDS, Outside, Scheme, Setup};
@@ -33,21 +33,69 @@ struct Vector {
     source: String,
     credential: Value,
     secrets: BTreeMap<String, String>,
-    /// What a scheme that obtains a token must ask for, and what it is answered.
-    exchange: Option<Exchange>,
+    /// What a scheme that obtains a token must ask for, and what it is answered: nothing, one exchange or several in order.
+    exchange: Option<Exchanges>,
+    /// The 401 that a scheme which must be asked answers, as its headers.
+    challenge: Option<Vec<(String, String)>>,
+    /// The server's certificate, PEM, relative to this folder; for channel binding.
+    certificate: Option<String>,
+    /// Hexadecimal: what randomness gives, over and over; `aa` unless said otherwise.
+    random: Option<String>,
     request: Request,
     expect: Expect,
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Exchanges {
+    One(Box<Exchange>),
+    Several(Vec<Exchange>),
+}
+
+impl Exchanges {
+    fn all(&mut self) -> &mut [Exchange] {
+        match self {
+            Self::One(one) => std::slice::from_mut(one),
+            Self::Several(several) => several,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Exchange {
+    #[serde(default = "post")]
+    method: String,
     url: String,
     /// Headers that must be there, beside those that every request has.
+    #[serde(default)]
     headers: BTreeMap<String, String>,
+    /// The whole body.
+    #[serde(default)]
     form: String,
     status: u16,
+    #[serde(default)]
+    answer_headers: BTreeMap<String, String>,
     answer: Value,
+}
+
+fn post() -> String {
+    "POST".into()
+}
+
+/// The same bytes over and over.
+#[derive(Debug)]
+struct Repeated(Vec<u8>);
+
+impl Random for Repeated {
+    fn fill(&self, bytes: &mut [u8]) -> bool {
+        bytes.iter_mut().zip(self.0.iter().cycle()).for_each(|(byte, own)| *byte = *own);
+        true
+    }
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
 /// 2023-11-14T22:13:20Z: assertions hold the time, and vectors must not change with it.
@@ -71,19 +119,20 @@ impl Clock for Frozen {
 /// The token endpoint of a vector.
 #[derive(Debug, Default)]
 struct TokenEndpoint {
-    exchange: Option<Exchange>,
+    exchanges: Arc<Mutex<VecDeque<Exchange>>>,
     wrong: Arc<Mutex<Vec<String>>>,
 }
 
 impl HttpClients for TokenEndpoint {
     fn client(&self, _: &Destination, _: &ClientOptions) -> Result<Arc<dyn HttpClient>, String> {
-        Ok(Arc::new(Self { exchange: self.exchange.clone(), wrong: Arc::clone(&self.wrong) }))
+        Ok(Arc::new(Self { exchanges: Arc::clone(&self.exchanges), wrong: Arc::clone(&self.wrong) }))
     }
 }
 
 impl HttpClient for TokenEndpoint {
     fn call(&self, request: http::Request<Vec<u8>>) -> BoxFuture<'_, Result<http::Response<Vec<u8>>, CallError>> {
-        let exchange = self.exchange.clone().unwrap_or_else(|| panic!("a token was asked for"));
+        let next = self.exchanges.lock().unwrap().pop_front();
+        let exchange = next.unwrap_or_else(|| panic!("a token was asked for: {}", request.uri()));
         let form = String::from_utf8(request.body().clone()).unwrap();
         let check = |what: &str, got: &str, wanted: &str| {
             if got != wanted {
@@ -92,7 +141,7 @@ impl HttpClient for TokenEndpoint {
         };
         check("form", &form, &exchange.form);
         check("url", &request.uri().to_string(), &exchange.url);
-        check("method", request.method().as_str(), "POST");
+        check("method", request.method().as_str(), &exchange.method);
         for (name, value) in &exchange.headers {
             let got: Vec<_> = request.headers().get_all(name).iter().map(|value| value.to_str().unwrap()).collect();
             check(name, &got.join(", "), value);
@@ -105,8 +154,12 @@ impl HttpClient for TokenEndpoint {
         );
         // A document that is no JSON stands in the vector as text.
         let answer = exchange.answer.as_str().map_or_else(|| exchange.answer.to_string(), str::to_owned);
-        let answer = http::Response::builder().status(exchange.status).body(answer.into_bytes());
-        Box::pin(async move { Ok(answer.unwrap()) })
+        let mut response = http::Response::builder().status(exchange.status);
+        for (name, value) in &exchange.answer_headers {
+            response = response.header(name, value);
+        }
+        let response = response.body(answer.into_bytes()).unwrap();
+        Box::pin(async move { Ok(response) })
     }
 }
 
@@ -155,9 +208,12 @@ struct Built {
 }
 
 fn prepare(draft: &dyn countersign::scheme::Draft, vector: &Vector) -> Result<Built, String> {
-    let endpoint = TokenEndpoint { exchange: vector.exchange.clone(), ..TokenEndpoint::default() };
+    let exchanges: VecDeque<Exchange> =
+        vector.exchange.clone().map(|mut exchanges| exchanges.all().to_vec().into()).unwrap_or_default();
+    let endpoint = TokenEndpoint { exchanges: Arc::new(Mutex::new(exchanges)), ..TokenEndpoint::default() };
     let wrong = Arc::clone(&endpoint.wrong);
-    let deps = Deps { clock: Arc::new(Frozen(Instant::now())), ..Deps::system() };
+    let random = Arc::new(Repeated(unhex(vector.random.as_deref().unwrap_or("aa"))));
+    let deps = Deps { clock: Arc::new(Frozen(Instant::now())), random, ..Deps::system() };
     let state = tempfile::tempdir().unwrap();
     let outside = Outside {
         tokens: Tokens::new(&deps),
@@ -166,6 +222,7 @@ fn prepare(draft: &dyn countersign::scheme::Draft, vector: &Vector) -> Result<Bu
         environment: deps.environment,
         random: deps.random,
         state: Arc::new(StateDirectory::new(state.path().to_owned(), None, Arc::default()).unwrap()),
+        lender: Arc::new(countersign::route::Lending::new(Deps::system().clock, Default::default())),
     };
     let secrets = secrets(vector);
     let setup = Setup { account: "default", credential: "vector", secrets: &secrets, outside: &outside };
@@ -180,7 +237,7 @@ fn build(kind: &countersign::scheme::Kind, vector: &Vector) -> Result<Built, Str
 }
 
 /// What signs, obtained if need be.
-fn authorizer(scheme: &dyn Scheme) -> Result<Arc<dyn Authorizer>, String> {
+fn authorizer(scheme: &dyn Scheme, vector: &Vector, view: &RequestView<'_>) -> Result<Arc<dyn Authorizer>, String> {
     match scheme.identity() {
         Identity::Fixed(authorizer) => Ok(Arc::clone(authorizer)),
         Identity::Token(handle) => {
@@ -188,11 +245,26 @@ fn authorizer(scheme: &dyn Scheme) -> Result<Arc<dyn Authorizer>, String> {
             let live = runtime.block_on(handle.obtain()).map_err(|refusal| refusal.to_string())?;
             Ok(Arc::clone(live.authorizer()))
         }
+        Identity::Challenged(challenged) => {
+            challenged.opening().map_err(|refusal| refusal.to_string())?;
+            let mut headers = http::HeaderMap::new();
+            for (name, value) in vector.challenge.iter().flatten() {
+                headers.append(name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap());
+            }
+            let certificate = vector.certificate.as_ref().map(|file| {
+                use rustls_pki_types::pem::PemObject;
+                let path = root().join("tests/vectors").join(file);
+                rustls_pki_types::CertificateDer::from_pem_file(path).unwrap()
+            });
+            let challenge = Challenge { headers: &headers, certificate: certificate.as_deref() };
+            challenged.answer(view, &challenge).map_err(|refusal| refusal.to_string())
+        }
     }
 }
 
 /// The head as it would go out.
-fn signed(scheme: &dyn Scheme, request: &Request) -> Result<http::request::Parts, String> {
+fn signed(scheme: &dyn Scheme, vector: &Vector) -> Result<http::request::Parts, String> {
+    let request = &vector.request;
     let mut builder = http::Request::builder().method(request.method.as_str()).uri(&request.url);
     for (name, value) in &request.headers {
         builder = builder.header(name, value);
@@ -220,10 +292,10 @@ fn signed(scheme: &dyn Scheme, request: &Request) -> Result<http::request::Parts
         body,
         narrowing: None,
     };
-    let authorizer = authorizer(scheme)?;
+    let authorizer = authorizer(scheme, vector, &view(None))?;
     let body = match authorizer.body_need(&view(None)).map_err(|refusal| refusal.to_string())? {
         BodyNeed::None => None,
-        BodyNeed::Sha256 => Some(BodyDigest { sha256: [0; 32], length: 0, whole: None }),
+        _ => Some(BodyDigest { sha256: [0; 32], further: None, length: 0, whole: None }),
     };
     let signed = authorizer.authorize(&view(body.as_ref()), SystemTime::UNIX_EPOCH + NOW);
     let signed = signed.map_err(|refusal| refusal.to_string())?;
@@ -260,13 +332,13 @@ fn every_vector_is_signed_as_its_source_says() {
             match (&vector.expect, build(kind, &vector)) {
                 (Expect::Refused { refused }, Err(why)) => assert!(why.contains(refused), "{what}: {why}"),
                 (Expect::Refused { refused }, Ok(built)) => {
-                    let why = signed(&*built.scheme, &vector.request).expect_err(&what);
+                    let why = signed(&*built.scheme, &vector).expect_err(&what);
                     assert!(why.contains(refused), "{what}: {why}");
                     assert!(built.wrong.lock().unwrap().is_empty(), "{what}: {:#?}", built.wrong);
                 }
                 (Expect::Signed { .. }, Err(why)) => panic!("{what}: {why}"),
                 (Expect::Signed { headers, target }, Ok(built)) => {
-                    let parts = signed(&*built.scheme, &vector.request).unwrap_or_else(|why| panic!("{what}: {why}"));
+                    let parts = signed(&*built.scheme, &vector).unwrap_or_else(|why| panic!("{what}: {why}"));
                     assert!(built.wrong.lock().unwrap().is_empty(), "{what}: {:#?}", built.wrong);
                     let sent = |value: &http::HeaderValue| String::from_utf8(value.as_bytes().to_vec()).unwrap();
                     let mut got: Vec<_> =
@@ -292,14 +364,14 @@ fn no_secret_shows_in_any_debug_or_error_of_any_scheme() {
                 // A refused vector keeps what makes it refused, the canary before it.
                 *value = if positive { format!("{canary}{index}") } else { format!("{canary}{value}") };
             }
-            if let Some(exchange) = &mut vector.exchange {
+            for exchange in vector.exchange.iter_mut().flat_map(Exchanges::all) {
                 // A server that repeats what it was sent, and a token that is a secret too.
                 let (status, text) = (exchange.status, format!("you sent {:?}", vector.secrets));
                 if let Value::String(document) = &mut exchange.answer {
                     let said = document.replace("sessionsecret", &format!("{canary}secret"));
                     let said = said.replace("sessiontoken", &format!("{canary}token"));
                     *document = said.replace("<Message>", &format!("<Message>{} ", text.replace('"', "")));
-                } else {
+                } else if exchange.answer.is_object() {
                     exchange.answer["access_token"] = format!("{canary}-token").into();
                     exchange.answer["error_description"] = if status == 200 { Value::Null } else { text.into() };
                 }
@@ -311,7 +383,7 @@ fn no_secret_shows_in_any_debug_or_error_of_any_scheme() {
                 Ok(built) => {
                     let scheme = &*built.scheme;
                     shown.push_str(&format!("{scheme:?} {scheme:#?}"));
-                    match signed(scheme, &vector.request) {
+                    match signed(scheme, &vector) {
                         // Header values that carry a secret are marked, so that nothing that prints a request shows them.
                         Ok(parts) => shown.push_str(&format!("{:?}", parts.headers)),
                         Err(why) => shown.push_str(&why),

@@ -14,10 +14,12 @@ use crate::config::{CallerProof, CallerSettings, Config, ConfigError, Credential
 use crate::listen::framing::HeadLimits;
 use crate::listen::{ConnectionLimits, Door, Patience};
 use crate::proxy::{Limits, State};
-use crate::route::{Binding, CallerRule, Callers, CredentialEntry, HostPattern, PathPrefix, Readiness, RouteTable};
+use crate::route::{
+    Binding, CallerRule, Callers, CredentialEntry, HostPattern, Lending, PathPrefix, Readiness, RouteTable,
+};
 use crate::scheme::{Draft, Outside, Setup};
 use crate::source::Sources;
-use crate::token::{StateDirectory, Tokens};
+use crate::token::{KeyBuilder, StateDirectory, Tokens};
 use crate::upstream::{OwnAddresses, Roots, Upstream};
 
 /// What building needs beside the configuration.
@@ -137,6 +139,7 @@ pub(super) struct Builder {
     warnings: Vec<ConfigError>,
     expiring: Vec<Expiring>,
     seen: Fingerprints,
+    lending: Option<Arc<Lending>>,
     /// Where each binding stands, by its name.
     paths: HashMap<String, String>,
 }
@@ -153,6 +156,7 @@ impl Builder {
             unresolved: Vec::new(),
             warnings: Vec::new(),
             expiring: Vec::new(),
+            lending: None,
             paths: HashMap::new(),
         }
     }
@@ -210,7 +214,50 @@ impl Builder {
             environment: Arc::clone(&parts.deps.environment),
             random: Arc::clone(&parts.deps.random),
             state: Arc::new(state),
+            lender: self.lending(parts),
         })
+    }
+
+    /// Lets credentials authenticate each other's own requests.
+    fn lending(&mut self, parts: &Parts<'_>) -> Arc<Lending> {
+        let lending = Arc::new(Lending::new(Arc::clone(&parts.deps.clock), self.fingerprints()));
+        self.lending = Some(Arc::clone(&lending));
+        lending
+    }
+
+    /// A digest of what each credential is made of, what it borrows included; wrong loans are errors.
+    fn fingerprints(&mut self) -> HashMap<String, String> {
+        let credentials = &self.config.credentials;
+        let (mut fingerprints, mut errors) = (HashMap::new(), Vec::new());
+        for (index, credential) in credentials.iter().enumerate() {
+            let mut key = KeyBuilder::new(crate::route::DEFAULT_ACCOUNT, "");
+            let (mut chain, mut next) = (vec![&credential.id], Some(credential));
+            while let Some(link) = next {
+                key = key.with("settings", format!("{} {:?}", link.kind.name, link.draft));
+                for reference in link.draft.references() {
+                    // One that cannot be loaded makes the credential unusable; that is said where it is built.
+                    let loaded = self.secrets.get(reference).ok();
+                    key = key.with_option(&reference.to_string(), loaded.map(|secret| secret.expose().to_vec()));
+                }
+                let Some(id) = link.draft.borrows() else { break };
+                next = credentials.iter().find(|one| one.id == id);
+                let wrong = match next {
+                    None => Some(format!("there is no credential {id}")),
+                    Some(next) if chain.contains(&&next.id) => Some(format!("{id} needs {} itself", credential.id)),
+                    Some(_) => None,
+                };
+                if let Some(why) = wrong {
+                    errors.push((format!("credentials[{index}].credential"), why));
+                    break;
+                }
+                chain.extend(next.map(|next| &next.id));
+            }
+            fingerprints.insert(credential.id.clone(), key.finish().hex());
+        }
+        for (path, why) in errors {
+            self.error(&path, why);
+        }
+        fingerprints
     }
 
     fn credentials(&mut self, outside: Option<&Outside>) -> Credentials {
@@ -245,6 +292,9 @@ impl Builder {
                 self.expiring.push(Expiring { entry: Arc::clone(&entry), draft, lifetime, loaded });
             }
             credentials.insert(id, entry);
+        }
+        if let Some(lending) = &self.lending {
+            lending.open(credentials.values());
         }
         credentials
     }

@@ -94,6 +94,7 @@ mod tests {
             http: Arc::new(upstream.unwrap()),
             random: deps.random,
             state: Arc::new(StateDirectory::new("state".into(), None, Arc::default()).unwrap()),
+            lender: Arc::new(crate::route::Lending::new(Deps::system().clock, Default::default())),
         }
     }
 

@@ -68,7 +68,7 @@ fn unusable(proxy: &Proxy) -> Vec<String> {
             // Of what signs by itself: a session for another account is only asked for when a request names it.
             let trouble = match scheme.identity() {
                 Identity::Token(handle) => handle.trouble(),
-                Identity::Fixed(_) => None,
+                Identity::Fixed(_) | Identity::Challenged(_) => None,
             };
             trouble.map(|why| format!("{}: {why}", credential.id))
         }

@@ -87,6 +87,56 @@ pub enum Verdict {
     Clock,
 }
 
+/// A credential of a scheme that is asked before it can answer (digest, NTLM). `Debug` shows no secret.
+///
+/// A conversation about one request goes so: what is [remembered](Challenged::remembered) signs it at once. Where nothing
+/// is, its head goes out alone with the [opening](Challenged::opening), the server's 401 asks, and what
+/// [answers](Challenged::answer) signs the request itself.
+pub trait Challenged: Send + Sync + fmt::Debug {
+    /// Whether what was proven holds for the connection over which it was, which then belongs to this credential and one
+    /// caller alone, or for any connection.
+    fn holds(&self) -> Holds;
+
+    /// What signs this request without the server being asked again.
+    fn remembered(&self, _view: &RequestView<'_>) -> Option<Arc<dyn Authorizer>> {
+        None
+    }
+
+    /// What the head carries that goes first, without the body.
+    ///
+    /// # Errors
+    /// When there is nothing to begin with.
+    fn opening(&self) -> Result<Mutations, Refusal>;
+
+    /// What signs this request, now that the server asked.
+    ///
+    /// # Errors
+    /// `credential_rejected` when the server asks for what cannot be given: another scheme, an algorithm that is not known.
+    fn answer(&self, view: &RequestView<'_>, challenge: &Challenge<'_>) -> Result<Arc<dyn Authorizer>, Refusal>;
+
+    /// What a server said beside its answer to a signed request: a nonce for the next one. `refused` when the answer was
+    /// 401: what is remembered for this place is not used again.
+    fn heard(&self, _view: &RequestView<'_>, _headers: &HeaderMap, _refused: bool) {}
+}
+
+/// How far a proof reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// The connection, and whatever is sent over it.
+    ForConnection,
+    /// The request.
+    ForRequest,
+}
+
+/// What a server asks before it lets a request in.
+#[derive(Debug, Clone, Copy)]
+pub struct Challenge<'a> {
+    /// The headers of its 401.
+    pub headers: &'a HeaderMap,
+    /// The end-entity certificate of the server in DER, over TLS.
+    pub certificate: Option<&'a [u8]>,
+}
+
 /// The same instructions for every request: fixed keys and bearer tokens, prepared once.
 #[derive(Debug)]
 pub struct Prepared(Arc<Mutations>);

@@ -18,7 +18,7 @@ pub mod request;
 pub mod secret;
 pub mod text;
 
-pub use authorizer::{AnswerView, Authorized, Authorizer, Prepared, Verdict};
+pub use authorizer::{AnswerView, Authorized, Authorizer, Challenge, Challenged, Holds, Prepared, Verdict};
 pub use body::Body;
 pub use deps::{Clock, Deps, Environment, Random};
 pub use destination::{Destination, Host, Protocol};

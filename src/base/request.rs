@@ -14,6 +14,10 @@ pub enum BodyNeed {
     None,
     /// Its SHA-256 and its length: the body is spooled first.
     Sha256,
+    /// The same and its MD5, for RFC 7616.
+    Md5,
+    /// The same and its SHA-512/256, for RFC 7616.
+    Sha512Trunc256,
 }
 
 /// The facts of a spooled body.
@@ -21,6 +25,8 @@ pub enum BodyNeed {
 pub struct BodyDigest {
     /// SHA-256 of all its bytes.
     pub sha256: [u8; 32],
+    /// The further hash that was asked for.
+    pub further: Option<Box<[u8]>>,
     /// Its length in bytes.
     pub length: u64,
     /// All of it, if it was small enough to stay in memory.

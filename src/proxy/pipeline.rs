@@ -312,8 +312,8 @@ impl Call<'_> {
         };
         let held = match signer.body_need(&view)? {
             BodyNeed::None => None,
-            BodyNeed::Sha256 => {
-                let held = Box::pin(spool(body, self.state.limits.hashed_body)).await?;
+            need => {
+                let held = Box::pin(spool(body, self.state.limits.hashed_body, need)).await?;
                 body = held.0.body();
                 Some(held)
             }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use aws_lc_rs::digest::{Context as Digest, SHA256};
+use aws_lc_rs::digest::{Context as Digest, SHA256, SHA512_256};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::base::body::BoxError;
 use crate::base::request::BodyDigest;
-use crate::base::{Body, Code, Refusal};
+use crate::base::{Body, BodyNeed, Code, Refusal};
 
 /// Held in memory up to here; most signed API calls are far smaller.
 const MEMORY: usize = 1024 * 1024;
@@ -26,7 +26,7 @@ const CHUNK: usize = 64 * 1024;
 ///
 /// # Errors
 /// `body_too_large` past `limit` bytes, `spool_full` when the file cannot be written, `bad_request` when the body breaks.
-pub(super) async fn spool(mut body: Body, limit: u64) -> Result<(Spooled, BodyDigest), Refusal> {
+pub(super) async fn spool(mut body: Body, limit: u64, need: BodyNeed) -> Result<(Spooled, BodyDigest), Refusal> {
     let too_large = || {
         Refusal::new(
             Code::BodyTooLarge,
@@ -37,6 +37,7 @@ pub(super) async fn spool(mut body: Body, limit: u64) -> Result<(Spooled, BodyDi
         return Err(too_large());
     }
     let mut digest = Digest::new(&SHA256);
+    let mut further = Further::of(need);
     let mut memory = BytesMut::new();
     let mut file: Option<std::fs::File> = None;
     let mut length = 0_u64;
@@ -56,6 +57,9 @@ pub(super) async fn spool(mut body: Body, limit: u64) -> Result<(Spooled, BodyDi
             return Err(too_large());
         }
         digest.update(&data);
+        if let Some(further) = &mut further {
+            further.update(&data);
+        }
         memory.extend_from_slice(&data);
         if memory.len() > MEMORY {
             file = Some(append(file.take(), memory.split().freeze()).await?);
@@ -70,7 +74,37 @@ pub(super) async fn spool(mut body: Body, limit: u64) -> Result<(Spooled, BodyDi
         }
         Some(file) => (Held::File { file: Arc::new(append(Some(file), memory.freeze()).await?), length }, None),
     };
-    Ok((Spooled { held, trailers }, BodyDigest { sha256, length, whole }))
+    Ok((Spooled { held, trailers }, BodyDigest { sha256, further: further.map(Further::finish), length, whole }))
+}
+
+/// A hash beside SHA-256.
+enum Further {
+    Md5(md5::Md5),
+    Digest(Digest),
+}
+
+impl Further {
+    fn of(need: BodyNeed) -> Option<Self> {
+        match need {
+            BodyNeed::None | BodyNeed::Sha256 => None,
+            BodyNeed::Md5 => Some(Self::Md5(md5::Md5::default())),
+            BodyNeed::Sha512Trunc256 => Some(Self::Digest(Digest::new(&SHA512_256))),
+        }
+    }
+
+    fn update(&mut self, data: &[u8]) {
+        match self {
+            Self::Md5(digest) => md5::Digest::update(digest, data),
+            Self::Digest(digest) => digest.update(data),
+        }
+    }
+
+    fn finish(self) -> Box<[u8]> {
+        match self {
+            Self::Md5(digest) => md5::Digest::finalize(digest).as_slice().into(),
+            Self::Digest(digest) => digest.finish().as_ref().into(),
+        }
+    }
 }
 
 /// A body that is held here.
@@ -215,8 +249,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_small_body_stays_in_memory_and_comes_back_whole() {
-        let (body, facts) = spool(Body::full("hello"), 10).await.unwrap();
-        assert_eq!(facts, BodyDigest { sha256: sha256(b"hello"), length: 5, whole: Some("hello".into()) });
+        let (body, facts) = spool(Body::full("hello"), 10, BodyNeed::Sha256).await.unwrap();
+        assert_eq!(
+            facts,
+            BodyDigest { sha256: sha256(b"hello"), further: None, length: 5, whole: Some("hello".into()) }
+        );
         assert_eq!(body.body().size_hint().exact(), Some(5));
         for _ in 0..2 {
             assert_eq!(body.body().collect().await.unwrap().to_bytes(), "hello");
@@ -229,7 +266,7 @@ mod tests {
         let frames: Vec<_> =
             bytes.chunks(100_000).map(|chunk| Ok(Frame::data(Bytes::copy_from_slice(chunk)))).collect();
         let stream = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
-        let (body, facts) = spool(Body::boxed(stream), u64::MAX).await.unwrap();
+        let (body, facts) = spool(Body::boxed(stream), u64::MAX, BodyNeed::Sha256).await.unwrap();
         assert_eq!((facts.length, facts.sha256), (bytes.len() as u64, sha256(&bytes)));
         assert!(facts.whole.is_none());
         assert_eq!(body.body().size_hint().exact(), Some(bytes.len() as u64));
@@ -242,13 +279,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_empty_body_is_hashed_too() {
-        let (body, facts) = spool(Body::empty(), 0).await.unwrap();
+        let (body, facts) = spool(Body::empty(), 0, BodyNeed::Sha256).await.unwrap();
         assert_eq!((facts.length, facts.sha256), (0, sha256(b"")));
         assert!(body.body().is_end_stream());
     }
 
     #[tokio::test]
     async fn a_body_past_the_limit_is_refused() {
-        assert_eq!(spool(Body::full("hello"), 4).await.err().unwrap().code, Code::BodyTooLarge);
+        assert_eq!(spool(Body::full("hello"), 4, BodyNeed::Sha256).await.err().unwrap().code, Code::BodyTooLarge);
     }
 }

@@ -5,12 +5,14 @@
 
 mod binding;
 mod caller;
+mod lending;
 mod matcher;
 mod permit;
 mod table;
 
 pub use binding::{Binding, CredentialEntry, Readiness, Tie};
 pub use caller::{Caller, CallerRule, Callers, DEFAULT_ACCOUNT, LOCAL};
+pub use lending::Lending;
 pub use matcher::{HostPattern, PathPrefix, refuse_path_tricks};
 pub use permit::{Passage, Permit, Receipt, Signer};
 pub use table::{Ask, Decision, Gate, RouteTable, Unbound};

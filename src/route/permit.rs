@@ -7,7 +7,8 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use super::binding::Binding;
-use crate::base::{AnswerView, Authorized, Authorizer, BodyNeed, Code, Destination, Refusal, RequestView, Verdict};
+use crate::base::{AnswerView, Authorized, Authorizer, BodyNeed, Challenged, Code, Destination};
+use crate::base::{Refusal, RequestView, Verdict};
 use crate::scheme::{Foresight, Identity, Scheme};
 use crate::token::{Handle, Live};
 
@@ -52,6 +53,16 @@ impl Permit {
         match self.scheme.identity() {
             Identity::Token(_) => true,
             Identity::Fixed(authorizer) => authorizer.reads_errors(),
+            // A conversation sees to that by itself.
+            Identity::Challenged(_) => false,
+        }
+    }
+
+    /// The credential of a scheme that is asked before it can answer.
+    pub fn challenged(&self) -> Option<Arc<dyn Challenged>> {
+        match self.scheme.identity() {
+            Identity::Challenged(challenged) => Some(Arc::clone(challenged)),
+            Identity::Fixed(_) | Identity::Token(_) => None,
         }
     }
 
@@ -67,6 +78,12 @@ impl Permit {
         };
         let (authorizer, live) = match identity {
             Identity::Fixed(authorizer) => (Arc::clone(authorizer), None),
+            Identity::Challenged(_) => {
+                return Err(Refusal::new(
+                    Code::CredentialRejected,
+                    "this scheme signs nothing before the server has asked",
+                ));
+            }
             Identity::Token(handle) => {
                 let live = match handle.current() {
                     Some(live) => live,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use crate::base::{Authorizer, BoxFuture, Clock, Environment, HttpClients, Random, Refusal, RequestView};
+use crate::base::{Authorizer, BoxFuture, Challenged, Clock, Environment, HttpClients, Random, Refusal, RequestView};
 use crate::base::{SecretRef, Secrets, Unavailable};
 use crate::token::{Handle, StateDirectory, Tokens};
 
@@ -76,6 +76,11 @@ pub trait Draft: Send + Sync + fmt::Debug {
     /// Every reference that [`Draft::build`] will ask for.
     fn references(&self) -> Vec<&SecretRef>;
 
+    /// The credential that authenticates this one's own requests, by its id.
+    fn borrows(&self) -> Option<&str> {
+        None
+    }
+
     /// Prepares the scheme with its secrets. Obtains nothing yet.
     ///
     /// # Errors
@@ -114,6 +119,23 @@ pub struct Setup<'a> {
     pub outside: &'a Outside,
 }
 
+/// Other credentials of the same account, for a scheme whose own request one of them authenticates.
+pub trait Lender: Send + Sync + fmt::Debug {
+    /// A digest of everything that a credential is made of, for the key of a token that depends on it; `None` when there
+    /// is no such credential.
+    fn fingerprint(&self, id: &str) -> Option<&str>;
+
+    /// Signs a request of ours with it.
+    ///
+    /// # Errors
+    /// `destination_forbidden` when the credential is not for that host; why it has no token.
+    fn sign<'a>(
+        &'a self,
+        id: &'a str,
+        request: http::Request<Vec<u8>>,
+    ) -> BoxFuture<'a, Result<http::Request<Vec<u8>>, Refusal>>;
+}
+
 /// What schemes use to obtain tokens.
 #[derive(Debug, Clone)]
 pub struct Outside {
@@ -129,6 +151,8 @@ pub struct Outside {
     pub random: Arc<dyn Random>,
     /// Where rotated refresh tokens rest.
     pub state: Arc<StateDirectory>,
+    /// Other credentials.
+    pub lender: Arc<dyn Lender>,
 }
 
 /// What signs for a credential.
@@ -138,6 +162,8 @@ pub enum Identity<'a> {
     Fixed(&'a Arc<dyn Authorizer>),
     /// Whatever token there is at the time.
     Token(&'a Arc<Handle>),
+    /// Nothing before the server has asked.
+    Challenged(&'a Arc<dyn Challenged>),
 }
 
 /// What signing would do.
@@ -192,7 +218,7 @@ pub trait Scheme: Send + Sync + fmt::Debug {
     fn handles(&self) -> Vec<&Arc<Handle>> {
         match self.identity() {
             Identity::Token(handle) => vec![handle],
-            Identity::Fixed(_) => Vec::new(),
+            Identity::Fixed(_) | Identity::Challenged(_) => Vec::new(),
         }
     }
 }
@@ -244,6 +270,24 @@ mod tests {
         }
     }
 
+    /// For schemes that borrow nothing.
+    #[derive(Debug)]
+    struct NoLender;
+
+    impl Lender for NoLender {
+        fn fingerprint(&self, _: &str) -> Option<&str> {
+            None
+        }
+
+        fn sign<'a>(
+            &'a self,
+            id: &'a str,
+            _: http::Request<Vec<u8>>,
+        ) -> BoxFuture<'a, Result<http::Request<Vec<u8>>, Refusal>> {
+            Box::pin(async move { Err(Refusal::bad_request(format!("there is no credential {id}"))) })
+        }
+    }
+
     /// Builds a draft with some secrets and no network.
     pub(super) fn build(draft: &dyn Draft, secrets: &Secrets) -> Result<Arc<dyn Scheme>, Unavailable> {
         let deps = Deps::system();
@@ -254,6 +298,7 @@ mod tests {
             environment: deps.environment,
             random: deps.random,
             state: Arc::new(StateDirectory::new("state".into(), None, Arc::default()).unwrap()),
+            lender: Arc::new(NoLender),
         };
         draft.build(&Setup { account: "default", credential: "c", secrets, outside: &outside })
     }

@@ -318,7 +318,7 @@ mod tests {
             into.insert(name, value.clone());
         }
         let whole = Some(bytes::Bytes::copy_from_slice(call.body.as_bytes()));
-        let digest = BodyDigest { sha256: [0; 32], length: call.body.len() as u64, whole };
+        let digest = BodyDigest { sha256: [0; 32], further: None, length: call.body.len() as u64, whole };
         let method = call.method.parse().unwrap();
         let view = RequestView {
             method: &method,

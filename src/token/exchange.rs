@@ -28,7 +28,7 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const CLIENT_JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// No access token lives longer, whatever the answer says: the number is a provider's mistake, and time must not overflow.
-const LONGEST_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const LONGEST_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Types of tokens that need a proof (RFC 9449, RFC 8693 section 2.2.1 and drafts).
 const PROVEN: [&str; 5] = ["dpop", "mac", "pop", "hok", "n_a"];
@@ -549,7 +549,7 @@ fn reading(status: StatusCode, body: &[u8], now: SystemTime) -> Reading {
 }
 
 /// JSON, or a form as GitHub answers unless it is asked not to.
-fn fields(body: &[u8]) -> Option<Map<String, Value>> {
+pub(super) fn fields(body: &[u8]) -> Option<Map<String, Value>> {
     let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body).trim_ascii();
     if let Ok(Value::Object(fields)) = serde_json::from_slice(body) {
         return Some(fields);
@@ -563,7 +563,7 @@ fn fields(body: &[u8]) -> Option<Map<String, Value>> {
 }
 
 /// Whole seconds: `expires_in` as a number or a string (Azure v1), or the moment `expires_on`.
-fn lifetime(fields: &Map<String, Value>, now: SystemTime) -> Option<u64> {
+pub(super) fn lifetime(fields: &Map<String, Value>, now: SystemTime) -> Option<u64> {
     let number = |name: &str| match fields.get(name)? {
         Value::Number(number) => number.as_f64(),
         Value::String(text) => text.trim().parse::<f64>().ok(),
@@ -576,7 +576,7 @@ fn lifetime(fields: &Map<String, Value>, now: SystemTime) -> Option<u64> {
 }
 
 /// The code and the words of an error: RFC 6749 section 5.2, or one of the forms that others write.
-fn error_of(fields: &Map<String, Value>) -> (String, String) {
+pub(super) fn error_of(fields: &Map<String, Value>) -> (String, String) {
     let text = |fields: &Map<String, Value>, names: &[&str]| {
         let value = names.iter().find_map(|name| fields.get(*name).filter(|value| !value.is_null()));
         match value {
@@ -594,7 +594,7 @@ fn error_of(fields: &Map<String, Value>) -> (String, String) {
 }
 
 /// What may be over soon: a busy or broken server, not a wrong request.
-fn unavailable(status: StatusCode, code: &str) -> bool {
+pub(super) fn unavailable(status: StatusCode, code: &str) -> bool {
     status.is_server_error()
         || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
         || matches!(code, "temporarily_unavailable" | "server_error" | "internal_failure" | "slow_down")

@@ -13,6 +13,7 @@ mod private_key;
 mod rotation;
 #[cfg(test)]
 mod schedules;
+mod service;
 
 pub use assertion::{Algorithm, Assertion, AssertionParts};
 pub use cache::{Handle, Live, Tokens};
@@ -21,6 +22,7 @@ pub use failure::{Failure, FailureKind};
 pub use key::{Key, KeyBuilder};
 pub use private_key::PrivateKey;
 pub use rotation::{RefreshReuse, Rotation, StateDirectory, Unsaved};
+pub use service::{Reply, Service};
 
 use std::fmt;
 use std::path::PathBuf;

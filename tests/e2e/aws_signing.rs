@@ -57,6 +57,7 @@ fn signer(row: &Value) -> Arc<dyn Authorizer> {
         environment: deps.environment,
         random: deps.random,
         state: Arc::new(StateDirectory::new("state".into(), None, Arc::default()).unwrap()),
+        lender: Arc::new(countersign::route::Lending::new(Deps::system().clock, Default::default())),
     };
     let secrets: Secrets = secrets.into_iter().collect();
     let setup = Setup { account: "default", credential: "row", secrets: &secrets, outside: &outside };
@@ -96,7 +97,7 @@ fn signed(row: &Value) -> Result<(HeaderMap, String), String> {
         .collect();
     let mut sha256 = [0; 32];
     sha256.copy_from_slice(digest(&SHA256, &body).as_ref());
-    let digest = BodyDigest { sha256, length: body.len() as u64, whole: None };
+    let digest = BodyDigest { sha256, further: None, length: body.len() as u64, whole: None };
     let method = text("method").parse().unwrap();
     let mut view = RequestView {
         method: &method,

@@ -1,0 +1,109 @@
+//! Lending: a credential signs a request that another credential's scheme makes itself, to the hosts it is for and no others.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use aws_lc_rs::digest::{SHA256, SHA512_256, digest};
+use http::header::{CONTENT_LENGTH, HOST};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Request};
+use md5::Digest as _;
+
+use super::binding::CredentialEntry;
+use crate::base::request::{BodyDigest, is_spelling_of};
+use crate::base::{Authorizer, BodyNeed, BoxFuture, Clock, Code, Destination, Refusal, RequestView};
+use crate::scheme::{Identity, Lender};
+
+/// The credentials of one configuration, for each other.
+#[derive(Debug)]
+pub struct Lending {
+    clock: Arc<dyn Clock>,
+    /// What each is made of.
+    fingerprints: HashMap<String, String>,
+    /// Known once all are built.
+    entries: OnceLock<HashMap<Arc<str>, Arc<CredentialEntry>>>,
+}
+
+impl Lending {
+    /// Lends nothing before [`Lending::open`]. `fingerprints` are digests of everything that each credential is made of.
+    pub fn new(clock: Arc<dyn Clock>, fingerprints: HashMap<String, String>) -> Self {
+        Self { clock, fingerprints, entries: OnceLock::new() }
+    }
+
+    /// From now on these are lent.
+    pub fn open<'a>(&self, entries: impl Iterator<Item = &'a Arc<CredentialEntry>>) {
+        // Opened once for each configuration; a second time would change nothing.
+        let _ = self.entries.set(entries.map(|entry| (Arc::clone(&entry.id), Arc::clone(entry))).collect());
+    }
+
+    async fn signed(&self, id: &str, request: Request<Vec<u8>>) -> Result<Request<Vec<u8>>, Refusal> {
+        let unusable = |why: String| Refusal::new(Code::CredentialRejected, format!("credential {id}: {why}"));
+        let entry = self.entries.get().and_then(|entries| entries.get(id));
+        let entry = entry.ok_or_else(|| unusable("it cannot be used yet".into()))?;
+        let destination = Destination::from_absolute(request.uri())?;
+        if !entry.is_for(&destination) {
+            let host = destination.host();
+            let why = format!("credential {id} is not for {host}; list it under its `hosts`");
+            return Err(Refusal::new(Code::DestinationForbidden, why));
+        }
+        let scheme = entry.scheme_now().map_err(unusable)?;
+        let authorizer: Arc<dyn Authorizer> = match scheme.identity() {
+            Identity::Fixed(authorizer) => Arc::clone(authorizer),
+            Identity::Token(handle) => Arc::clone(handle.obtain().await?.authorizer()),
+            Identity::Challenged(_) => {
+                return Err(unusable(format!("scheme {} cannot authenticate a login", entry.scheme)));
+            }
+        };
+        let (mut parts, body) = request.into_parts();
+        for owned in scheme.owned_headers() {
+            let spellings: Vec<_> =
+                parts.headers.keys().filter(|name| is_spelling_of(name.as_str(), owned.as_str())).cloned().collect();
+            for name in spellings {
+                parts.headers.remove(name);
+            }
+        }
+        parts.headers.insert(HOST, destination.host_header().clone());
+        parts.headers.insert(CONTENT_LENGTH, body.len().into());
+        let mut view = RequestView {
+            method: &parts.method,
+            path_and_query: parts.uri.path_and_query().map_or("/", PathAndQuery::as_str),
+            headers: &parts.headers,
+            removed: &HeaderMap::new(),
+            destination: &destination,
+            length: Some(body.len() as u64),
+            body: None,
+            narrowing: None,
+        };
+        let facts = facts(authorizer.body_need(&view)?, &body);
+        view.body = facts.as_ref();
+        let authorized = authorizer.authorize(&view, self.clock.now())?;
+        authorized.mutations.apply(&mut parts)?;
+        // The client writes both itself.
+        parts.headers.remove(HOST);
+        parts.headers.remove(CONTENT_LENGTH);
+        Ok(Request::from_parts(parts, body))
+    }
+}
+
+/// What an authorizer wants to know of a body that is all there.
+fn facts(need: BodyNeed, body: &[u8]) -> Option<BodyDigest> {
+    let further: Option<Box<[u8]>> = match need {
+        BodyNeed::None => return None,
+        BodyNeed::Sha256 => None,
+        BodyNeed::Md5 => Some(md5::Md5::digest(body).as_slice().into()),
+        BodyNeed::Sha512Trunc256 => Some(digest(&SHA512_256, body).as_ref().into()),
+    };
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(digest(&SHA256, body).as_ref());
+    Some(BodyDigest { sha256, further, length: body.len() as u64, whole: Some(body.to_vec().into()) })
+}
+
+impl Lender for Lending {
+    fn fingerprint(&self, id: &str) -> Option<&str> {
+        self.fingerprints.get(id).map(String::as_str)
+    }
+
+    fn sign<'a>(&'a self, id: &'a str, request: Request<Vec<u8>>) -> BoxFuture<'a, Result<Request<Vec<u8>>, Refusal>> {
+        Box::pin(self.signed(id, request))
+    }
+}
