@@ -3,6 +3,7 @@
 //! **Never gathers a body that no scheme must hash, never follows a redirect, never sends a request that was not decided
 //! about, never tells a caller more of a credential than its id.**
 
+mod converse;
 mod headers;
 mod links;
 mod pipeline;

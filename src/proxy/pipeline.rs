@@ -28,7 +28,7 @@ use crate::upstream::{Egress, Upstream};
 
 /// A body up to here can be sent again after a refusal: API calls have less, uploads have more. One that was spooled can
 /// be sent again whatever its size.
-const REPEATED_BODY: usize = 64 * 1024;
+pub(super) const REPEATED_BODY: usize = 64 * 1024;
 
 /// How much of an error is read to see what was wrong with a signature, and how long that may take.
 const ERROR_BYTES: usize = 16 * 1024;
@@ -217,6 +217,7 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
     }
     let mut observed = None;
     let mut signed = None;
+    let mut talk = None;
     let egress = match decision {
         Decision::Deny(refusal) => return Err(refusal),
         Decision::Pass(passage) => {
@@ -228,22 +229,30 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
             record.binding = Some(Arc::clone(permit.binding()));
             record.credential = Some(Arc::clone(permit.credential()));
             let egress = state.upstream.egress(permit.allow_addresses())?;
-            let repeat = permit.may_repeat().then(|| Repeat::of(&mut request));
-            let (ready, receipt, spooled) = call.sign(permit, request).await?;
-            signed = repeat.map(|repeat| (Repeat { spooled, ..repeat }, receipt));
-            request = ready;
+            match permit.talk() {
+                Ok(asked) => talk = Some(asked),
+                Err(permit) => {
+                    let repeat = permit.may_repeat().then(|| Repeat::of(&mut request));
+                    let (ready, receipt, spooled) = call.sign(permit, request).await?;
+                    signed = repeat.map(|repeat| (Repeat { spooled, ..repeat }, receipt));
+                    request = ready;
+                }
+            }
             egress
         }
     };
-    if found.expects_continue {
+    if found.expects_continue && talk.is_none() {
         let (held, answer) = await_continue(request, state.limits.expect_continue);
         request = held;
         record.holds = Some(answer);
     }
     let h1_only = found.websocket || found.expects_continue;
-    let mut response = egress.send(&destination, request, h1_only).await?.map(Body::incoming);
-    if let Some((repeat, receipt)) = signed.filter(|(_, receipt)| is_suspicious(response.status(), receipt))
+    let mut response = match talk {
+        None => egress.send(&destination, request, h1_only).await?.map(Body::incoming),
         // In a box, as all that is rare: what is not awaited often must not make every request's future larger.
+        Some(talk) => Box::pin(call.converse(talk, request, &egress, h1_only)).await?,
+    };
+    if let Some((repeat, receipt)) = signed.filter(|(_, receipt)| is_suspicious(response.status(), receipt))
         && let Some(better) = Box::pin(call.again(repeat, &receipt, &mut response, &egress, h1_only)).await
     {
         response = better;
@@ -265,11 +274,11 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
 }
 
 /// What stays the same however often a request is signed.
-struct Call<'a> {
-    state: &'a State,
-    clock: &'a dyn Clock,
-    caller: &'a Caller,
-    destination: &'a Destination,
+pub(super) struct Call<'a> {
+    pub(super) state: &'a State,
+    pub(super) clock: &'a dyn Clock,
+    pub(super) caller: &'a Caller,
+    pub(super) destination: &'a Destination,
     named: Option<&'a str>,
     account: Option<&'a str>,
     route: Option<&'a str>,
@@ -462,7 +471,7 @@ fn log_observed(passage: &Passage, destination: &Destination) {
 }
 
 /// Trailers are judged as the headers were, `owned` being those that a scheme sets.
-fn judge_trailers(body: Body, owned: &[HeaderName]) -> Body {
+pub(super) fn judge_trailers(body: Body, owned: &[HeaderName]) -> Body {
     if body.is_end_stream() {
         return body;
     }

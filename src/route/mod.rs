@@ -14,5 +14,5 @@ pub use binding::{Binding, CredentialEntry, Readiness, Tie};
 pub use caller::{Caller, CallerRule, Callers, DEFAULT_ACCOUNT, LOCAL};
 pub use lending::Lending;
 pub use matcher::{HostPattern, PathPrefix, refuse_path_tricks};
-pub use permit::{Passage, Permit, Receipt, Signer};
+pub use permit::{Passage, Permit, Receipt, Signer, Talk};
 pub use table::{Ask, Decision, Gate, RouteTable, Unbound};

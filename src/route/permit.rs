@@ -58,12 +58,16 @@ impl Permit {
         }
     }
 
-    /// The credential of a scheme that is asked before it can answer.
-    pub fn challenged(&self) -> Option<Arc<dyn Challenged>> {
-        match self.scheme.identity() {
-            Identity::Challenged(challenged) => Some(Arc::clone(challenged)),
-            Identity::Fixed(_) | Identity::Token(_) => None,
-        }
+    /// Consumes the permit of a credential that is asked before it can answer; gives any other back.
+    ///
+    /// # Errors
+    /// The permit of a credential that signs unasked.
+    pub fn talk(self) -> Result<Talk, Self> {
+        let challenged = match self.scheme.identity() {
+            Identity::Challenged(challenged) => Arc::clone(challenged),
+            Identity::Fixed(_) | Identity::Token(_) => return Err(self),
+        };
+        Ok(Talk { challenged, scheme: self.scheme, binding: self.binding, destination: self.destination })
     }
 
     /// Obtains what signs: at once for a fixed key or a token that lives, else after the one exchange under way. `account`
@@ -98,6 +102,57 @@ impl Permit {
     }
 }
 
+/// A permit of a credential that is asked before it can answer: it may sign the one request anew for each challenge.
+#[derive(Debug)]
+pub struct Talk {
+    challenged: Arc<dyn Challenged>,
+    scheme: Arc<dyn Scheme>,
+    binding: Arc<Binding>,
+    destination: Destination,
+}
+
+impl Talk {
+    /// What answers.
+    pub fn challenged(&self) -> &Arc<dyn Challenged> {
+        &self.challenged
+    }
+
+    /// The credential's id.
+    pub fn credential(&self) -> &Arc<str> {
+        &self.binding.credential.id
+    }
+
+    /// The account that the credential belongs to.
+    pub fn account(&self) -> &Arc<str> {
+        &self.binding.credential.account
+    }
+
+    /// The headers that the caller's copies of are removed before anything is sent.
+    pub fn owned_headers(&self) -> &[HeaderName] {
+        self.scheme.owned_headers()
+    }
+
+    /// Signs the request that the permit was made for, with what answers the challenge.
+    ///
+    /// # Errors
+    /// `destination_mismatch` for a request to anywhere else; what the scheme refuses.
+    pub fn sign(
+        &self,
+        authorizer: &dyn Authorizer,
+        view: &RequestView<'_>,
+        now: SystemTime,
+    ) -> Result<Authorized, Refusal> {
+        if *view.destination != self.destination {
+            return Err(elsewhere());
+        }
+        authorizer.authorize(view, now)
+    }
+}
+
+fn elsewhere() -> Refusal {
+    Refusal::new(Code::DestinationMismatch, "the permit is for another destination")
+}
+
 /// A permit with what signs; consumed by signing.
 #[derive(Debug)]
 pub struct Signer {
@@ -127,7 +182,7 @@ impl Signer {
     /// `destination_mismatch` for a request to anywhere else; what the scheme refuses.
     pub fn sign(self, view: &RequestView<'_>, now: SystemTime) -> Result<(Authorized, Receipt), Refusal> {
         if *view.destination != self.destination {
-            return Err(Refusal::new(Code::DestinationMismatch, "the permit is for another destination"));
+            return Err(elsewhere());
         }
         let authorized = self.receipt.authorizer.authorize(&self.narrowed(view), now)?;
         let receipt = Receipt { mark: authorized.mark, ..self.receipt };

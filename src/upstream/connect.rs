@@ -216,9 +216,18 @@ impl Connector {
 
     /// A connection to a destination, within the time that connecting may take.
     pub(super) async fn connect_to(&self, destination: &Destination) -> Result<TokioIo<Stream>, Refusal> {
+        self.connect_through(destination, false).await
+    }
+
+    /// The same by a tunnel where there is a corporate proxy, for cleartext too.
+    pub(super) async fn connect_end_to_end(&self, destination: &Destination) -> Result<TokioIo<Stream>, Refusal> {
+        self.connect_through(destination, true).await
+    }
+
+    async fn connect_through(&self, destination: &Destination, raw: bool) -> Result<TokioIo<Stream>, Refusal> {
         let timeout = self.dialer.timeout;
         let connecting = async {
-            let (tcp, proxied) = self.dialer.reach(destination, false).await?;
+            let (tcp, proxied) = self.dialer.reach(destination, raw).await?;
             if destination.protocol() == Protocol::Http {
                 return Ok(Stream::Plain { io: tcp, proxied });
             }
@@ -268,6 +277,16 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         Box::pin(self.clone().connect(uri))
+    }
+}
+
+impl Stream {
+    /// The end-entity certificate of the other side in DER, over TLS.
+    pub(super) fn peer_certificate(&self) -> Option<Arc<[u8]>> {
+        match self {
+            Self::Plain { .. } => None,
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first().map(|der| Arc::from(der.as_ref())),
+        }
     }
 }
 

@@ -5,12 +5,14 @@
 mod connect;
 mod control;
 mod guard;
+mod link;
 mod plain;
 mod pool;
 mod tls;
 
 pub use guard::{Guard, OwnAddresses};
-pub use pool::{Egress, Upstream};
+pub use link::{Link, Owner};
+pub use pool::{Egress, Unsent, Upstream};
 pub use tls::{Roots, system_roots};
 
 use std::collections::HashMap;

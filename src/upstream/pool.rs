@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::connect::{Connector, Dialer, unreachable};
 use super::guard::{Guard, OwnAddresses};
+use super::link::{Link, Links, Owner};
 use super::plain::{Failure, Plain};
 use super::tls::Roots;
 use super::{ProxySettings, Settings};
@@ -180,8 +181,18 @@ pub struct Egress {
     any: Client<Connector, Body>,
     h1: Client<Connector, Body>,
     plain: Arc<Plain>,
+    links: Arc<Links>,
     dialer: Dialer,
     response_timeout: Duration,
+}
+
+/// A request over an owned connection that brought no answer.
+#[derive(Debug)]
+pub struct Unsent {
+    /// Why.
+    pub refusal: Refusal,
+    /// None of it went out.
+    pub untouched: bool,
 }
 
 impl Egress {
@@ -216,8 +227,9 @@ impl Egress {
         let any = client(connector(&[b"h2", b"http/1.1"])?);
         let only_h1 = connector(&[b"http/1.1"])?;
         let plain = Arc::new(Plain::new(only_h1.clone(), IDLE_PER_HOST, settings.idle_timeout));
+        let links = Arc::new(Links::new(only_h1.clone(), settings.idle_timeout));
         let h1 = client(only_h1);
-        Ok(Self { any, h1, plain, dialer, response_timeout: settings.response_timeout })
+        Ok(Self { any, h1, plain, links, dialer, response_timeout: settings.response_timeout })
     }
 
     /// Sends a request to its destination and returns the head of the answer with its body still on the way.
@@ -230,32 +242,74 @@ impl Egress {
     pub async fn send(
         &self,
         destination: &Destination,
-        mut request: Request<Body>,
+        request: Request<Body>,
         h1_only: bool,
     ) -> Result<Response<Incoming>, Refusal> {
-        let mut target = std::mem::take(request.uri_mut()).into_parts();
         let way = match destination.protocol() {
             _ if h1_only => Way::Client(&self.h1),
             Protocol::Http if self.dialer.proxy.is_none() && *request.method() != Method::CONNECT => Way::Plain,
             Protocol::Http | Protocol::Https => Way::Client(&self.any),
         };
+        self.send_by(way, destination, request).await.map_err(|unsent| unsent.refusal)
+    }
+
+    /// An idle connection of this owner, on which its credential was proven.
+    pub fn proven_link(&self, owner: &Owner, destination: &Destination) -> Option<Link> {
+        self.links.take(owner, destination)
+    }
+
+    /// A new connection that nobody else will use.
+    ///
+    /// # Errors
+    /// As [`Egress::send`].
+    pub async fn link(&self, destination: &Destination) -> Result<Link, Refusal> {
+        self.links.connect(destination).await.map_err(|failure| match failure {
+            Failure::Connect(refusal) => refusal,
+            Failure::Broken(error) => explain(&error),
+        })
+    }
+
+    /// Sends a request over a connection of one owner.
+    ///
+    /// # Errors
+    /// As [`Egress::send`], and whether anything of the request went out.
+    pub async fn send_over(&self, link: &mut Link, request: Request<Body>) -> Result<Response<Incoming>, Unsent> {
+        let destination = link.destination().clone();
+        self.send_by(Way::Link(link), &destination, request).await
+    }
+
+    /// Keeps a connection for its owner, once the answer on it has been read.
+    pub fn keep(&self, owner: Owner, link: Link) {
+        self.links.keep(owner, link);
+    }
+
+    async fn send_by(
+        &self,
+        way: Way<'_>,
+        destination: &Destination,
+        mut request: Request<Body>,
+    ) -> Result<Response<Incoming>, Unsent> {
+        let unsent = |refusal| Unsent { refusal, untouched: true };
+        let mut target = std::mem::take(request.uri_mut()).into_parts();
         (target.scheme, target.authority) = match (&way, destination.protocol()) {
-            (Way::Plain, _) => (None, None),
+            (Way::Plain | Way::Link(_), _) => (None, None),
             (_, Protocol::Http) => (Some(http::uri::Scheme::HTTP), Some(destination.authority().clone())),
             (_, Protocol::Https) => (Some(http::uri::Scheme::HTTPS), Some(destination.authority().clone())),
         };
         if target.path_and_query.is_none() {
             target.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
         }
-        *request.uri_mut() = Uri::from_parts(target).map_err(|_| Refusal::bad_request("not a request target"))?;
+        *request.uri_mut() =
+            Uri::from_parts(target).map_err(|_| unsent(Refusal::bad_request("not a request target")))?;
         *request.version_mut() = http::Version::HTTP_11;
         if destination.protocol() == Protocol::Http
+            && !matches!(way, Way::Link(_))
             && self.dialer.proxy.is_some()
             && let Some(auth) = self.dialer.via(destination).as_ref().and_then(|proxy| proxy.basic_auth())
         {
             request.headers_mut().insert(PROXY_AUTHORIZATION, auth.clone());
         }
-        if destination.protocol() == Protocol::Http {
+        if destination.protocol() == Protocol::Http || matches!(way, Way::Link(_)) {
             // The client would write the same text anew for every request. Over TLS it may come to speak HTTP/2, which has
             // no Host.
             request.headers_mut().insert(HOST, destination.host_header().clone());
@@ -263,7 +317,7 @@ impl Egress {
         if request.body().is_end_stream() {
             return match tokio::time::timeout(self.response_timeout, self.exchange(way, destination, request)).await {
                 Ok(answer) => answer,
-                Err(_) => Err(self.no_answer()),
+                Err(_) => Err(self.no_answer().into()),
             };
         }
         let unknown_length =
@@ -283,8 +337,8 @@ impl Egress {
             match tokio::time::timeout_at(until, &mut answer).await {
                 Ok(answer) => return answer,
                 Err(_) if Duration::from_micros(progress.last.load(Ordering::Relaxed)) > last => {}
-                Err(_) if progress.starved.load(Ordering::Relaxed) => return Err(self.no_body()),
-                Err(_) => return Err(self.no_answer()),
+                Err(_) if progress.starved.load(Ordering::Relaxed) => return Err(self.no_body().into()),
+                Err(_) => return Err(self.no_answer().into()),
             }
         }
     }
@@ -294,12 +348,16 @@ impl Egress {
         way: Way<'_>,
         destination: &Destination,
         request: Request<Body>,
-    ) -> Result<Response<Incoming>, Refusal> {
+    ) -> Result<Response<Incoming>, Unsent> {
         match way {
-            Way::Client(client) => client.request(request).await.map_err(|error| explain(&error)),
+            Way::Client(client) => client.request(request).await.map_err(|error| explain(&error).into()),
             Way::Plain => self.plain.send(destination, request).await.map_err(|failure| match failure {
-                Failure::Connect(refusal) => refusal,
-                Failure::Broken(error) => explain(&error),
+                Failure::Connect(refusal) => refusal.into(),
+                Failure::Broken(error) => explain(&error).into(),
+            }),
+            Way::Link(link) => link.sender.try_send_request(request).await.map_err(|mut error| {
+                let untouched = error.take_message().is_some();
+                Unsent { refusal: explain(&error.into_error()), untouched }
             }),
         }
     }
@@ -361,6 +419,14 @@ enum Way<'a> {
     Client(&'a Client<Connector, Body>),
     /// By a cleartext connection of our own.
     Plain,
+    /// By a connection that has an owner.
+    Link(&'a mut Link),
+}
+
+impl From<Refusal> for Unsent {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, untouched: false }
+    }
 }
 
 /// How a request body moves.
