@@ -179,3 +179,109 @@ async fn retire(links: Weak<Links>, interval: Duration) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+    use http::{HeaderMap, Request};
+    use http_body_util::BodyExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::super::{Egress, Roots, Settings, Upstream};
+    use super::*;
+    use crate::base::{Authorizer, Challenge, Holds, Mutations, Refusal, RequestView, Secrets};
+
+    #[derive(Debug)]
+    struct Password;
+
+    impl Challenged for Password {
+        fn holds(&self) -> Holds {
+            Holds::ForConnection
+        }
+        fn opening(&self) -> Result<Mutations, Refusal> {
+            Ok(Mutations::default())
+        }
+        fn answer(&self, _: &RequestView<'_>, _: &Challenge<'_>) -> Result<Arc<dyn Authorizer>, Refusal> {
+            Err(Refusal::bad_request("not here"))
+        }
+        fn heard(&self, _: &RequestView<'_>, _: &HeaderMap, _: bool) {}
+    }
+
+    fn credential() -> Arc<dyn Challenged> {
+        Arc::new(Password)
+    }
+
+    fn owner(credential: &Arc<dyn Challenged>, caller: &str) -> Owner {
+        Owner::new(credential, &"default".into(), &caller.into())
+    }
+
+    /// An egress and a server that answers whatever it is asked on any connection.
+    async fn peer() -> (Arc<Egress>, Destination) {
+        let settings = Settings { allow_addresses: vec!["127.0.0.0/8".parse().unwrap()], ..Settings::default() };
+        let own = Arc::new(ArcSwap::from_pointee(Vec::new()));
+        let upstream = Upstream::new(settings, &Secrets::default(), &Roots::default(), own).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let destination = Destination::from_upstream(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut head = Vec::new();
+                    while stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
+                        if head.ends_with(b"\r\n\r\n") {
+                            head.clear();
+                            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        (upstream.egress(&Arc::default()).unwrap(), destination)
+    }
+
+    /// A connection on which one request was answered, given back to its owner.
+    async fn used(egress: &Egress, destination: &Destination, owner: &Owner) {
+        let mut link = egress.link(destination).await.unwrap();
+        let response = egress.send_over(&mut link, Request::new(Body::empty())).await.unwrap();
+        egress.keep(owner.clone(), link);
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
+        // It is put back by a task of its own.
+        for _ in 0..1000 {
+            if !egress.links().lock().idle.is_empty() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_serves_its_owner_again_and_nobody_else() {
+        let (egress, destination) = peer().await;
+        let (first, second) = (credential(), credential());
+        let mine = owner(&first, "runner");
+        used(&egress, &destination, &mine).await;
+        assert!(egress.proven_link(&owner(&second, "runner"), &destination).is_none(), "another credential");
+        assert!(egress.proven_link(&owner(&first, "other"), &destination).is_none(), "another caller");
+        let foreign = Owner::new(&first, &"acme".into(), &"runner".into());
+        assert!(egress.proven_link(&foreign, &destination).is_none(), "another account");
+        let elsewhere = Destination::from_upstream("http://other.test").unwrap();
+        assert!(egress.proven_link(&mine, &elsewhere).is_none(), "another destination");
+        assert!(egress.proven_link(&mine, &destination).is_some());
+        assert!(egress.proven_link(&mine, &destination).is_none(), "it is lent once");
+    }
+
+    #[tokio::test]
+    async fn the_connections_of_a_credential_that_was_replaced_are_nobodys() {
+        let (egress, destination) = peer().await;
+        let old = credential();
+        let mine = owner(&old, "runner");
+        used(&egress, &destination, &mine).await;
+        drop(old);
+        assert!(mine.is_gone());
+        // The memory of the old one is not given to a new one as long as its connection is there.
+        let new = credential();
+        assert!(egress.proven_link(&owner(&new, "runner"), &destination).is_none());
+        egress.links().put(mine.clone(), egress.link(&destination).await.unwrap());
+        assert_eq!(egress.links().lock().idle.len(), 1, "nothing of it is kept from then on");
+    }
+}

@@ -283,6 +283,11 @@ impl Egress {
         self.links.keep(owner, link);
     }
 
+    #[cfg(test)]
+    pub(super) fn links(&self) -> &Arc<Links> {
+        &self.links
+    }
+
     async fn send_by(
         &self,
         way: Way<'_>,
