@@ -309,8 +309,11 @@ fn every_scheme_has_a_sentence_vectors_and_a_recipe() {
         .unwrap()
         .map(|file| fs::read_to_string(file.unwrap().path()).unwrap())
         .collect();
+    let page = fs::read_to_string(root().join("config/schemes.md")).unwrap();
+    let titles: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     let mut names = Vec::new();
     for kind in KINDS {
+        assert!(titles.iter().any(|title| title.split(" and ").any(|name| name == kind.name)), "{}", kind.name);
         assert!(kind.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{}", kind.name);
         assert!(kind.about.len() > 10, "{} has no description", kind.name);
         assert!(!names.contains(&kind.name), "{} twice", kind.name);
