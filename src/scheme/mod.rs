@@ -20,6 +20,7 @@ mod api_key;
 mod aws;
 mod aws_sts;
 mod basic;
+mod digest;
 mod oauth2;
 
 /// Every scheme there is.
@@ -28,6 +29,7 @@ pub static KINDS: &[Kind] = &[
     aws::KIND,
     aws_sts::KIND,
     basic::KIND,
+    digest::KIND,
     oauth2::KIND,
 ];
 
