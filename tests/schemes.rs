@@ -169,6 +169,8 @@ struct Request {
     method: String,
     url: String,
     headers: Vec<(String, String)>,
+    #[serde(default)]
+    body: String,
 }
 
 #[derive(Deserialize)]
@@ -262,6 +264,19 @@ fn authorizer(scheme: &dyn Scheme, vector: &Vector, view: &RequestView<'_>) -> R
     }
 }
 
+/// The facts of a body, as the pipeline would find them.
+fn hashed(body: &str, need: BodyNeed) -> BodyDigest {
+    use aws_lc_rs::digest::{SHA256, SHA512_256, digest};
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(digest(&SHA256, body.as_bytes()).as_ref());
+    let further: Option<Box<[u8]>> = match need {
+        BodyNeed::None | BodyNeed::Sha256 => None,
+        BodyNeed::Md5 => Some(<md5::Md5 as md5::Digest>::digest(body).as_slice().into()),
+        BodyNeed::Sha512Trunc256 => Some(digest(&SHA512_256, body.as_bytes()).as_ref().into()),
+    };
+    BodyDigest { sha256, further, length: body.len() as u64, whole: None }
+}
+
 /// The head as it would go out.
 fn signed(scheme: &dyn Scheme, vector: &Vector) -> Result<http::request::Parts, String> {
     let request = &vector.request;
@@ -288,14 +303,14 @@ fn signed(scheme: &dyn Scheme, vector: &Vector) -> Result<http::request::Parts, 
         headers: &parts.headers,
         removed: &removed,
         destination: &destination,
-        length: Some(0),
+        length: Some(request.body.len() as u64),
         body,
         narrowing: None,
     };
     let authorizer = authorizer(scheme, vector, &view(None))?;
     let body = match authorizer.body_need(&view(None)).map_err(|refusal| refusal.to_string())? {
         BodyNeed::None => None,
-        _ => Some(BodyDigest { sha256: [0; 32], further: None, length: 0, whole: None }),
+        need => Some(hashed(&request.body, need)),
     };
     let signed = authorizer.authorize(&view(body.as_ref()), SystemTime::UNIX_EPOCH + NOW);
     let signed = signed.map_err(|refusal| refusal.to_string())?;

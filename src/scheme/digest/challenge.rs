@@ -209,9 +209,7 @@ impl Parameters {
         let nonce = self.nonce.filter(|nonce| !nonce.is_empty()).ok_or("it has no nonce")?;
         let (hash, session) = match &self.algorithm {
             None => (Hash::Md5, false),
-            Some(name) => {
-                Hash::named(name).ok_or_else(|| format!("its algorithm {} is not known", printable(name)))?
-            }
+            Some(name) => Hash::named(name).ok_or_else(|| format!("its algorithm {} is not known", printable(name)))?,
         };
         let protection = match self.qop.as_deref().map(<[u8]>::trim_ascii) {
             None | Some(b"") => Protection::Legacy,
@@ -484,8 +482,24 @@ mod tests {
     fn no_bytes_at_all_make_it_fail_or_hang() {
         // Pieces of challenges in any order, cut anywhere: a generator of its own, so that a failure comes again.
         let pieces: [&[u8]; 18] = [
-            b"Digest ", b"Basic ", b"realm", b"nonce", b"qop", b"=", b"\"", b"\\", b",", b" ", b"auth", b"auth-int",
-            b"\xff", b"\t", b"ab==", b"algorithm=MD5", b"Negotiate", b"{",
+            b"Digest ",
+            b"Basic ",
+            b"realm",
+            b"nonce",
+            b"qop",
+            b"=",
+            b"\"",
+            b"\\",
+            b",",
+            b" ",
+            b"auth",
+            b"auth-int",
+            b"\xff",
+            b"\t",
+            b"ab==",
+            b"algorithm=MD5",
+            b"Negotiate",
+            b"{",
         ];
         let mut state = 0x2545_f491_4f6c_dd1d_u64;
         let mut random = |below: usize| {
@@ -527,7 +541,10 @@ mod tests {
             headers.insert("authentication-info", HeaderValue::from_static(line));
             next_nonce(&headers)
         };
-        assert_eq!(info(r#"rspauth="00", nextnonce="b, c", cnonce="d""#), Some((b"b, c".to_vec(), Some(b"d".to_vec()))));
+        assert_eq!(
+            info(r#"rspauth="00", nextnonce="b, c", cnonce="d""#),
+            Some((b"b, c".to_vec(), Some(b"d".to_vec())))
+        );
         assert_eq!(info("nextnonce=b"), Some((b"b".to_vec(), None)));
         assert_eq!(info(r#"nextnonce="""#), None);
         assert_eq!(info(r#"nextnonce="b"#), None);

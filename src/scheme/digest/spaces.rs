@@ -94,9 +94,11 @@ impl Spaces {
         let folder = folder(view).to_owned();
         let mut known = self.lock();
         let tick = known.next_tick();
-        let mut space = match known.spaces.iter().position(|space| {
-            space.destination == *view.destination && space.realm == session.asked().realm
-        }) {
+        let mut space = match known
+            .spaces
+            .iter()
+            .position(|space| space.destination == *view.destination && space.realm == session.asked().realm)
+        {
             Some(at) => known.spaces.swap_remove(at),
             None => Space {
                 destination: view.destination.clone(),
