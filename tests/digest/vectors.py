@@ -1,8 +1,7 @@
-"""Answers to challenges as aiohttp's client gives them, for tests/vectors/digest and tests/e2e/digest.rs.
+"""What aiohttp's client answers to a challenge, with a client nonce and a count that are given.
 
-Without arguments: the vectors of tests/vectors/digest/aiohttp.json, as JSON. With `answer`: reads one JSON row a line on
-stdin (`challenge`, `cnonce`, `count`, `username`, `password`, `method`, `url`, `body` in hex) and prints what aiohttp
-would have sent with that client nonce and count.
+Reads one JSON row a line (`challenge`, `cnonce`, `count`, `username`, `password`, `method`, `url`, `body` in hex) and prints
+the Authorization header for each. SHA-512-256, which aiohttp has not, is hashlib's.
 """
 
 import asyncio
@@ -13,6 +12,9 @@ import sys
 from aiohttp import client_middleware_digest_auth as digest
 from aiohttp.payload import BytesPayload
 from yarl import URL
+
+for name in ("SHA-512-256", "SHA-512-256-SESS"):
+    digest.DigestFunctions[name] = lambda data: hashlib.new("sha512_256", data)
 
 
 class Whole(str):

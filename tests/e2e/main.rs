@@ -19,6 +19,7 @@ mod callers;
 mod clients;
 mod commands;
 mod desync;
+mod digest;
 mod forward;
 mod identity_providers;
 mod operations;
