@@ -21,6 +21,7 @@ mod aws;
 mod aws_sts;
 mod basic;
 mod digest;
+mod ntlm;
 mod oauth2;
 
 /// Every scheme there is.
@@ -30,6 +31,7 @@ pub static KINDS: &[Kind] = &[
     aws_sts::KIND,
     basic::KIND,
     digest::KIND,
+    ntlm::KIND,
     oauth2::KIND,
 ];
 
