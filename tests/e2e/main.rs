@@ -22,6 +22,7 @@ mod desync;
 mod digest;
 mod forward;
 mod identity_providers;
+mod ntlm;
 mod operations;
 mod protocols;
 mod reverse;
