@@ -1,6 +1,8 @@
 //! Canary secrets in every scheme: planted, used, refused, reloaded, and found in no log, error, answer or page.
 
-use crate::support::{Config, Origin, Proxy, Root, raw, text};
+use std::collections::HashMap;
+
+use crate::support::{Config, Origin, Proxy, Root, Seen, raw, text};
 
 /// Every vector of every scheme that signs something, as a credential of its own.
 #[derive(Default)]
@@ -12,11 +14,14 @@ struct Planted {
     variables: Vec<(String, String)>,
     /// Hosts of token endpoints.
     logins: Vec<String>,
+    /// What the upstream asks on these paths before it lets anybody in.
+    challenges: HashMap<String, Vec<(String, String)>>,
 }
 
 fn planted() -> Planted {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
-    let Planted { mut credentials, mut bindings, mut paths, mut variables, mut logins } = Planted::default();
+    let Planted { mut credentials, mut bindings, mut paths, mut variables, mut logins, mut challenges } =
+        Planted::default();
     for kind in countersign::scheme::KINDS {
         for file in std::fs::read_dir(root.join(kind.name)).unwrap() {
             let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
@@ -44,20 +49,37 @@ fn planted() -> Planted {
                 bindings.push_str(&format!(
                     "  - {{ credential: {id}, hosts: [api.test], paths: [/{id}], allow_cleartext: true }}\n"
                 ));
+                if let Ok(challenge) = serde_json::from_value(vector["challenge"].clone()) {
+                    challenges.insert(format!("/{id}"), challenge);
+                }
                 paths.push(id);
             }
         }
     }
     logins.sort();
     logins.dedup();
-    Planted { credentials, bindings, paths, variables, logins }
+    Planted { credentials, bindings, paths, variables, logins, challenges }
+}
+
+/// Whether a request proves something, and does not only begin a conversation.
+fn proves(seen: &Seen) -> bool {
+    seen.header("authorization").is_some_and(|value| !value.starts_with("NTLM TlRMTVNTUAABAAAA"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
     let root = Root::new();
-    let origin = Origin::http().await;
-    let Planted { credentials, bindings, paths, mut variables, logins } = planted();
+    let Planted { credentials, bindings, paths, mut variables, logins, challenges } = planted();
+    let origin = Origin::http_with(move |seen| {
+        let path = seen.target.split('?').next().unwrap_or_default();
+        let challenge = challenges.get(path).filter(|_| !proves(seen));
+        let mut answer = text(if challenge.is_some() { 401 } else { 200 }, "hello from the origin");
+        for (name, value) in challenge.into_iter().flatten() {
+            answer.headers_mut().append(name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        answer
+    })
+    .await;
     let names: Vec<&str> = logins.iter().map(String::as_str).collect();
     // Every other exchange is refused by a provider that repeats what it was sent.
     let asked = std::sync::atomic::AtomicUsize::new(0);
@@ -129,7 +151,10 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
     }
     let seen = origin.seen();
     assert!(seen.len() > paths.len() / 2 && login.seen().len() >= names.len());
-    for seen in seen {
+    // Of those that are asked first, each went out with its proof.
+    let proven = seen.iter().filter(|seen| proves(seen) && seen.target.starts_with("/ntlm")).count();
+    assert_eq!(proven, paths.iter().filter(|id| id.starts_with("ntlm")).count());
+    for seen in seen.iter().filter(|seen| !seen.target.starts_with("/ntlm")) {
         let all = format!("{} {:?}", seen.target, seen.headers);
         let encoded = all.contains("k4n4ry") || all.contains("Basic ") || all.contains("AWS4-HMAC-SHA256 Credential=A");
         assert!(encoded, "signed nothing: {all}");
@@ -163,6 +188,8 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
         }
     }
     assert!(shown.contains("countersign::request"), "the log was looked at");
+    // What follows from a password can be guessed at, as the password itself.
+    assert!(!shown.contains("NTLM TlRM"), "an NTLM message was shown");
     // At this level the signing library writes whole requests down.
     assert!(!shown.contains("aws_sigv4"), "the library that signs for STS is heard");
 }
