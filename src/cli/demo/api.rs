@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, COOKIE};
+use http::header::{AUTHORIZATION, COOKIE, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Collected, Full};
@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use super::aws::Aws;
 use super::cases::{self, HOST, Keys};
 use super::identity::Identity;
+use super::ntlm::{Judgement, Session, Windows};
 use crate::base::Clock;
 
 /// The running API.
@@ -62,7 +63,13 @@ impl Api {
         tokio::spawn(serve(
             listener,
             TlsAcceptor::from(Arc::new(config)),
-            Arc::new(Service { identity: Identity::new(keys.clone()), aws: Aws::new(&keys.second), keys, clock }),
+            Arc::new(Service {
+                identity: Identity::new(keys.clone()),
+                aws: Aws::new(&keys.second),
+                windows: Windows::new(&keys.second, leaf.der()),
+                keys,
+                clock,
+            }),
         ));
         Ok(Self { address, issuer })
     }
@@ -85,6 +92,7 @@ struct Service {
     keys: Keys,
     identity: Identity,
     aws: Aws,
+    windows: Windows,
     clock: Arc<dyn Clock>,
 }
 
@@ -93,9 +101,10 @@ async fn serve(listener: TcpListener, tls: TlsAcceptor, service: Arc<Service>) {
         let (tls, service) = (tls.clone(), Arc::clone(&service));
         tokio::spawn(async move {
             let Ok(stream) = tls.accept(stream).await else { return };
+            let session = Arc::new(Session::default());
             let answer = service_fn(move |request: Request<Incoming>| {
-                let service = Arc::clone(&service);
-                async move { Ok::<_, Infallible>(service.answer(request).await) }
+                let (service, session) = (Arc::clone(&service), Arc::clone(&session));
+                async move { Ok::<_, Infallible>(service.answer(request, &session).await) }
             });
             // A connection that the client drops is no matter here.
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
@@ -104,10 +113,11 @@ async fn serve(listener: TcpListener, tls: TlsAcceptor, service: Arc<Service>) {
 }
 
 impl Service {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, session: &Session) -> Response<Full<Bytes>> {
         let (request, body) = request.into_parts();
         let body = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
         let now = self.clock.now();
+        let mut asks = None;
         let (status, body) = match self.aws.answer(&request, &body, now) {
             Some(answer) => answer,
             None if request.uri.path() == "/token" => {
@@ -115,7 +125,19 @@ impl Service {
                 (status, document.to_string())
             }
             None => {
-                let (received, right) = verify(&request, &self.keys, &self.identity);
+                let (received, right) = match request.uri.path() {
+                    "/ntlm" => {
+                        let header = request.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+                        match self.windows.judge(session, header, now) {
+                            Judgement::Ruled(right, received) => (received, right),
+                            Judgement::Ask(challenge) => {
+                                asks = HeaderValue::from_str(&challenge).ok();
+                                (String::new(), false)
+                            }
+                        }
+                    }
+                    _ => verify(&request, &self.keys, &self.identity),
+                };
                 let (status, verdict) = match (right, received.is_empty()) {
                     (true, _) => (200, "the credential is right"),
                     (false, true) => (401, "no credential"),
@@ -126,6 +148,7 @@ impl Service {
         };
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
+        asks.into_iter().for_each(|challenge| drop(response.headers_mut().insert(WWW_AUTHENTICATE, challenge)));
         response
     }
 }

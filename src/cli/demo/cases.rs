@@ -116,6 +116,15 @@ pub(super) static CASES: &[Case] = &[
         ..CALL
     },
     Case {
+        id: "ntlm",
+        scheme: "ntlm",
+        about: "a user's password, proven once for the connection that is then kept for the caller",
+        path: "/ntlm",
+        times: 2,
+        settings: "    scheme: ntlm\n    username: DEMO\\demo\n    password: { file: FOLDER/second }\n",
+        ..CALL
+    },
+    Case {
         id: "client-credentials",
         scheme: "oauth2",
         about: "an access token for client credentials",

@@ -5,6 +5,7 @@ mod api;
 mod aws;
 mod cases;
 mod identity;
+mod ntlm;
 
 use std::net::SocketAddr;
 use std::path::Path;
