@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use http::HeaderName;
-use http::header::HeaderValue;
 use serde::Deserialize;
-use zeroize::Zeroizing;
 
-use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, is_reserved, settings};
-use crate::base::request::is_spelling_of;
-use crate::base::{Authorizer, Mutations, Prepared, Secret};
+use super::placement::{self, Location, Place};
+use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, settings};
+use crate::base::{Authorizer, Mutations, Prepared};
 use crate::base::{SecretField, SecretRef, Unavailable};
 
 pub(super) const KIND: Kind = Kind {
@@ -24,14 +22,6 @@ pub(super) const KIND: Kind = Kind {
         Ok(Box::new(settings))
     },
 };
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Location {
-    Header,
-    Query,
-    Cookie,
-}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,123 +47,40 @@ struct Additional {
     r#type: String,
 }
 
-/// One key and where it goes, every default filled in.
-struct Place<'a> {
-    path: String,
-    key: &'a SecretField,
-    location: Location,
-    field: &'a str,
-    prefix: &'a str,
-}
-
 impl Settings {
-    fn places(&self) -> Vec<Place<'_>> {
-        let location = self.location.unwrap_or(Location::Header);
-        let (field, prefix) = match location {
-            Location::Header => ("Authorization", "Bearer"),
-            Location::Query | Location::Cookie => ("", ""),
-        };
-        let first = Place {
-            path: String::new(),
-            key: &self.key,
-            location,
-            field: self.field.as_deref().unwrap_or(field),
-            prefix: self.r#type.as_deref().unwrap_or(prefix),
-        };
-        let more = self.additional.iter().enumerate().map(|(index, entry)| Place {
-            path: format!("additional[{index}]."),
-            key: &entry.key,
-            location: entry.location.unwrap_or(location),
-            field: &entry.field,
-            prefix: &entry.r#type,
+    /// Each key and where it goes.
+    fn places(&self) -> Vec<(&SecretField, Place<'_>)> {
+        let first = Place::usual(self.location, self.field.as_deref(), self.r#type.as_deref());
+        let location = first.location;
+        let more = self.additional.iter().enumerate().map(|(index, entry)| {
+            let path = format!("additional[{index}].");
+            let location = entry.location.unwrap_or(location);
+            (&entry.key, Place { path, location, field: &entry.field, prefix: &entry.r#type })
         });
-        std::iter::once(first).chain(more).collect()
+        std::iter::once((&self.key, first)).chain(more).collect()
     }
 
     fn check(&self) -> Result<(), SettingsError> {
-        let mut seen: Vec<(Location, String)> = Vec::new();
-        for place in self.places() {
-            let wrong = |message: &str| at(format!("{}field", place.path), message);
-            if place.field.is_empty() {
-                return Err(wrong("`field` is needed: the name of the query pair or cookie"));
-            }
-            match place.location {
-                Location::Header => {
-                    let name = header_name(place.field).ok_or_else(|| wrong("not a header name"))?;
-                    if is_reserved(&name) {
-                        return Err(wrong("this header belongs to the connection, not to a credential"));
-                    }
-                }
-                Location::Cookie if header_name(place.field).is_none() => {
-                    return Err(wrong("not a cookie name (RFC 6265 section 4.1.1)"));
-                }
-                Location::Cookie | Location::Query => {}
-            }
-            let same = |(location, field): &(Location, String)| {
-                let lower = place.field.to_ascii_lowercase();
-                *location == place.location && (is_spelling_of(field, &lower) || *field == lower)
-            };
-            if seen.iter().any(same) {
-                return Err(wrong("two keys cannot stand in one field"));
-            }
-            seen.push((place.location, place.field.to_ascii_lowercase()));
-            if place.prefix.bytes().any(|b| b.is_ascii_control()) {
-                return Err(at(format!("{}type", place.path), "a prefix cannot hold control characters"));
-            }
-        }
-        Ok(())
+        placement::check(&self.places().into_iter().map(|(_, place)| place).collect::<Vec<_>>())
     }
-}
-
-fn header_name(text: &str) -> Option<HeaderName> {
-    HeaderName::from_bytes(text.as_bytes()).ok()
 }
 
 impl Draft for Settings {
     fn references(&self) -> Vec<&SecretRef> {
-        self.places().iter().map(|place| place.key.reference()).collect()
+        self.places().iter().map(|(key, _)| key.reference()).collect()
     }
 
     fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {
         let mut mutations = Mutations::default();
-        for place in self.places() {
-            let key = setup.secrets.field(place.key)?;
-            let unfit = || Unavailable(format!("{}key: it holds characters that cannot be sent there", place.path));
-            let line = prefixed(place.prefix, &key);
-            match place.location {
-                Location::Header => {
-                    let name = header_name(place.field).ok_or_else(unfit)?;
-                    let mut value = HeaderValue::from_bytes(&line).map_err(|_| unfit())?;
-                    value.set_sensitive(true);
-                    mutations.set.push((name, value));
-                }
-                Location::Query => {
-                    let encoded: String = url::form_urlencoded::byte_serialize(&line).collect();
-                    mutations.query.push((place.field.to_owned(), Secret::new(encoded)));
-                }
-                Location::Cookie => {
-                    if line.iter().any(|b| !is_cookie_octet(*b)) {
-                        return Err(unfit());
-                    }
-                    mutations.cookies.push((place.field.to_owned(), Secret::new(line.to_vec())));
-                }
-            }
+        let mut adds: Vec<String> = Vec::new();
+        for (key, place) in self.places() {
+            let key = setup.secrets.field(key)?;
+            place.put(&key, &mut mutations).map_err(|why| Unavailable(format!("{}key: {why}", place.path)))?;
+            adds.extend(place.adds().filter(|added| !adds.contains(added)));
         }
         let owned = mutations.set.iter().map(|(name, _)| name.clone()).collect();
-        let cookies = mutations.cookies.first().map(|_| "cookie".to_owned());
-        let adds = cookies.into_iter().chain(mutations.query.iter().map(|(name, _)| format!("?{name}"))).collect();
         Ok(Arc::new(ApiKey { owned, adds, authorizer: Arc::new(Prepared::new(mutations)) }))
     }
-}
-
-fn prefixed(prefix: &str, key: &Secret) -> Zeroizing<Vec<u8>> {
-    let separator = if prefix.is_empty() || prefix.ends_with('=') { "" } else { " " };
-    Zeroizing::new([prefix.as_bytes(), separator.as_bytes(), key.expose()].concat())
-}
-
-/// RFC 6265 section 4.1.1.
-fn is_cookie_octet(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b';' | b'\\')
 }
 
 #[derive(Debug)]
@@ -202,6 +109,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::base::Secret;
 
     fn build(mut settings: serde_json::Value, key: &str) -> Result<Arc<dyn Scheme>, String> {
         settings["key"] = json!({"env": "K"});

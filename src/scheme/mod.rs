@@ -17,12 +17,16 @@ use crate::base::{SecretRef, Secrets, Unavailable};
 use crate::token::{Handle, StateDirectory, Tokens};
 
 mod api_key;
+mod assertion;
 mod aws;
 mod aws_sts;
 mod basic;
 mod digest;
 mod ntlm;
+mod fields;
+mod jwt;
 mod oauth2;
+mod placement;
 
 /// Every scheme there is.
 pub static KINDS: &[Kind] = &[
@@ -32,6 +36,7 @@ pub static KINDS: &[Kind] = &[
     basic::KIND,
     digest::KIND,
     ntlm::KIND,
+    jwt::KIND,
     oauth2::KIND,
 ];
 

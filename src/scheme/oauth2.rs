@@ -6,18 +6,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, de};
-use serde_json::{Map, Value};
+use serde::Deserialize;
 
-use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, is_reserved, settings};
-use crate::base::request::is_spelling_of;
-use crate::base::{Authorizer, BoxFuture, ClientOptions, Destination, Mutations, Prepared, Protocol, Random, Secret};
+use super::assertion::{AssertionKeys, Claims};
+use super::fields::{AdditionalHeaders, OneOrMany, endpoint};
+use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
+use crate::base::{Authorizer, BoxFuture, ClientOptions, Mutations, Prepared, Protocol, Random, Secret};
 use crate::base::{Public, SecretField, SecretRef, Unavailable};
 use crate::token::{
-    Algorithm, Answer, Assertion, AssertionParts, ClientAuth, Endpoint, ExchangeError, Failure, FailureKind, Grant,
-    Handle, KeyBuilder, Param, PrivateKey, RefreshReuse, Rotation, Token, TokenRequest, TokenSource,
+    Answer, Assertion, ClientAuth, Endpoint, ExchangeError, Failure, FailureKind, Grant, Handle, KeyBuilder, Param,
+    RefreshReuse, Rotation, SigningKey, Token, TokenRequest, TokenSource,
 };
 
 pub(super) const KIND: Kind = Kind {
@@ -26,8 +26,9 @@ pub(super) const KIND: Kind = Kind {
     default_hosts: &[],
     strangers: |_| false,
     narrows: None,
-    parse: |value| {
-        let settings: Settings = settings(value)?;
+    parse: |mut value| {
+        let assertion = AssertionKeys::among(&mut value)?;
+        let settings = Settings { assertion, ..settings(value)? };
         settings.check()?;
         Ok(Box::new(settings))
     },
@@ -84,7 +85,8 @@ struct Settings {
     client_secret: Option<SecretField>,
     client_user: Option<Public>,
     client_password: Option<SecretField>,
-    client_assertion: Option<ClientAssertion>,
+    /// `private_key_jwt`.
+    client_assertion: Option<AssertionKeys>,
     /// PEM, for mutual TLS with the token endpoint.
     client_certificate: Option<SecretField>,
     client_key: Option<SecretField>,
@@ -96,7 +98,7 @@ struct Settings {
     #[serde(default)]
     additional_params: BTreeMap<String, Public>,
     #[serde(default)]
-    additional_headers: BTreeMap<String, OneOrMany>,
+    additional_headers: AdditionalHeaders,
     /// How long a token lives when the answer does not say.
     #[serde(default, deserialize_with = "crate::base::duration::deserialize_option")]
     token_lifetime: Option<Duration>,
@@ -104,111 +106,28 @@ struct Settings {
     token: Option<SecretField>,
     #[serde(default)]
     refresh_reuse: Option<RefreshReuse>,
-    // grant_type: jwt_bearer
-    iss: Option<Public>,
-    signing_key: Option<SecretField>,
-    signing_key_password: Option<SecretField>,
-    sub: Option<Public>,
-    aud: Option<Public>,
-    alg: Option<Algorithm>,
-    #[serde(default)]
-    additional_claims: Map<String, Value>,
-    #[serde(default)]
-    jwt_headers: Map<String, Value>,
-    #[serde(default)]
-    include_jti: bool,
-    max_minutes: Option<u32>,
-}
-
-/// `private_key_jwt`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ClientAssertion {
-    #[serde(default, rename = "assertion_type")]
-    _assertion_type: AssertionType,
-    /// The client id unless said otherwise.
-    iss: Option<Public>,
-    signing_key: SecretField,
-    signing_key_password: Option<SecretField>,
-    /// The issuer unless said otherwise (RFC 7523 section 3).
-    sub: Option<Public>,
-    aud: Option<Public>,
-    alg: Option<Algorithm>,
-    #[serde(default)]
-    additional_claims: Map<String, Value>,
-    #[serde(default)]
-    jwt_headers: Map<String, Value>,
-    /// OpenID Connect wants one, and nobody refuses it.
-    #[serde(default = "yes")]
-    include_jti: bool,
-    max_minutes: Option<u32>,
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// There is one kind.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum AssertionType {
-    #[default]
-    JwtBearer,
-}
-
-/// One text or a list of them.
-#[derive(Debug, Default)]
-struct OneOrMany(Vec<Public>);
-
-impl<'de> Deserialize<'de> for OneOrMany {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Through a value, so that the error is the one of the form that was written.
-        match Value::deserialize(deserializer)? {
-            Value::Array(values) => values.into_iter().map(Public::deserialize).collect::<Result<_, _>>(),
-            value => Public::deserialize(value).map(|one| vec![one]),
-        }
-        .map(Self)
-        .map_err(de::Error::custom)
-    }
+    /// For grant_type jwt_bearer; some for client_secret_jwt too.
+    #[serde(skip)]
+    assertion: AssertionKeys,
 }
 
 impl Settings {
     fn check(&self) -> Result<(), SettingsError> {
         if let Public::Literal(url) = &self.token_url {
-            self.endpoint(url).map_err(|why| at("token_url", why))?;
+            endpoint(url, self.allow_cleartext).map_err(|why| at("token_url", why))?;
         }
         self.check_client()?;
         self.check_grant()?;
-        self.check_assertions()?;
+        self.assertion.check("")?;
+        if let Some(assertion) = &self.client_assertion {
+            assertion.check("client_assertion.")?;
+        }
         if self.token_lifetime.is_some_and(|lifetime| lifetime > LONGEST_LIFETIME) {
             return Err(at("token_lifetime", "at most a year"));
         }
         self.check_params()?;
-        self.check_headers()
-    }
-
-    /// What assertions are made of, of the grant's and of the client's.
-    fn check_assertions(&self) -> Result<(), SettingsError> {
-        let own = ("", &self.additional_claims, &self.jwt_headers, self.max_minutes);
-        let client = self.client_assertion.as_ref();
-        let client =
-            client.map(|part| ("client_assertion.", &part.additional_claims, &part.jwt_headers, part.max_minutes));
-        for (path, claims, headers, minutes) in [own].into_iter().chain(client) {
-            if minutes.is_some_and(|minutes| !(1..=1440).contains(&minutes)) {
-                return Err(at(format!("{path}max_minutes"), "from 1 to 1440"));
-            }
-            for (key, values) in [("additional_claims", claims), ("jwt_headers", headers)] {
-                if let Some((name, _)) = values.iter().find(|(_, value)| looks_like_a_reference(value)) {
-                    let why = "it is sent as it is written here; references are not read";
-                    return Err(at(format!("{path}{key}.{name}"), why));
-                }
-            }
-            if let Some(name) = ["crit", "b64"].into_iter().find(|name| headers.contains_key(*name)) {
-                let why = "extensions of JWS that must be understood are not spoken here";
-                return Err(at(format!("{path}jwt_headers.{name}"), why));
-            }
-        }
-        Ok(())
+        let basic = (&AUTHORIZATION, "the client authenticates in this header");
+        self.additional_headers.check(self.is_basic().then_some(basic))
     }
 
     fn check_params(&self) -> Result<(), SettingsError> {
@@ -236,30 +155,6 @@ impl Settings {
             }
         }
         Ok(())
-    }
-
-    fn check_headers(&self) -> Result<(), SettingsError> {
-        for name in self.additional_headers.keys() {
-            let wrong = |why: &str| at(format!("additional_headers.{name}"), why);
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong("not a header name"))?;
-            if is_reserved(&name) || is_spelling_of(name.as_str(), "content-type") {
-                return Err(wrong("this header belongs to the request itself"));
-            }
-            if name == AUTHORIZATION && self.is_basic() {
-                return Err(wrong("the client authenticates in this header"));
-            }
-        }
-        Ok(())
-    }
-
-    fn endpoint(&self, url: &str) -> Result<Destination, String> {
-        let endpoint = Destination::from_upstream(url).map_err(|refusal| refusal.detail.into_owned())?;
-        if endpoint.protocol() == Protocol::Http && !self.allow_cleartext {
-            return Err(
-                "the credential would travel unencrypted; use https, or set `allow_cleartext: true` on it".into()
-            );
-        }
-        Ok(endpoint)
     }
 
     fn uses_client_secret_jwt(&self) -> bool {
@@ -307,6 +202,9 @@ impl Settings {
                     "a client authenticates in one way: by its secret or by an assertion",
                 ));
             }
+            if assertion.signing_key.is_none() {
+                return Err(at("client_assertion.signing_key", "`signing_key` is needed: the key that signs"));
+            }
             if assertion.iss.is_none() && self.id().is_none() {
                 return Err(at("client_assertion.iss", "`iss` is needed, or `client_id`"));
             }
@@ -329,32 +227,22 @@ impl Settings {
     }
 
     fn check_grant(&self) -> Result<(), SettingsError> {
-        let assertion = [
-            ("iss", self.iss.is_some()),
-            ("signing_key", self.signing_key.is_some()),
-            ("signing_key_password", self.signing_key_password.is_some()),
-            ("sub", self.sub.is_some()),
-            // These three are for client_secret_jwt too.
-            ("aud", self.aud.is_some() && !self.uses_client_secret_jwt()),
-            ("alg", self.alg.is_some() && !self.uses_client_secret_jwt()),
-            ("max_minutes", self.max_minutes.is_some() && !self.uses_client_secret_jwt()),
-            ("additional_claims", !self.additional_claims.is_empty()),
-            ("jwt_headers", !self.jwt_headers.is_empty()),
-            ("include_jti", self.include_jti),
-        ];
+        // These three are for client_secret_jwt too.
+        let also = |key: &&str| self.uses_client_secret_jwt() && ["aud", "alg", "max_minutes"].contains(key);
+        let assertion = self.assertion.written().filter(|key| !also(key));
         let refresh = [("token", self.token.is_some()), ("refresh_reuse", self.refresh_reuse.is_some())];
-        let (needed, foreign): (&[&str], Vec<_>) = match self.grant_type {
-            GrantType::ClientCredentials => (&[], assertion.iter().chain(&refresh).copied().collect()),
-            GrantType::RefreshToken => (&["token"], assertion.to_vec()),
-            GrantType::JwtBearer => (&["iss", "signing_key"], refresh.to_vec()),
+        let refresh = refresh.into_iter().filter_map(|(key, written)| written.then_some(key));
+        let needed = |key: &str| Err(at(key, format!("`{key}` is needed with this grant_type")));
+        let foreign = match self.grant_type {
+            GrantType::RefreshToken if self.token.is_none() => return needed("token"),
+            GrantType::JwtBearer if self.assertion.iss.is_none() => return needed("iss"),
+            GrantType::JwtBearer if self.assertion.signing_key.is_none() => return needed("signing_key"),
+            GrantType::ClientCredentials => assertion.chain(refresh).next(),
+            GrantType::RefreshToken => { assertion }.next(),
+            GrantType::JwtBearer => { refresh }.next(),
         };
-        for name in needed {
-            if assertion.iter().chain(&refresh).any(|(key, set)| key == name && !set) {
-                return Err(at(*name, format!("`{name}` is needed with this grant_type")));
-            }
-        }
-        match foreign.into_iter().find(|(_, set)| *set) {
-            Some((name, _)) => Err(at(name, format!("`{name}` does not go with this grant_type"))),
+        match foreign {
+            Some(key) => Err(at(key, format!("`{key}` does not go with this grant_type"))),
             None => Ok(()),
         }
     }
@@ -362,35 +250,17 @@ impl Settings {
 
 impl Draft for Settings {
     fn references(&self) -> Vec<&SecretRef> {
-        let assertion = self.client_assertion.as_ref();
-        let public = [
-            Some(&self.token_url),
-            self.id(),
-            self.audience.as_ref(),
-            self.iss.as_ref(),
-            self.sub.as_ref(),
-            self.aud.as_ref(),
-        ];
-        let in_assertion = assertion.map(|part| [part.iss.as_ref(), part.sub.as_ref(), part.aud.as_ref()]);
-        let secret = [
-            self.secret(),
-            self.client_certificate.as_ref(),
-            self.client_key.as_ref(),
-            self.token.as_ref(),
-            self.signing_key.as_ref(),
-            self.signing_key_password.as_ref(),
-            assertion.map(|part| &part.signing_key),
-            assertion.and_then(|part| part.signing_key_password.as_ref()),
-        ];
-        public
+        let secret = [self.secret(), self.client_certificate.as_ref(), self.client_key.as_ref(), self.token.as_ref()];
+        [Some(&self.token_url), self.id(), self.audience.as_ref()]
             .into_iter()
-            .chain(in_assertion.into_iter().flatten())
             .flatten()
             .chain(self.scopes.0.iter().chain(&self.resource.0))
             .chain(self.additional_params.values())
-            .chain(self.additional_headers.values().flat_map(|values| &values.0))
             .filter_map(Public::reference)
+            .chain(self.additional_headers.references())
             .chain(secret.into_iter().flatten().map(SecretField::reference))
+            .chain(self.assertion.references())
+            .chain(self.client_assertion.iter().flat_map(AssertionKeys::references))
             .collect()
     }
 
@@ -398,7 +268,7 @@ impl Draft for Settings {
         let secrets = setup.secrets;
         let unfit = |path: &str, why: String| Unavailable(format!("{path}: {why}"));
         let url = secrets.public(&self.token_url)?;
-        let endpoint = self.endpoint(&url).map_err(|why| match self.token_url.reference() {
+        let endpoint = endpoint(&url, self.allow_cleartext).map_err(|why| match self.token_url.reference() {
             // What it holds may be another secret, put there by mistake.
             Some(reference) => unfit("token_url", format!("what {reference} holds is not an address that can be used")),
             None => unfit("token_url", why),
@@ -414,7 +284,8 @@ impl Draft for Settings {
             ClientOptions { allow_addresses: self.allow_addresses.clone(), identity, ..ClientOptions::default() };
         let http = setup.outside.http.client(&endpoint, &options);
         let http = http.map_err(|why| unfit("client_certificate", why))?;
-        let endpoint = Endpoint::new(&url, http, self.headers(setup)?).map_err(|why| unfit("token_url", why))?;
+        let endpoint = Endpoint::new(&url, http, self.additional_headers.build(secrets)?)
+            .map_err(|why| unfit("token_url", why))?;
         let source = Source {
             endpoint,
             client: self.client(setup, &url)?,
@@ -435,21 +306,6 @@ impl Draft for Settings {
 }
 
 impl Settings {
-    fn headers(&self, setup: &Setup<'_>) -> Result<HeaderMap, Unavailable> {
-        let mut headers = HeaderMap::new();
-        for (name, values) in &self.additional_headers {
-            let unfit = || Unavailable(format!("additional_headers.{name}: it cannot be sent in a header"));
-            let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| unfit())?;
-            for field in &values.0 {
-                let value = setup.secrets.public(field)?;
-                let mut value = HeaderValue::from_str(&value).map_err(|_| unfit())?;
-                value.set_sensitive(field.reference().is_some());
-                headers.append(header.clone(), value);
-            }
-        }
-        Ok(headers)
-    }
-
     fn params(&self, setup: &Setup<'_>) -> Result<Vec<Param>, Unavailable> {
         let audience = self.audience.iter().map(|value| ("audience", value));
         let resource = self.resource.0.iter().map(|value| ("resource", value));
@@ -466,20 +322,12 @@ impl Settings {
         let secrets = setup.secrets;
         let id = self.id().map(|id| secrets.public(id)).transpose()?;
         if let Some(part) = &self.client_assertion {
-            let iss = part.iss.as_ref().map(|iss| secrets.public(iss)).transpose()?.or_else(|| id.clone());
-            let iss = iss.unwrap_or_default();
-            let assertion = AssertionParts {
-                subject: Some(optional(setup, part.sub.as_ref())?.unwrap_or_else(|| iss.clone())),
-                issuer: iss,
-                key: private_key(setup, "client_assertion.", &part.signing_key, part.signing_key_password.as_ref())?,
-                audience: optional(setup, part.aud.as_ref())?.unwrap_or_else(|| url.to_owned()),
-                algorithm: part.alg,
-                claims: part.additional_claims.clone(),
-                headers: part.jwt_headers.clone(),
-                include_jti: part.include_jti,
-                lifetime: minutes(part.max_minutes),
-            };
-            let assertion = Assertion::new(assertion);
+            let key = SigningKey::Private(part.private_key(setup, "client_assertion.")?);
+            // The issuer is the client, and the subject the issuer, unless said otherwise (RFC 7523 section 3).
+            let iss = optional(setup, part.iss.as_ref())?.or_else(|| id.clone());
+            let claims = Claims { issuer: iss.clone(), subject: iss, audience: Some(url.to_owned()) };
+            // OpenID Connect wants a jti, and nobody refuses it.
+            let assertion = part.assertion(key, part.claims(setup, claims)?, true);
             let assertion = assertion.map_err(|why| Unavailable(format!("client_assertion: {why}")))?;
             return Ok(ClientAuth::Assertion(id, Box::new(assertion)));
         }
@@ -489,10 +337,11 @@ impl Settings {
             Some(AuthMethod::BasicRaw) => ClientAuth::BasicRaw(id, secret),
             Some(AuthMethod::ClientSecretJwt) => {
                 // With an assertion as the grant, these keys are the grant's.
-                let own = self.grant_type != GrantType::JwtBearer;
-                let aud = optional(setup, self.aud.as_ref().filter(|_| own))?.unwrap_or_else(|| url.to_owned());
-                let (alg, lifetime) = (self.alg.filter(|_| own), minutes(self.max_minutes.filter(|_| own)));
-                let assertion = Assertion::shared(&secret, alg, &id, &aud, lifetime);
+                let none = AssertionKeys::default();
+                let keys = if self.grant_type == GrantType::JwtBearer { &none } else { &self.assertion };
+                let claims =
+                    Claims { issuer: Some(id.clone()), subject: Some(id.clone()), audience: Some(url.to_owned()) };
+                let assertion = keys.assertion(SigningKey::Shared(secret), keys.claims(setup, claims)?, true);
                 let assertion = assertion.map_err(|why| Unavailable(format!("alg: {why}")))?;
                 ClientAuth::Assertion(Some(id), Box::new(assertion))
             }
@@ -502,8 +351,8 @@ impl Settings {
     }
 
     fn grant(&self, setup: &Setup<'_>, url: &str) -> Result<GrantSource, Unavailable> {
-        Ok(match (self.grant_type, &self.token, &self.iss, &self.signing_key) {
-            (GrantType::RefreshToken, Some(token), _, _) => {
+        Ok(match (self.grant_type, &self.token) {
+            (GrantType::RefreshToken, Some(token)) => {
                 let token = setup.secrets.field(token)?;
                 if token.expose_str().is_none() {
                     return Err(Unavailable("token: it is not text".into()));
@@ -518,57 +367,21 @@ impl Settings {
                     self.refresh_reuse.unwrap_or_default(),
                 ))
             }
-            (GrantType::JwtBearer, _, Some(iss), Some(signing_key)) => {
-                let assertion = Assertion::new(AssertionParts {
-                    key: private_key(setup, "", signing_key, self.signing_key_password.as_ref())?,
-                    algorithm: self.alg,
-                    issuer: setup.secrets.public(iss)?,
-                    subject: optional(setup, self.sub.as_ref())?,
-                    audience: optional(setup, self.aud.as_ref())?.unwrap_or_else(|| url.to_owned()),
-                    claims: self.additional_claims.clone(),
-                    headers: self.jwt_headers.clone(),
-                    include_jti: self.include_jti,
-                    lifetime: minutes(self.max_minutes),
-                });
-                GrantSource::JwtBearer(Box::new(assertion.map_err(Unavailable)?))
+            (GrantType::JwtBearer, _) => {
+                let key = SigningKey::Private(self.assertion.private_key(setup, "")?);
+                let claims = Claims { audience: Some(url.to_owned()), ..Claims::default() };
+                let claims = self.assertion.claims(setup, claims)?;
+                let assertion = self.assertion.assertion(key, claims, false).map_err(Unavailable)?;
+                GrantSource::JwtBearer(Box::new(assertion))
             }
             _ => GrantSource::ClientCredentials,
         })
     }
 }
 
-/// `{ env: X }` where a value is meant, however deep.
-fn looks_like_a_reference(value: &Value) -> bool {
-    match value {
-        Value::Object(map) => {
-            let named = ["env", "file", "command"].iter().any(|key| map.contains_key(*key));
-            let alone = map.keys().all(|key| ["env", "file", "command", "expires"].contains(&key.as_str()));
-            (named && alone) || map.values().any(looks_like_a_reference)
-        }
-        Value::Array(values) => values.iter().any(looks_like_a_reference),
-        _ => false,
-    }
-}
-
-/// An hour unless said otherwise, as cred/v2 has it.
-fn minutes(minutes: Option<u32>) -> Duration {
-    Duration::from_secs(u64::from(minutes.unwrap_or(60)) * 60)
-}
-
 /// Empty text means the default, as it does for `aud` in cred/v2.
 fn optional(setup: &Setup<'_>, field: Option<&Public>) -> Result<Option<String>, Unavailable> {
     Ok(field.map(|field| setup.secrets.public(field)).transpose()?.filter(|text| !text.is_empty()))
-}
-
-fn private_key(
-    setup: &Setup<'_>,
-    path: &str,
-    key: &SecretField,
-    password: Option<&SecretField>,
-) -> Result<PrivateKey, Unavailable> {
-    let password = password.map(|password| setup.secrets.field(password)).transpose()?;
-    let key = PrivateKey::from_pem(&setup.secrets.field(key)?, password.as_ref());
-    key.map_err(|why| Unavailable(format!("{path}signing_key: {why}")))
 }
 
 #[derive(Debug)]

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 pub use jsonwebtoken::Algorithm;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Map, Value};
@@ -10,19 +12,31 @@ use serde_json::{Map, Value};
 use super::private_key::PrivateKey;
 use crate::base::{Random, Secret};
 
+/// The year 9999: what a JWT says of its end must not overflow when it is added to.
+const LATEST: Duration = Duration::from_secs(253_402_300_799);
+
+/// What signs an assertion. `Debug` shows its kind only.
+#[derive(Debug, Clone)]
+pub enum SigningKey {
+    /// RS256, ES256, ES384 or EdDSA by the kind of the key, unless told otherwise.
+    Private(PrivateKey),
+    /// A secret that the other side has too: HS256 unless told otherwise.
+    Shared(Secret),
+}
+
 /// What an assertion is made of.
 #[derive(Debug, Clone)]
 pub struct AssertionParts {
-    /// What signs: RS256, ES256, ES384 or EdDSA by the kind of the key, unless `algorithm` says otherwise.
-    pub key: PrivateKey,
-    /// The algorithm of the header.
+    /// What signs.
+    pub key: SigningKey,
+    /// The algorithm of the header, where it is not the key's usual one.
     pub algorithm: Option<Algorithm>,
     /// The `iss` claim.
-    pub issuer: String,
+    pub issuer: Option<String>,
     /// The `sub` claim.
     pub subject: Option<String>,
     /// The `aud` claim.
-    pub audience: String,
+    pub audience: Option<String>,
     /// Further claims; one of a registered name replaces ours.
     pub claims: Map<String, Value>,
     /// Further header parameters: `kid`, `x5t` and others.
@@ -31,6 +45,8 @@ pub struct AssertionParts {
     pub include_jti: bool,
     /// From `iat` to `exp`.
     pub lifetime: Duration,
+    /// So far in the past lies `iat`, for a server whose clock is behind.
+    pub backdate: Duration,
 }
 
 /// Makes assertions. `Debug` shows no key.
@@ -40,6 +56,7 @@ pub struct Assertion {
     claims: Map<String, Value>,
     include_jti: bool,
     lifetime: Duration,
+    backdate: Duration,
 }
 
 impl Assertion {
@@ -49,39 +66,22 @@ impl Assertion {
     /// What does not fit; nothing of the key.
     pub fn new(parts: AssertionParts) -> Result<Self, String> {
         let (key, usual) = match &parts.key {
-            PrivateKey::Rsa(der) => (EncodingKey::from_rsa_der(der.expose()), Algorithm::RS256),
-            PrivateKey::P256(der) => (EncodingKey::from_ec_der(der.expose()), Algorithm::ES256),
-            PrivateKey::P384(der) => (EncodingKey::from_ec_der(der.expose()), Algorithm::ES384),
-            PrivateKey::Ed25519(der) => (EncodingKey::from_ed_der(der.expose()), Algorithm::EdDSA),
+            SigningKey::Private(PrivateKey::Rsa(der)) => (EncodingKey::from_rsa_der(der.expose()), Algorithm::RS256),
+            SigningKey::Private(PrivateKey::P256(der)) => (EncodingKey::from_ec_der(der.expose()), Algorithm::ES256),
+            SigningKey::Private(PrivateKey::P384(der)) => (EncodingKey::from_ec_der(der.expose()), Algorithm::ES384),
+            SigningKey::Private(PrivateKey::Ed25519(der)) => (EncodingKey::from_ed_der(der.expose()), Algorithm::EdDSA),
+            SigningKey::Shared(secret) => (EncodingKey::from_secret(secret.expose()), Algorithm::HS256),
         };
         let algorithm = parts.algorithm.unwrap_or(usual);
-        let mismatch = format!("{algorithm:?} does not go with the key, {:?}", parts.key);
+        let mismatch = match &parts.key {
+            SigningKey::Private(key) => format!("{algorithm:?} does not go with the key, {key:?}"),
+            SigningKey::Shared(_) => {
+                format!("{algorithm:?} does not sign with a shared secret; HS256, HS384 and HS512 do")
+            }
+        };
         let made = Self::with(key, algorithm, parts)?;
         jsonwebtoken::encode(&made.header, &Value::Null, &made.key).map_err(|_| mismatch)?;
         Ok(made)
-    }
-
-    /// An assertion signed with a shared secret (`client_secret_jwt`): HS256 unless told otherwise. Always has a `jti`.
-    ///
-    /// # Errors
-    /// An algorithm that is not of the HMAC family.
-    pub fn shared(
-        secret: &Secret,
-        algorithm: Option<Algorithm>,
-        client: &str,
-        audience: &str,
-        lifetime: Duration,
-    ) -> Result<Self, String> {
-        let algorithm = algorithm.unwrap_or(Algorithm::HS256);
-        if !matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) {
-            return Err(format!("{algorithm:?} does not sign with a client secret; HS256, HS384 and HS512 do"));
-        }
-        let mut claims = Map::new();
-        claims.insert("iss".into(), client.into());
-        claims.insert("sub".into(), client.into());
-        claims.insert("aud".into(), audience.into());
-        let key = EncodingKey::from_secret(secret.expose());
-        Ok(Self { key, header: Header::new(algorithm), claims, include_jti: true, lifetime })
     }
 
     fn with(key: EncodingKey, algorithm: Algorithm, parts: AssertionParts) -> Result<Self, String> {
@@ -93,13 +93,17 @@ impl Assertion {
         header.insert("alg".into(), serde_json::to_value(algorithm).map_err(|error| error.to_string())?);
         let header = serde_json::from_value(header.into()).map_err(|error| format!("jwt_headers: {error}"))?;
         let mut claims = Map::new();
-        claims.insert("iss".into(), parts.issuer.into());
-        if let Some(subject) = parts.subject {
-            claims.insert("sub".into(), subject.into());
+        for (name, value) in [("iss", parts.issuer), ("sub", parts.subject), ("aud", parts.audience)] {
+            claims.extend(value.map(|value| (name.to_owned(), Value::from(value))));
         }
-        claims.insert("aud".into(), parts.audience.into());
         claims.extend(parts.claims);
-        Ok(Self { key, header, claims, include_jti: parts.include_jti, lifetime: parts.lifetime })
+        let AssertionParts { include_jti, lifetime, backdate, .. } = parts;
+        Ok(Self { key, header, claims, include_jti, lifetime, backdate })
+    }
+
+    /// How long one is good for after it was signed.
+    pub fn remaining(&self) -> Duration {
+        self.lifetime.saturating_sub(self.backdate)
     }
 
     /// A new assertion, valid from now on.
@@ -108,7 +112,8 @@ impl Assertion {
     /// When the system has no randomness for the `jti`.
     pub fn sign(&self, now: SystemTime, random: &dyn Random) -> Result<Secret, String> {
         let mut claims = self.claims.clone();
-        let issued = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let issued = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let issued = issued.saturating_sub(self.backdate).as_secs();
         claims.entry("iat").or_insert_with(|| issued.into());
         claims.entry("exp").or_insert_with(|| (issued + self.lifetime.as_secs()).into());
         if self.include_jti {
@@ -123,6 +128,13 @@ impl Assertion {
     }
 }
 
+/// When a JWT ends by its own `exp`. Its signature is not looked at: whom it is sent to does that.
+pub fn expiry(jwt: &Secret) -> Option<SystemTime> {
+    let claims = URL_SAFE_NO_PAD.decode(jwt.expose_str()?.split('.').nth(1)?).ok()?;
+    let seconds = serde_json::from_slice::<Value>(&claims).ok()?.get("exp")?.as_f64()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?.min(LATEST))
+}
+
 impl fmt::Debug for Assertion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Assertion({:?})", self.header.alg)
@@ -132,8 +144,6 @@ impl fmt::Debug for Assertion {
 #[cfg(test)]
 mod tests {
     use aws_lc_rs::signature::{self, UnparsedPublicKey};
-    use base64::Engine;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use rsa::pkcs1::DecodeRsaPrivateKey;
     use rsa::traits::SignatureScheme;
     use serde_json::json;
@@ -148,16 +158,21 @@ mod tests {
 
     fn parts(file: &str, algorithm: Option<Algorithm>) -> AssertionParts {
         AssertionParts {
-            key: key(file),
+            key: SigningKey::Private(key(file)),
             algorithm,
-            issuer: "me".into(),
+            issuer: Some("me".into()),
             subject: None,
-            audience: "https://idp.test/token".into(),
+            audience: Some("https://idp.test/token".into()),
             claims: json!({"scope": "a b", "n": 7}).as_object().unwrap().clone(),
             headers: json!({"kid": "k1", "x5t#S256": "thumb", "custom": [1]}).as_object().unwrap().clone(),
             include_jti: true,
             lifetime: Duration::from_secs(600),
+            backdate: Duration::ZERO,
         }
+    }
+
+    fn shared(secret: &str, algorithm: Option<Algorithm>) -> AssertionParts {
+        AssertionParts { key: SigningKey::Shared(Secret::new(secret)), ..parts("rsa-pkcs1.pem", algorithm) }
     }
 
     fn taken_apart(jwt: &Secret) -> (Value, Value, String, Vec<u8>) {
@@ -186,6 +201,31 @@ mod tests {
         (without.include_jti, without.subject) = (false, Some("you".into()));
         let (_, claims, _, _) = taken_apart(&Assertion::new(without).unwrap().sign(now, &SystemRandom).unwrap());
         assert!(claims.get("jti").is_none() && claims["sub"] == "you");
+    }
+
+    #[test]
+    fn what_is_not_given_is_left_out_and_the_past_counts_as_part_of_the_lifetime() {
+        let mut bare = parts("p256-sec1.pem", None);
+        (bare.issuer, bare.audience, bare.include_jti) = (None, None, false);
+        (bare.claims, bare.backdate) = (Map::new(), Duration::from_secs(60));
+        let assertion = Assertion::new(bare).unwrap();
+        let (_, claims, _, _) = taken_apart(&assertion.sign(NOW + Duration::from_secs(1000), &SystemRandom).unwrap());
+        assert_eq!(claims, json!({"iat": 940, "exp": 1540}));
+        assert_eq!(assertion.remaining(), Duration::from_secs(540));
+    }
+
+    #[test]
+    fn a_jwt_says_when_it_ends_and_other_tokens_say_nothing() {
+        let assertion = Assertion::new(parts("p256-sec1.pem", None)).unwrap();
+        let jwt = assertion.sign(NOW + Duration::from_secs(1000), &SystemRandom).unwrap();
+        assert_eq!(expiry(&jwt), Some(NOW + Duration::from_secs(1600)));
+        let with = |claims: &str| expiry(&Secret::new(format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))));
+        assert_eq!(with(r#"{"exp":1600.5}"#), Some(NOW + Duration::from_millis(1_600_500)));
+        assert!(with(r#"{"exp":1e300}"#).is_none_or(|end| end == NOW + LATEST));
+        for claims in ["{}", "[]", "no", r#"{"exp":"x"}"#, r#"{"exp":-5}"#] {
+            assert_eq!(with(claims), None, "{claims}");
+        }
+        assert_eq!(expiry(&Secret::new("opaque")), None);
     }
 
     /// RSA by the pure-Rust implementation, which shares no code with what signed.
@@ -231,9 +271,9 @@ mod tests {
         let (header, _, message, sig) = signed("ed25519-pkcs8.pem");
         assert_eq!(header["alg"], "EdDSA");
         UnparsedPublicKey::new(&signature::ED25519, pair.public_key()).verify(message.as_bytes(), &sig).unwrap();
-        let shared = Assertion::shared(&Secret::new("k"), None, "me", "a", Duration::from_secs(60)).unwrap();
-        let (header, claims, message, sig) = taken_apart(&shared.sign(NOW, &SystemRandom).unwrap());
-        assert_eq!((&header["alg"], &claims["sub"], &claims["exp"]), (&json!("HS256"), &json!("me"), &json!(60)));
+        let shared = Assertion::new(shared("k", None)).unwrap();
+        let (header, _, message, sig) = taken_apart(&shared.sign(NOW, &SystemRandom).unwrap());
+        assert_eq!(header["alg"], "HS256");
         let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, b"k");
         aws_lc_rs::hmac::verify(&key, message.as_bytes(), &sig).unwrap();
     }
@@ -251,7 +291,8 @@ mod tests {
             let error = Assertion::new(parts(file, Some(algorithm))).unwrap_err();
             assert!(error.contains("does not go with the key"), "{file} {algorithm:?}: {error}");
         }
-        assert!(Assertion::shared(&Secret::new("k"), Some(Algorithm::RS256), "", "", Duration::ZERO).is_err());
+        let error = Assertion::new(shared("k", Some(Algorithm::RS256))).unwrap_err();
+        assert!(error.contains("HS256, HS384 and HS512"), "{error}");
         let mut sly = parts("rsa-pkcs1.pem", None);
         sly.headers.insert("alg".into(), "none".into());
         assert!(Assertion::new(sly).unwrap_err().contains("jwt_headers"));

@@ -15,7 +15,7 @@ mod rotation;
 mod schedules;
 mod service;
 
-pub use assertion::{Algorithm, Assertion, AssertionParts};
+pub use assertion::{Algorithm, Assertion, AssertionParts, SigningKey, expiry};
 pub use cache::{Handle, Live, Tokens};
 pub use exchange::{Answer, ClientAuth, Endpoint, ExchangeError, Grant, Param, TokenRequest};
 pub use failure::{Failure, FailureKind};

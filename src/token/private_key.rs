@@ -4,7 +4,10 @@
 
 use std::fmt;
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::rsa::KeyPair as RsaKeyPair;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING};
+use aws_lc_rs::signature::{EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use pkcs8::der::Decode;
 use pkcs8::{EncryptedPrivateKeyInfo, ObjectIdentifier, PrivateKeyInfo};
 use rsa::RsaPrivateKey;
@@ -65,6 +68,26 @@ impl PrivateKey {
         }
     }
 
+    /// The public key, SubjectPublicKeyInfo DER (RFC 5280 section 4.1.2.7).
+    ///
+    /// # Errors
+    /// When the key is not one that could sign.
+    pub fn public_key(&self) -> Result<Vec<u8>, String> {
+        let ec = |algorithm, der: &Secret| {
+            let pair = EcdsaKeyPair::from_pkcs8(algorithm, der.expose()).ok()?;
+            spki(pair.public_key())
+        };
+        let der = match self {
+            Self::Rsa(der) => RsaKeyPair::from_der(der.expose()).ok().and_then(|pair| spki(pair.public_key())),
+            Self::P256(der) => ec(&ECDSA_P256_SHA256_FIXED_SIGNING, der),
+            Self::P384(der) => ec(&ECDSA_P384_SHA384_FIXED_SIGNING, der),
+            Self::Ed25519(der) => {
+                Ed25519KeyPair::from_pkcs8(der.expose()).ok().and_then(|pair| spki(pair.public_key()))
+            }
+        };
+        der.ok_or_else(|| "it cannot be used".into())
+    }
+
     fn decrypted(der: &[u8], password: Option<&Secret>) -> Result<Self, String> {
         let unreadable = |_| format!("its encryption is not read (PBES1?); {CONVERT}");
         let encrypted = EncryptedPrivateKeyInfo::from_der(der).map_err(unreadable)?;
@@ -113,6 +136,10 @@ impl PrivateKey {
     }
 }
 
+fn spki(key: &impl AsDer<PublicKeyX509Der<'static>>) -> Option<Vec<u8>> {
+    Some(key.as_der().ok()?.as_ref().to_vec())
+}
+
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -157,6 +184,22 @@ mod tests {
         assert!(matches!(read("p256-pkcs8.pem", None), Ok(PrivateKey::P256(_))));
         assert!(matches!(read("p384-sec1.pem", None), Ok(PrivateKey::P384(_))));
         assert!(matches!(read("ed25519-pkcs8.pem", None), Ok(PrivateKey::Ed25519(_))));
+    }
+
+    /// Digests by `openssl pkey -pubout -outform DER | openssl dgst -sha256 -binary | base64`.
+    #[test]
+    fn the_public_key_is_the_one_that_openssl_writes() {
+        use base64::Engine;
+        for (file, digest) in [
+            ("rsa-pkcs1.pem", "3Grfhhe6wrjQ6lml6VZW84bQ9sq92mbHADH0PfYLGgs="),
+            ("p256-sec1.pem", "JYazSs7SUOT+1e/TVQyrpcz2aoudCGTyUhSg4ZFiw9g="),
+            ("p384-sec1.pem", "AhVNrN5e8uChFzBQCv4Wlwz8RXOG9urN2LmMG/W8Ghc="),
+            ("ed25519-pkcs8.pem", "g5DC3zh/df8ctbJJuHgoUNOBDu3isoZIQenG8fJA9yY="),
+        ] {
+            let der = read(file, None).unwrap().public_key().unwrap();
+            let sha256 = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der);
+            assert_eq!(base64::engine::general_purpose::STANDARD.encode(sha256), digest, "{file}");
+        }
     }
 
     #[test]

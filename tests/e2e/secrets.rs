@@ -32,8 +32,9 @@ fn planted() -> Planted {
                 let id = format!("{}-{index}", kind.name);
                 let mut settings = vector["credential"].to_string();
                 let secrets = vector["secrets"].as_object().unwrap();
-                // A key must stay a key, and its password the one that opens it.
-                let real = secrets.values().any(|secret| secret.as_str().unwrap().contains("PRIVATE KEY"));
+                // A key must stay a key, and its password the one that opens it; what is encoded must stay decodable.
+                let real = secrets.values().any(|secret| secret.as_str().unwrap().contains("PRIVATE KEY"))
+                    || settings.contains("shared_secret_encoding");
                 for (name, secret) in secrets {
                     let variable = format!("{}_{index}_{name}", kind.name).to_uppercase();
                     settings =
@@ -87,7 +88,8 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
         let number = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         let form = String::from_utf8_lossy(&seen.body).into_owned();
         let authorization = seen.header("authorization").unwrap_or_default();
-        let description = format!("you sent {form} and {authorization}");
+        let key = seen.header("x-api-key").unwrap_or_default();
+        let description = format!("you sent {form} and {authorization} and {key} to {}", seen.target);
         if form.contains("Action=AssumeRole") {
             return if number.is_multiple_of(2) {
                 text(
@@ -143,8 +145,8 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
             let signed = if id.starts_with("aws") { signed } else { "" };
             let head = format!("{request} HTTP/1.1\r\nHost: api.test\r\n{signed}\r\n");
             let answer = raw(&proxy.forward(), head.as_bytes());
-            let refused =
-                answer.code() == "credential_rejected" && (id.starts_with("oauth2") || id.starts_with("aws_sts"));
+            let refused = answer.code() == "credential_rejected"
+                && ["oauth2", "aws_sts", "jwt"].iter().any(|kind| id.starts_with(kind));
             assert!(answer.status() == status || (refused && status != 400), "{request}: {}", answer.text);
             shown.push_str(&answer.text);
         }
@@ -156,7 +158,10 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
     assert_eq!(proven, paths.iter().filter(|id| id.starts_with("ntlm")).count());
     for seen in seen.iter().filter(|seen| !seen.target.starts_with("/ntlm")) {
         let all = format!("{} {:?}", seen.target, seen.headers);
-        let encoded = all.contains("k4n4ry") || all.contains("Basic ") || all.contains("AWS4-HMAC-SHA256 Credential=A");
+        let encoded = all.contains("k4n4ry")
+            || all.contains("Basic ")
+            || all.contains("AWS4-HMAC-SHA256 Credential=A")
+            || all.contains("eyJ0eXAi");
         assert!(encoded, "signed nothing: {all}");
     }
     for number in 0..login.seen().len() {
@@ -187,6 +192,7 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
             assert!(!shown.contains(inner), "{name} was shown in base64");
         }
     }
+    assert!(!shown.contains("eyJ0eXAi"), "a JWT was shown");
     assert!(shown.contains("countersign::request"), "the log was looked at");
     // What follows from a password can be guessed at, as the password itself.
     assert!(!shown.contains("NTLM TlRM"), "an NTLM message was shown");
