@@ -23,6 +23,7 @@ use super::aws::Aws;
 use super::cases::{self, HOST, Keys};
 use super::identity::Identity;
 use super::ntlm::{Judgement, Session, Windows};
+use super::jwt::Jwt;
 use crate::base::Clock;
 
 /// The running API.
@@ -67,6 +68,7 @@ impl Api {
                 identity: Identity::new(keys.clone()),
                 aws: Aws::new(&keys.second),
                 windows: Windows::new(&keys.second, leaf.der()),
+                jwt: Jwt::new(keys.clone()),
                 keys,
                 clock,
             }),
@@ -93,6 +95,7 @@ struct Service {
     identity: Identity,
     aws: Aws,
     windows: Windows,
+    jwt: Jwt,
     clock: Arc<dyn Clock>,
 }
 
@@ -119,6 +122,7 @@ impl Service {
         let now = self.clock.now();
         let mut asks = None;
         let (status, body) = match self.aws.answer(&request, &body, now) {
+        let (status, body) = match self.aws.answer(&request, &body, now).or_else(|| self.jwt.answer(&request, now)) {
             Some(answer) => answer,
             None if request.uri.path() == "/token" => {
                 let (status, document) = self.identity.token(&body, now);

@@ -152,6 +152,36 @@ pub(super) static CASES: &[Case] = &[
         ..CALL
     },
     Case {
+        id: "jwt-private-key",
+        scheme: "jwt",
+        about: "a JWT signed with a private key, the same for each call of its lifetime",
+        path: "/jwt/private-key",
+        times: 2,
+        settings: "    scheme: jwt\n    signing_key: { file: FOLDER/signing }\n    iss: demo\n    aud: demo-api\n    \
+                   jwt_headers: { kid: demo-key }\n    max_minutes: 10\n    backdate: 10s\n    \
+                   additional_headers: { X-Token-Type: DEMO }\n",
+        ..CALL
+    },
+    Case {
+        id: "jwt-shared-secret",
+        scheme: "jwt",
+        about: "a JWT signed with a secret that the API has too",
+        path: "/jwt/shared-secret",
+        settings: "    scheme: jwt\n    shared_secret: { file: FOLDER/second }\n    iss: demo\n    aud: demo-api\n    \
+                   jwt_headers: { kid: demo-key }\n    max_minutes: 10\n",
+        ..CALL
+    },
+    Case {
+        id: "jwt-fetched",
+        scheme: "jwt",
+        about: "a token that a service hands out for a user name and password, the same for each call",
+        path: "/jwt/fetched",
+        times: 2,
+        settings: "    scheme: jwt\n    token_url: https://login.demo.test/jwt-token\n    basic_auth_username: demo\n    \
+                   basic_auth_password: { file: FOLDER/second }\n    additional_headers: { X-Account: demo }\n",
+        ..CALL
+    },
+    Case {
         id: "aws",
         scheme: "aws",
         about: "a signature for the service and region that the host names",

@@ -6,6 +6,7 @@ mod aws;
 mod cases;
 mod identity;
 mod ntlm;
+mod jwt;
 
 use std::net::SocketAddr;
 use std::path::Path;
