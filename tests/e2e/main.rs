@@ -23,6 +23,7 @@ mod digest;
 mod forward;
 mod identity_providers;
 mod ntlm;
+mod jwt;
 mod operations;
 mod protocols;
 mod reverse;
