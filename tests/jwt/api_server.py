@@ -57,6 +57,9 @@ elif LIBRARY == "joserfc":
         return joserfc_jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(CONFIG["issuing_secret"]))
 
 elif LIBRARY == "authlib":
+    import authlib.deprecate  # it has its warnings shown whatever was said before
+
+    warnings.simplefilter("ignore")
     from authlib.jose import JsonWebKey, JsonWebToken
 
     def key_of(route):
@@ -98,6 +101,7 @@ def snowflake(claims, headers):
 
 class Api(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1
     tokens = []
     fetches = 0
     lock = threading.Lock()
