@@ -22,9 +22,9 @@ mod aws;
 mod aws_sts;
 mod basic;
 mod digest;
-mod ntlm;
 mod fields;
 mod jwt;
+mod ntlm;
 mod oauth2;
 mod placement;
 

@@ -22,8 +22,8 @@ use tokio_rustls::TlsAcceptor;
 use super::aws::Aws;
 use super::cases::{self, HOST, Keys};
 use super::identity::Identity;
-use super::ntlm::{Judgement, Session, Windows};
 use super::jwt::Jwt;
+use super::ntlm::{Judgement, Session, Windows};
 use crate::base::Clock;
 
 /// The running API.
@@ -121,8 +121,8 @@ impl Service {
         let body = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
         let now = self.clock.now();
         let mut asks = None;
-        let (status, body) = match self.aws.answer(&request, &body, now) {
-        let (status, body) = match self.aws.answer(&request, &body, now).or_else(|| self.jwt.answer(&request, now)) {
+        let of_a_cloud = self.aws.answer(&request, &body, now);
+        let (status, body) = match of_a_cloud.or_else(|| self.jwt.answer(&request, now)) {
             Some(answer) => answer,
             None if request.uri.path() == "/token" => {
                 let (status, document) = self.identity.token(&body, now);

@@ -5,8 +5,8 @@ mod api;
 mod aws;
 mod cases;
 mod identity;
-mod ntlm;
 mod jwt;
+mod ntlm;
 
 use std::net::SocketAddr;
 use std::path::Path;
