@@ -9,7 +9,9 @@ mod cache;
 mod exchange;
 mod failure;
 mod key;
+mod legacy_pem;
 mod private_key;
+mod resting;
 mod rotation;
 #[cfg(test)]
 mod schedules;
@@ -21,6 +23,7 @@ pub use exchange::{Answer, ClientAuth, Endpoint, ExchangeError, Grant, Param, To
 pub use failure::{Failure, FailureKind};
 pub use key::{Key, KeyBuilder};
 pub use private_key::PrivateKey;
+pub use resting::Resting;
 pub use rotation::{RefreshReuse, Rotation, StateDirectory, Unsaved};
 pub use service::{Reply, Service};
 

@@ -1,4 +1,4 @@
-//! Private keys as people have them: PEM in PKCS#8, encrypted PKCS#8, PKCS#1 or SEC1, with whatever stands around it.
+//! Private keys as people have them: PEM in PKCS#8, PKCS#1 or SEC1, encrypted or not, with whatever stands around it.
 //!
 //! The `rsa` and `pkcs8` crates read and check keys; none of them signs (their arithmetic takes time that depends on the key).
 
@@ -14,6 +14,7 @@ use rsa::RsaPrivateKey;
 use rsa::pkcs1::{DecodeRsaPrivateKey, EncodeRsaPrivateKey};
 use rsa::traits::PublicKeyParts;
 
+use super::legacy_pem;
 use crate::base::Secret;
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
@@ -25,6 +26,22 @@ const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 
 /// The command that makes a readable key of one that is not.
 const CONVERT: &str = "convert it with `openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW`";
+
+const NO_PASSWORD: &str = "it is encrypted and there is no password for it";
+const WRONG_PASSWORD: &str = "it cannot be decrypted: the password is wrong";
+
+/// The header of a key that is encrypted as OpenSSL did before PKCS#8; empty when the block says no more.
+fn dek_info(block: &pem::Pem) -> Option<&str> {
+    let encrypted = block.headers().get("Proc-Type").is_some_and(|value| value.contains("ENCRYPTED"));
+    encrypted.then(|| block.headers().get("DEK-Info").unwrap_or_default())
+}
+
+/// The name of the cipher, if it can be one: what stands there came with the key.
+fn cipher(dek_info: &str) -> &str {
+    let name = dek_info.split(',').next().unwrap_or_default().trim();
+    let plain = name.len() <= 20 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if plain && !name.is_empty() { name } else { "no DEK-Info that can be read" }
+}
 
 /// A private key, checked, in the encoding that signing takes. `Debug` shows its kind only.
 #[derive(Clone)]
@@ -51,8 +68,8 @@ impl PrivateKey {
         let block = blocks.iter().find(|block| block.tag().ends_with("PRIVATE KEY"));
         let block = block.ok_or("there is no private key in it, only other things in PEM")?;
         let der = block.contents();
-        if block.headers().iter().any(|(name, value)| name == "Proc-Type" && value.contains("ENCRYPTED")) {
-            return Err(format!("it is encrypted in the old way of OpenSSL (`Proc-Type: 4,ENCRYPTED`); {CONVERT}"));
+        if let Some(dek_info) = dek_info(block) {
+            return Self::decrypted_legacy(block, dek_info, password);
         }
         if block.tag() == "ENCRYPTED PRIVATE KEY" {
             return Self::decrypted(der, password);
@@ -91,12 +108,27 @@ impl PrivateKey {
     fn decrypted(der: &[u8], password: Option<&Secret>) -> Result<Self, String> {
         let unreadable = |_| format!("its encryption is not read (PBES1?); {CONVERT}");
         let encrypted = EncryptedPrivateKeyInfo::from_der(der).map_err(unreadable)?;
-        let password = password.ok_or("it is encrypted and there is no password for it")?;
+        let password = password.ok_or(NO_PASSWORD)?;
         // A wrong password shows as broken padding, or by chance as bytes that are no key.
-        let wrong = "it cannot be decrypted: the password is wrong";
-        let plain = encrypted.decrypt(password.expose()).map_err(|_| wrong)?;
-        PrivateKeyInfo::from_der(plain.as_bytes()).map_err(|_| wrong)?;
+        let plain = encrypted.decrypt(password.expose()).map_err(|_| WRONG_PASSWORD)?;
+        PrivateKeyInfo::from_der(plain.as_bytes()).map_err(|_| WRONG_PASSWORD)?;
         Self::from_pkcs8(plain.as_bytes())
+    }
+
+    fn decrypted_legacy(block: &pem::Pem, dek_info: &str, password: Option<&Secret>) -> Result<Self, String> {
+        let password = password.ok_or(NO_PASSWORD)?;
+        let plain = legacy_pem::decrypt(block.contents(), dek_info, password).map_err(|error| match error {
+            legacy_pem::Unreadable::Password => WRONG_PASSWORD.to_owned(),
+            legacy_pem::Unreadable::Form => format!("its encryption ({}) is not read; {CONVERT}", cipher(dek_info)),
+        })?;
+        let der = plain.expose();
+        // Padding alone proves nothing here: with one wrong password in 256 it is right by chance.
+        match block.tag() {
+            "RSA PRIVATE KEY" if rsa::pkcs1::RsaPrivateKey::from_der(der).is_ok() => Self::from_pkcs1(der),
+            "EC PRIVATE KEY" if sec1::EcPrivateKey::from_der(der).is_ok() => Self::from_ec(der),
+            "RSA PRIVATE KEY" | "EC PRIVATE KEY" => Err(WRONG_PASSWORD.to_owned()),
+            tag => Err(format!("keys of the form `{tag}` are not read; {CONVERT}")),
+        }
     }
 
     fn from_pkcs8(der: &[u8]) -> Result<Self, String> {
@@ -170,6 +202,10 @@ mod tests {
             ("rsa-encrypted-aes256.pem", Some("hunter2")),
             ("rsa-encrypted-des3.pem", Some("hunter2")),
             ("rsa-encrypted-scrypt.pem", Some("hunter2")),
+            ("rsa-legacy-encrypted.pem", Some("hunter2")),
+            ("rsa-legacy-aes192.pem", Some("hunter2")),
+            ("rsa-legacy-aes256.pem", Some("hunter2")),
+            ("rsa-legacy-des3.pem", Some("hunter2")),
         ] {
             let PrivateKey::Rsa(key) = read(file, password).unwrap_or_else(|why| panic!("{file}: {why}")) else {
                 panic!("{file} is not RSA")
@@ -183,6 +219,7 @@ mod tests {
         assert!(matches!(read("p256-sec1.pem", None), Ok(PrivateKey::P256(_))));
         assert!(matches!(read("p256-pkcs8.pem", None), Ok(PrivateKey::P256(_))));
         assert!(matches!(read("p384-sec1.pem", None), Ok(PrivateKey::P384(_))));
+        assert!(matches!(read("p256-legacy-aes128.pem", Some("hunter2")), Ok(PrivateKey::P256(_))));
         assert!(matches!(read("ed25519-pkcs8.pem", None), Ok(PrivateKey::Ed25519(_))));
     }
 
@@ -208,7 +245,9 @@ mod tests {
             ("rsa-encrypted-aes256.pem", Some("wrong"), "the password is wrong"),
             ("rsa-encrypted-aes256.pem", None, "no password"),
             ("rsa-pkcs8.pem", Some("hunter2"), "not encrypted"),
-            ("rsa-legacy-encrypted.pem", Some("hunter2"), "openssl pkcs8 -topk8"),
+            ("rsa-legacy-encrypted.pem", Some("wrong"), "the password is wrong"),
+            ("rsa-legacy-encrypted.pem", None, "no password"),
+            ("rsa-legacy-seed.pem", Some("hunter2"), "SEED-CBC"),
             ("rsa-encrypted-pbes1.pem", Some("hunter2"), "openssl pkcs8 -topk8"),
             ("rsa-1024.pem", None, "1024 bits"),
             ("p521-sec1.pem", None, "P-256 and P-384"),
@@ -222,6 +261,21 @@ mod tests {
         for text in ["", "hunter2", "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n"] {
             assert!(!PrivateKey::from_pem(&Secret::new(text), None).unwrap_err().contains("hunter2"));
         }
+    }
+
+    #[test]
+    fn a_wrong_password_is_told_as_such_also_when_the_padding_is_right_by_chance() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/keys/rsa-legacy-encrypted.pem");
+        let pem = Secret::new(std::fs::read(path).unwrap());
+        let block = pem::parse(pem.expose()).unwrap();
+        let mut by_chance = 0;
+        for number in 0..2000 {
+            let password = Secret::new(format!("wrong-{number}"));
+            by_chance +=
+                usize::from(legacy_pem::decrypt(block.contents(), dek_info(&block).unwrap(), &password).is_ok());
+            assert_eq!(PrivateKey::from_pem(&pem, Some(&password)).unwrap_err(), WRONG_PASSWORD);
+        }
+        assert!(by_chance > 0, "none of them passed the padding");
     }
 
     #[test]
