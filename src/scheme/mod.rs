@@ -27,6 +27,7 @@ mod jwt;
 mod ntlm;
 mod oauth2;
 mod placement;
+mod oracle;
 
 /// Every scheme there is.
 pub static KINDS: &[Kind] = &[
@@ -38,6 +39,7 @@ pub static KINDS: &[Kind] = &[
     ntlm::KIND,
     jwt::KIND,
     oauth2::KIND,
+    oracle::KIND,
 ];
 
 /// A scheme as the configuration names it.
