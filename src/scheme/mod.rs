@@ -26,8 +26,8 @@ mod fields;
 mod jwt;
 mod ntlm;
 mod oauth2;
-mod placement;
 mod oracle;
+mod placement;
 
 /// Every scheme there is.
 pub static KINDS: &[Kind] = &[

@@ -159,7 +159,7 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
     for seen in seen.iter().filter(|seen| !seen.target.starts_with("/ntlm")) {
         let all = format!("{} {:?}", seen.target, seen.headers);
         let proofs =
-            ["k4n4ry", "Basic ", "AWS4-HMAC-SHA256 Credential=A", "eyJ0eXAi", "Signature algorithm=\\"rsa-sha256\\""];
+            ["k4n4ry", "Basic ", "AWS4-HMAC-SHA256 Credential=A", "eyJ0eXAi", "Signature algorithm=\\\"rsa-sha256\\\""];
         let encoded = proofs.iter().any(|proof| all.contains(proof));
         assert!(encoded, "signed nothing: {all}");
     }

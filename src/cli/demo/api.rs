@@ -3,11 +3,11 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, COOKIE, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Collected, Full};
@@ -23,7 +23,8 @@ use super::aws::Aws;
 use super::cases::{self, HOST, Keys};
 use super::identity::Identity;
 use super::jwt::Jwt;
-use super::ntlm::{Judgement, Session, Windows};
+use super::ntlm::{Session, Windows};
+use super::oracle;
 use crate::base::Clock;
 
 /// The running API.
@@ -64,14 +65,7 @@ impl Api {
         tokio::spawn(serve(
             listener,
             TlsAcceptor::from(Arc::new(config)),
-            Arc::new(Service {
-                identity: Identity::new(keys.clone()),
-                aws: Aws::new(&keys.second),
-                windows: Windows::new(&keys.second, leaf.der()),
-                jwt: Jwt::new(keys.clone()),
-                keys,
-                clock,
-            }),
+            Arc::new(Service { services: services(&keys, leaf.der()), clock }),
         ));
         Ok(Self { address, issuer })
     }
@@ -89,13 +83,71 @@ impl Api {
     }
 }
 
-/// The API, the identity provider and AWS behind one address.
+/// A call, as a verifier sees it.
+pub(super) struct Call<'a> {
+    pub(super) head: &'a Parts,
+    pub(super) body: &'a [u8],
+    /// What was said on this connection before.
+    pub(super) session: &'a Session,
+    pub(super) now: SystemTime,
+}
+
+impl Call<'_> {
+    /// A header that is text.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.head.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// What a verifier answers.
+pub(super) struct Reply {
+    status: u16,
+    body: String,
+    headers: Vec<(HeaderName, String)>,
+}
+
+impl Reply {
+    /// A verdict: what was received with its secret part left out, nothing for a call without a credential.
+    pub(super) fn verdict(received: &str, right: bool) -> Self {
+        let (status, verdict) = match (right, received.is_empty()) {
+            (true, _) => (200, "the credential is right"),
+            (false, true) => (401, "no credential"),
+            (false, false) => (401, "the credential is wrong"),
+        };
+        (status, serde_json::json!({ "received": received, "verdict": verdict }).to_string()).into()
+    }
+
+    /// The same with a further header.
+    pub(super) fn with(mut self, name: HeaderName, value: String) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+}
+
+impl From<(u16, String)> for Reply {
+    fn from((status, body): (u16, String)) -> Self {
+        Self { status, body, headers: Vec::new() }
+    }
+}
+
+/// Answers what is meant for it.
+type Verifier = Box<dyn Fn(&Call<'_>) -> Option<Reply> + Send + Sync>;
+
+/// Everything behind the one address: clouds, identity providers, and the demo's own API, which takes what is left.
+fn services(keys: &Keys, certificate: &[u8]) -> Vec<Verifier> {
+    let (aws, jwt, windows) = (Aws::new(&keys.second), Jwt::new(keys.clone()), Windows::new(&keys.second, certificate));
+    let (identity, own, tenancy) = (Identity::new(keys.clone()), keys.clone(), keys.clone());
+    vec![
+        Box::new(move |call| aws.answer(call.head, call.body, call.now).map(Reply::from)),
+        Box::new(move |call| jwt.answer(call.head, call.now).map(Reply::from)),
+        Box::new(move |call| windows.answer(call)),
+        Box::new(move |call| oracle::answer(call.head, call.body, &tenancy.oracle, call.now).map(Reply::from)),
+        Box::new(move |call| Some(answer(call, &own, &identity))),
+    ]
+}
+
 struct Service {
-    keys: Keys,
-    identity: Identity,
-    aws: Aws,
-    windows: Windows,
-    jwt: Jwt,
+    services: Vec<Verifier>,
     clock: Arc<dyn Clock>,
 }
 
@@ -119,42 +171,26 @@ impl Service {
     async fn answer(&self, request: Request<Incoming>, session: &Session) -> Response<Full<Bytes>> {
         let (request, body) = request.into_parts();
         let body = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
-        let now = self.clock.now();
-        let mut asks = None;
-        let of_a_cloud = self.aws.answer(&request, &body, now);
-        let (status, body) = match of_a_cloud.or_else(|| self.jwt.answer(&request, now)) {
-            Some(answer) => answer,
-            None if request.uri.path() == "/token" => {
-                let (status, document) = self.identity.token(&body, now);
-                (status, document.to_string())
-            }
-            None => {
-                let (received, right) = match request.uri.path() {
-                    "/ntlm" => {
-                        let header = request.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-                        match self.windows.judge(session, header, now) {
-                            Judgement::Ruled(right, received) => (received, right),
-                            Judgement::Ask(challenge) => {
-                                asks = HeaderValue::from_str(&challenge).ok();
-                                (String::new(), false)
-                            }
-                        }
-                    }
-                    _ => verify(&request, &self.keys, &self.identity),
-                };
-                let (status, verdict) = match (right, received.is_empty()) {
-                    (true, _) => (200, "the credential is right"),
-                    (false, true) => (401, "no credential"),
-                    (false, false) => (401, "the credential is wrong"),
-                };
-                (status, serde_json::json!({ "received": received, "verdict": verdict }).to_string())
-            }
-        };
+        let call = Call { head: &request, body: &body, session, now: self.clock.now() };
+        let reply = self.services.iter().find_map(|service| service(&call));
+        let Reply { status, body, headers } = reply.unwrap_or_else(|| Reply::verdict("", false));
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
-        asks.into_iter().for_each(|challenge| drop(response.headers_mut().insert(WWW_AUTHENTICATE, challenge)));
+        for (name, value) in headers {
+            response.headers_mut().extend(HeaderValue::from_str(&value).map(|value| (name, value)));
+        }
         response
     }
+}
+
+/// The demo's own API, and the token endpoint of its identity provider.
+fn answer(call: &Call<'_>, keys: &Keys, identity: &Identity) -> Reply {
+    if call.head.uri.path() == "/token" {
+        let (status, document) = identity.token(call.body, call.now);
+        return (status, document.to_string()).into();
+    }
+    let (received, right) = verify(call.head, keys, identity);
+    Reply::verdict(&received, right)
 }
 
 /// What was received, the secret part left out, and whether it is right.

@@ -8,6 +8,8 @@ use aws_lc_rs::rand;
 use http::Method;
 use rcgen::KeyPair;
 
+use super::oracle;
+
 /// The name of the demo's API; it is resolved to loopback by the demo's own configuration.
 pub(super) const HOST: &str = "api.demo.test";
 
@@ -24,6 +26,11 @@ pub(super) const EXTERNAL_ID: &str = "demo-0815";
 /// Its services.
 const S3: &str = "s3.us-east-1.amazonaws.com";
 const DYNAMODB: &str = "dynamodb.eu-west-1.amazonaws.com";
+
+/// What the demo's Oracle Cloud knows: an API of its, and a user there.
+pub(super) const ORACLE_HOST: &str = "iaas.us-phoenix-1.oraclecloud.com";
+pub(super) const ORACLE_TENANCY: &str = "ocid1.tenancy.oc1..aaaaaaaademo";
+pub(super) const ORACLE_USER: &str = "ocid1.user.oc1..aaaaaaaademo";
 
 /// One exchange.
 pub(super) struct Case {
@@ -234,6 +241,36 @@ pub(super) static CASES: &[Case] = &[
         expected: Expected::Rejected,
         ..CALL
     },
+    Case {
+        id: "oracle",
+        scheme: "oracle",
+        about: "a signature with an API key, in place of the one that an SDK made with a worthless key",
+        host: ORACLE_HOST,
+        path: "/20160918/instances",
+        query: "compartmentId=ocid1.compartment.oc1..aaaa&limit=5",
+        headers: &[(
+            "authorization",
+            "Signature algorithm=\"rsa-sha256\",headers=\"date (request-target) host\",keyId=\"worthless\",\
+             signature=\"AAAA\",version=\"1\"",
+        )],
+        settings: "    scheme: oracle\n    tenancy_ocid: ocid1.tenancy.oc1..aaaaaaaademo\n    user_ocid: \
+                   ocid1.user.oc1..aaaaaaaademo\n    fingerprint: { file: FOLDER/oracle-fingerprint }\n    \
+                   private_key: { file: FOLDER/oracle-key }\n",
+        ..CALL
+    },
+    Case {
+        id: "oracle-body",
+        scheme: "oracle",
+        about: "a signature over the body too",
+        method: Method::POST,
+        host: ORACLE_HOST,
+        path: "/20160918/volumeAttachments",
+        body: "{\"volumeId\":\"ocid1.volume.oc1..aaaa\"}",
+        settings: "    scheme: oracle\n    tenancy_ocid: ocid1.tenancy.oc1..aaaaaaaademo\n    user_ocid: \
+                   ocid1.user.oc1..aaaaaaaademo\n    fingerprint: { file: FOLDER/oracle-fingerprint }\n    \
+                   private_key: { file: FOLDER/oracle-key }\n",
+        ..CALL
+    },
 ];
 
 /// Keys made for one run.
@@ -244,22 +281,25 @@ pub(super) struct Keys {
     pub(super) third: String,
     /// P-256.
     pub(super) signing: Arc<KeyPair>,
+    pub(super) oracle: oracle::Key,
 }
 
 impl Keys {
     /// Random keys.
     pub(super) fn generate() -> Result<Self, String> {
         let signing = Arc::new(KeyPair::generate().map_err(|error| error.to_string())?);
-        Ok(Self { first: random()?, second: random()?, third: random()?, signing })
+        Ok(Self { first: random()?, second: random()?, third: random()?, signing, oracle: oracle::Key::generate()? })
     }
 
     /// The files they are written to for Countersign.
-    pub(super) fn files(&self) -> [(&'static str, String); 4] {
+    pub(super) fn files(&self) -> [(&'static str, String); 6] {
         [
             ("first", self.first.clone()),
             ("second", self.second.clone()),
             ("third", self.third.clone()),
             ("signing", self.signing.serialize_pem()),
+            ("oracle-key", self.oracle.pem.clone()),
+            ("oracle-fingerprint", self.oracle.fingerprint.clone()),
         ]
     }
 }

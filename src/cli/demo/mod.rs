@@ -7,6 +7,7 @@ mod cases;
 mod identity;
 mod jwt;
 mod ntlm;
+mod oracle;
 
 use std::net::SocketAddr;
 use std::path::Path;

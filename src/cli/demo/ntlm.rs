@@ -9,9 +9,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use http::header::WWW_AUTHENTICATE;
 use md4::{Digest, Md4};
 use md5::Md5;
 
+use super::api::{Call, Reply};
 use super::cases::HOST;
 
 /// Its one user.
@@ -42,7 +44,7 @@ enum State {
 
 /// What becomes of a request.
 #[derive(Debug, PartialEq)]
-pub(super) enum Judgement {
+enum Judgement {
     /// The first message came, and this is the header that asks.
     Ask(String),
     /// Whether it is let in, and what it showed of itself.
@@ -58,8 +60,19 @@ impl Windows {
         Self { password: password.into(), channel: Md5::digest(structure).into(), proven: AtomicUsize::new(0) }
     }
 
+    /// What `/ntlm` answers.
+    pub(super) fn answer(&self, call: &Call<'_>) -> Option<Reply> {
+        if call.head.uri.path() != "/ntlm" {
+            return None;
+        }
+        Some(match self.judge(call.session, call.header("authorization"), call.now) {
+            Judgement::Ruled(right, received) => Reply::verdict(&received, right),
+            Judgement::Ask(challenge) => Reply::verdict("", false).with(WWW_AUTHENTICATE, challenge),
+        })
+    }
+
     /// Judges a request by its Authorization header and by what its connection has proven.
-    pub(super) fn judge(&self, session: &Session, authorization: Option<&str>, now: SystemTime) -> Judgement {
+    fn judge(&self, session: &Session, authorization: Option<&str>, now: SystemTime) -> Judgement {
         let mut state = session.0.lock().unwrap_or_else(PoisonError::into_inner);
         let message = authorization.and_then(|value| value.strip_prefix("NTLM "));
         let message = message.and_then(|text| STANDARD.decode(text).ok());
