@@ -32,6 +32,19 @@ impl HttpClient for NoClients {
     }
 }
 
+/// What schemes that call nobody are built with.
+pub fn outside(deps: Deps) -> Outside {
+    Outside {
+        tokens: Tokens::new(&deps),
+        http: Arc::new(NoClients),
+        clock: deps.clock,
+        environment: deps.environment,
+        random: deps.random,
+        state: Arc::new(StateDirectory::new("state".into(), None, Arc::default()).unwrap()),
+        lender: Arc::new(countersign::route::Lending::new(Deps::system().clock, Default::default())),
+    }
+}
+
 /// The signer of the `aws` scheme with a row's keys.
 fn signer(row: &Value) -> Arc<dyn Authorizer> {
     let mut secrets = vec![(SecretRef::Env { env: "SECRET".into() }, Secret::new(row["secret_key"].as_str().unwrap()))];
@@ -49,16 +62,7 @@ fn signer(row: &Value) -> Arc<dyn Authorizer> {
     if row["payload"] == "hash" {
         settings["payload"] = "signed".into();
     }
-    let deps = Deps::system();
-    let outside = Outside {
-        tokens: Tokens::new(&deps),
-        http: Arc::new(NoClients),
-        clock: deps.clock,
-        environment: deps.environment,
-        random: deps.random,
-        state: Arc::new(StateDirectory::new("state".into(), None, Arc::default()).unwrap()),
-        lender: Arc::new(countersign::route::Lending::new(Deps::system().clock, Default::default())),
-    };
+    let outside = outside(Deps::system());
     let secrets: Secrets = secrets.into_iter().collect();
     let setup = Setup { account: "default", credential: "row", secrets: &secrets, outside: &outside };
     let scheme = (find("aws").unwrap().parse)(settings).unwrap().build(&setup).unwrap();

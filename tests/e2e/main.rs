@@ -25,6 +25,7 @@ mod identity_providers;
 mod jwt;
 mod ntlm;
 mod operations;
+mod oracle_signing;
 mod protocols;
 mod reverse;
 mod rotation;
