@@ -145,7 +145,7 @@ impl Settings {
     }
 
     /// What is not secret, and what it must be.
-    fn public(&self) -> [(&'static str, Option<&Public>, fn(&str) -> Result<(), String>); 3] {
+    fn public(&self) -> [(&'static str, Option<&Public>, Check); 3] {
         [
             ("tenancy_ocid", self.tenancy_ocid.as_ref(), |text| check_ocid(text, "tenancy")),
             ("user_ocid", self.user_ocid.as_ref(), |text| check_ocid(text, "user")),
@@ -161,6 +161,9 @@ impl Settings {
         Ok(endpoint)
     }
 }
+
+/// Says what is wrong with a value.
+type Check = fn(&str) -> Result<(), String>;
 
 /// `ocid1.tenancy.oc1..aaaa`; the oldest tenancies have `ocidv1:tenancy:oc1:phx:1460406592660:aaaa`.
 fn check_ocid(text: &str, kind: &str) -> Result<(), String> {

@@ -163,7 +163,7 @@ impl Hash {
     fn over(self, parts: &[&[u8]]) -> String {
         let pieces = parts.iter().enumerate().flat_map(|(at, part)| [if at == 0 { &b""[..] } else { b":" }, part]);
         match self {
-            Self::Md5 => hex(&pieces.fold(md5::Md5::new(), |digest, piece| digest.chain_update(piece)).finalize()),
+            Self::Md5 => hex(&pieces.fold(md5::Md5::new(), md5::Digest::chain_update).finalize()),
             Self::Sha256 | Self::Sha512Trunc256 => {
                 let mut digest = Context::new(if self == Self::Sha256 { &SHA256 } else { &SHA512_256 });
                 pieces.for_each(|piece| digest.update(piece));
