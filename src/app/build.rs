@@ -239,15 +239,24 @@ impl Builder {
                     let loaded = self.secrets.get(reference).ok();
                     key = key.with_option(&reference.to_string(), loaded.map(|secret| secret.expose().to_vec()));
                 }
-                let Some(id) = link.draft.borrows() else { break };
+                let Some(loan) = link.draft.borrows() else { break };
+                let id = loan.credential;
                 next = credentials.iter().find(|one| one.id == id);
-                let wrong = match next {
-                    None => Some(format!("there is no credential {id}")),
-                    Some(next) if chain.contains(&&next.id) => Some(format!("{id} needs {} itself", credential.id)),
-                    Some(_) => None,
+                let wrong = match (next, &loan.destination) {
+                    (None, _) => Some(format!("there is no credential {id}")),
+                    (Some(next), _) if chain.contains(&&next.id) => {
+                        Some(format!("{id} needs {} itself", credential.id))
+                    }
+                    (Some(next), Some(to)) if !next.hosts.iter().any(|pattern| pattern.matches(to)) => {
+                        Some(format!("{id} is not for {}; list it under its `hosts`", to.host()))
+                    }
+                    (Some(_), _) => None,
                 };
                 if let Some(why) = wrong {
-                    errors.push((format!("credentials[{index}].credential"), why));
+                    // What is wrong further down the chain is said there.
+                    if chain.len() == 1 || why.ends_with("itself") {
+                        errors.push((format!("credentials[{index}].credential"), why));
+                    }
                     break;
                 }
                 chain.extend(next.map(|next| &next.id));

@@ -30,6 +30,16 @@ pub trait Authorizer: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Whether an answer of this status may be about what the request was signed with, so that it is worth a
+    /// [verdict](Authorizer::verdict). Asked of answers that are no success.
+    fn suspects(&self, status: StatusCode) -> bool {
+        match status {
+            StatusCode::UNAUTHORIZED => true,
+            StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN => self.reads_errors(),
+            _ => false,
+        }
+    }
+
     /// What an answer says about what the request was signed with. `now` is when it came.
     fn verdict(&self, answer: &AnswerView<'_>, _now: SystemTime) -> Verdict {
         if answer.status == StatusCode::UNAUTHORIZED { Verdict::Token } else { Verdict::Fine }

@@ -456,9 +456,6 @@ impl Reader<'_> {
                 continue;
             };
             let mut hosts = self.each(&join(&path, "hosts"), &raw.hosts, HostPattern::parse);
-            if raw.hosts.is_empty() {
-                hosts.extend(kind.default_hosts.iter().filter_map(|host| HostPattern::parse(host).ok()));
-            }
             let draft = match (kind.parse)(serde_json::Value::Object(raw.own)) {
                 Ok(draft) => draft,
                 Err(error) => {
@@ -466,6 +463,16 @@ impl Reader<'_> {
                     continue;
                 }
             };
+            let named: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+            // With one that is no pattern the others have other places.
+            if let Some(error) = draft.check_hosts(&named).err().filter(|_| named.len() == raw.hosts.len()) {
+                self.error(&join(&path, &error.path), error.message);
+            }
+            if raw.hosts.is_empty() {
+                let own = || kind.default_hosts.iter().map(|host| (*host).to_owned()).collect();
+                let own: Vec<String> = draft.default_hosts().unwrap_or_else(own);
+                hosts.extend(own.iter().filter_map(|host| HostPattern::parse(host).ok()));
+            }
             credentials.push(CredentialSettings {
                 id: raw.id,
                 kind,

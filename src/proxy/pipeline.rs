@@ -382,11 +382,7 @@ impl Call<'_> {
 
 /// Whether an answer of this status may be about the signature.
 fn is_suspicious(status: StatusCode, receipt: &Receipt) -> bool {
-    match status {
-        StatusCode::UNAUTHORIZED => true,
-        StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN => receipt.reads_errors(),
-        _ => false,
-    }
+    !status.is_success() && receipt.suspects(status)
 }
 
 /// A request as it was before signing, for the case that its token is refused.

@@ -1,7 +1,7 @@
 //! Lending: a credential signs a request that another credential's scheme makes itself, to the hosts it is for and no others.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use aws_lc_rs::digest::{SHA256, SHA512_256, digest};
 use http::header::{CONTENT_LENGTH, HOST};
@@ -12,7 +12,8 @@ use md5::Digest as _;
 use super::binding::CredentialEntry;
 use crate::base::request::{BodyDigest, is_spelling_of};
 use crate::base::{Authorizer, BodyNeed, BoxFuture, Clock, Code, Destination, Refusal, RequestView};
-use crate::scheme::{Identity, Lender};
+use crate::scheme::{Identity, Lender, Lent};
+use crate::token::{Handle, Live};
 
 /// The credentials of one configuration, for each other.
 #[derive(Debug)]
@@ -20,8 +21,8 @@ pub struct Lending {
     clock: Arc<dyn Clock>,
     /// What each is made of.
     fingerprints: HashMap<String, String>,
-    /// Known once all are built.
-    entries: OnceLock<HashMap<Arc<str>, Arc<CredentialEntry>>>,
+    /// Known once all are built. Not kept alive: what borrows is one of them.
+    entries: OnceLock<HashMap<Arc<str>, Weak<CredentialEntry>>>,
 }
 
 impl Lending {
@@ -33,13 +34,13 @@ impl Lending {
     /// From now on these are lent.
     pub fn open<'a>(&self, entries: impl Iterator<Item = &'a Arc<CredentialEntry>>) {
         // Opened once for each configuration; a second time would change nothing.
-        let _ = self.entries.set(entries.map(|entry| (Arc::clone(&entry.id), Arc::clone(entry))).collect());
+        let _ = self.entries.set(entries.map(|entry| (Arc::clone(&entry.id), Arc::downgrade(entry))).collect());
     }
 
-    async fn signed(&self, id: &str, request: Request<Vec<u8>>) -> Result<Request<Vec<u8>>, Refusal> {
+    async fn signed(&self, id: &str, request: Request<Vec<u8>>) -> Result<Lent, Refusal> {
         let unusable = |why: String| Refusal::new(Code::CredentialRejected, format!("credential {id}: {why}"));
-        let entry = self.entries.get().and_then(|entries| entries.get(id));
-        let entry = entry.ok_or_else(|| unusable("it cannot be used yet".into()))?;
+        let entry = self.entries.get().and_then(|entries| entries.get(id)).and_then(Weak::upgrade);
+        let entry = entry.ok_or_else(|| unusable("it cannot be used now".into()))?;
         let destination = Destination::from_absolute(request.uri())?;
         if !entry.is_for(&destination) {
             let host = destination.host();
@@ -47,9 +48,12 @@ impl Lending {
             return Err(Refusal::new(Code::DestinationForbidden, why));
         }
         let scheme = entry.scheme_now().map_err(unusable)?;
-        let authorizer: Arc<dyn Authorizer> = match scheme.identity() {
-            Identity::Fixed(authorizer) => Arc::clone(authorizer),
-            Identity::Token(handle) => Arc::clone(handle.obtain().await?.authorizer()),
+        let (authorizer, token): (Arc<dyn Authorizer>, Option<(Arc<Handle>, Arc<Live>)>) = match scheme.identity() {
+            Identity::Fixed(authorizer) => (Arc::clone(authorizer), None),
+            Identity::Token(handle) => {
+                let live = handle.obtain().await?;
+                (Arc::clone(live.authorizer()), Some((Arc::clone(handle), live)))
+            }
             Identity::Challenged(_) => {
                 return Err(unusable(format!("scheme {} cannot authenticate a login", entry.scheme)));
             }
@@ -81,7 +85,7 @@ impl Lending {
         // The client writes both itself.
         parts.headers.remove(HOST);
         parts.headers.remove(CONTENT_LENGTH);
-        Ok(Request::from_parts(parts, body))
+        Ok(Lent { request: Request::from_parts(parts, body), token })
     }
 }
 
@@ -103,7 +107,7 @@ impl Lender for Lending {
         self.fingerprints.get(id).map(String::as_str)
     }
 
-    fn sign<'a>(&'a self, id: &'a str, request: Request<Vec<u8>>) -> BoxFuture<'a, Result<Request<Vec<u8>>, Refusal>> {
+    fn sign<'a>(&'a self, id: &'a str, request: Request<Vec<u8>>) -> BoxFuture<'a, Result<Lent, Refusal>> {
         Box::pin(self.signed(id, request))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::HeaderName;
+use http::{HeaderName, StatusCode};
 use ipnet::IpNet;
 
 use super::binding::Binding;
@@ -207,6 +207,11 @@ impl Receipt {
     /// Whether the beginning of the upstream's errors is worth reading before [`Receipt::judge`].
     pub fn reads_errors(&self) -> bool {
         self.authorizer.reads_errors()
+    }
+
+    /// Whether an answer of this status, which is no success, may be about what the request was signed with.
+    pub fn suspects(&self, status: StatusCode) -> bool {
+        self.authorizer.suspects(status)
     }
 
     /// Judges the upstream's answer: a token that was refused is dropped. Says whether signing once more is worth it.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{Draft, Identity, Kind, Scheme, Setup, at, settings};
-use crate::base::{Authorizer, Mutations, Prepared};
+use crate::base::{Authorizer, Mutations, Prepared, Secret};
 use crate::base::{Public, SecretField, SecretRef, Unavailable};
 
 pub(super) const KIND: Kind = Kind {
@@ -37,7 +37,7 @@ struct Settings {
 }
 
 /// RFC 7617 section 2: no colon, no control characters.
-fn check_username(username: &str) -> Result<(), String> {
+pub(super) fn check_username(username: &str) -> Result<(), String> {
     if username.contains(':') {
         return Err("a user name cannot hold a colon (RFC 7617)".into());
     }
@@ -47,6 +47,26 @@ fn check_username(username: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// The value of an Authorization header.
+///
+/// # Errors
+/// When the pair cannot stand in one.
+pub(super) fn header(username: &str, password: &Secret) -> Result<HeaderValue, Unavailable> {
+    check_username(username).map_err(|message| Unavailable(format!("username: {message}")))?;
+    if password.expose().iter().any(u8::is_ascii_control) {
+        return Err(Unavailable("password: it holds a control character (RFC 7617)".into()));
+    }
+    let mut pair = Zeroizing::new(Vec::with_capacity(username.len() + 1 + password.expose().len()));
+    pair.extend_from_slice(username.as_bytes());
+    pair.push(b':');
+    pair.extend_from_slice(password.expose());
+    let line = Zeroizing::new(format!("Basic {}", STANDARD.encode(&*pair)));
+    let mut value =
+        HeaderValue::from_str(&line).map_err(|_| Unavailable("the password cannot be sent in a header".into()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 impl Draft for Settings {
     fn references(&self) -> Vec<&SecretRef> {
         self.username.reference().into_iter().chain([self.password.reference()]).collect()
@@ -54,19 +74,7 @@ impl Draft for Settings {
 
     fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {
         let username = setup.secrets.public(&self.username)?;
-        check_username(&username).map_err(|message| Unavailable(format!("username: {message}")))?;
-        let password = setup.secrets.field(&self.password)?;
-        if password.expose().iter().any(u8::is_ascii_control) {
-            return Err(Unavailable("password: it holds a control character (RFC 7617)".into()));
-        }
-        let mut pair = Zeroizing::new(Vec::with_capacity(username.len() + 1 + password.expose().len()));
-        pair.extend_from_slice(username.as_bytes());
-        pair.push(b':');
-        pair.extend_from_slice(password.expose());
-        let line = Zeroizing::new(format!("Basic {}", STANDARD.encode(&*pair)));
-        let mut value =
-            HeaderValue::from_str(&line).map_err(|_| Unavailable("the password cannot be sent in a header".into()))?;
-        value.set_sensitive(true);
+        let value = header(&username, &setup.secrets.field(&self.password)?)?;
         let mutations = Mutations { set: vec![(AUTHORIZATION, value)], ..Mutations::default() };
         Ok(Arc::new(Basic { authorizer: Arc::new(Prepared::new(mutations)) }))
     }
@@ -92,7 +100,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::base::Secret;
 
     fn build(username: &str, password: &str) -> Result<Arc<dyn Scheme>, Unavailable> {
         let draft = (KIND.parse)(json!({"username": username, "password": {"env": "P"}})).unwrap();

@@ -12,11 +12,14 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use crate::base::{Authorizer, BoxFuture, Challenged, Clock, Environment, HttpClients, Random, Refusal, RequestView};
+use crate::base::{
+    Authorizer, BoxFuture, Challenged, Clock, Destination, Environment, HttpClients, Random, Refusal, RequestView,
+};
 use crate::base::{SecretRef, Secrets, Unavailable};
-use crate::token::{Handle, StateDirectory, Tokens};
+use crate::token::{Handle, Live, StateDirectory, Tokens};
 
 mod api_key;
+mod apptio;
 mod assertion;
 mod aws;
 mod aws_sts;
@@ -24,6 +27,7 @@ mod basic;
 mod digest;
 mod fields;
 mod jwt;
+mod login;
 mod ntlm;
 mod oauth2;
 mod oracle;
@@ -32,12 +36,14 @@ mod placement;
 /// Every scheme there is.
 pub static KINDS: &[Kind] = &[
     api_key::KIND, //
+    apptio::KIND,
     aws::KIND,
     aws_sts::KIND,
     basic::KIND,
     digest::KIND,
-    ntlm::KIND,
     jwt::KIND,
+    login::KIND,
+    ntlm::KIND,
     oauth2::KIND,
     oracle::KIND,
 ];
@@ -87,8 +93,21 @@ pub trait Draft: Send + Sync + fmt::Debug {
     /// Every reference that [`Draft::build`] will ask for.
     fn references(&self) -> Vec<&SecretRef>;
 
-    /// The credential that authenticates this one's own requests, by its id.
-    fn borrows(&self) -> Option<&str> {
+    /// The provider's hosts that these settings are for, used when the credential names none; `None` for those of the kind.
+    fn default_hosts(&self) -> Option<Vec<String>> {
+        None
+    }
+
+    /// Judges the hosts that the credential names, as patterns in their normal form; there may be none.
+    ///
+    /// # Errors
+    /// At `hosts`, or at one of them, when these settings give a token that must not go there.
+    fn check_hosts(&self, _named: &[String]) -> Result<(), SettingsError> {
+        Ok(())
+    }
+
+    /// The credential that authenticates this one's own requests.
+    fn borrows(&self) -> Option<Loan<'_>> {
         None
     }
 
@@ -102,6 +121,15 @@ pub trait Draft: Send + Sync + fmt::Debug {
     fn introduce<'a>(&'a self, _setup: &'a Setup<'a>) -> Option<BoxFuture<'a, Result<Introduction, Unavailable>>> {
         None
     }
+}
+
+/// What a credential borrows.
+#[derive(Debug, Clone)]
+pub struct Loan<'a> {
+    /// The lender's id.
+    pub credential: &'a str,
+    /// Where it is used, if that is known already: the lender must be for this host.
+    pub destination: Option<Destination>,
 }
 
 /// What a person carries to the other side so that it trusts a credential.
@@ -140,11 +168,16 @@ pub trait Lender: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// `destination_forbidden` when the credential is not for that host; why it has no token.
-    fn sign<'a>(
-        &'a self,
-        id: &'a str,
-        request: http::Request<Vec<u8>>,
-    ) -> BoxFuture<'a, Result<http::Request<Vec<u8>>, Refusal>>;
+    fn sign<'a>(&'a self, id: &'a str, request: http::Request<Vec<u8>>) -> BoxFuture<'a, Result<Lent, Refusal>>;
+}
+
+/// A request that another credential signed.
+#[derive(Debug)]
+pub struct Lent {
+    /// The request, ready to be sent.
+    pub request: http::Request<Vec<u8>>,
+    /// The token it was signed with, if the lender has such.
+    pub token: Option<(Arc<Handle>, Arc<Live>)>,
 }
 
 /// What schemes use to obtain tokens.
@@ -269,7 +302,7 @@ fn is_reserved(name: &HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{ClientOptions, Deps, Destination, HttpClient};
+    use crate::base::{ClientOptions, Deps, HttpClient};
 
     /// For schemes that call nobody.
     #[derive(Debug)]
@@ -290,11 +323,7 @@ mod tests {
             None
         }
 
-        fn sign<'a>(
-            &'a self,
-            id: &'a str,
-            _: http::Request<Vec<u8>>,
-        ) -> BoxFuture<'a, Result<http::Request<Vec<u8>>, Refusal>> {
+        fn sign<'a>(&'a self, id: &'a str, _: http::Request<Vec<u8>>) -> BoxFuture<'a, Result<Lent, Refusal>> {
             Box::pin(async move { Err(Refusal::bad_request(format!("there is no credential {id}"))) })
         }
     }

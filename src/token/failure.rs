@@ -24,6 +24,8 @@ pub enum FailureKind {
     Unavailable,
     /// A refresh token was lost or revoked, or its last use had an unknown outcome: a person must act.
     Reauthorize,
+    /// What authenticates the exchange must not go to its host.
+    Forbidden,
 }
 
 /// Why there is no token.
@@ -56,7 +58,7 @@ impl Failure {
     pub(super) fn pause(&self, count: u32, jitter: f64) -> Duration {
         let (first, longest) = match self.kind {
             FailureKind::Rejected | FailureKind::Reauthorize => LONG,
-            FailureKind::Refused | FailureKind::Unavailable => SHORT,
+            FailureKind::Refused | FailureKind::Unavailable | FailureKind::Forbidden => SHORT,
         };
         let grown = first.saturating_mul(1 << count.saturating_sub(1).min(10)).min(longest);
         // Bounded before it is multiplied: a server may write any number.
@@ -71,12 +73,25 @@ impl Failure {
         lasting(self) == lasting(other)
     }
 
+    /// The failure of an exchange that could not be authenticated.
+    pub fn of_refusal(refusal: &Refusal) -> Self {
+        let kind = match refusal.code {
+            Code::CredentialRejected => FailureKind::Rejected,
+            Code::ReauthorizationRequired => FailureKind::Reauthorize,
+            Code::DestinationForbidden => FailureKind::Forbidden,
+            Code::TokenEndpointUnavailable => FailureKind::Unavailable,
+            _ => FailureKind::Refused,
+        };
+        Self::new(kind, refusal.detail.clone()).with_retry_after(refusal.retry_after)
+    }
+
     /// What the caller is told: for how long to stay away is known to whoever remembers the failure.
     pub(super) fn refusal(&self, credential: &str, pause: Duration) -> Refusal {
         let detail = format!("credential {credential}: {}", self.detail);
         match self.kind {
             FailureKind::Rejected | FailureKind::Refused => Refusal::new(Code::CredentialRejected, detail),
             FailureKind::Reauthorize => Refusal::new(Code::ReauthorizationRequired, detail),
+            FailureKind::Forbidden => Refusal::new(Code::DestinationForbidden, detail),
             FailureKind::Unavailable => {
                 // Rounded up: a caller that comes back a moment too early has waited for nothing.
                 let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
@@ -130,6 +145,11 @@ mod tests {
         assert_eq!(refusal(FailureKind::Rejected).code, Code::CredentialRejected);
         assert_eq!(refusal(FailureKind::Refused).code, Code::CredentialRejected);
         assert_eq!(refusal(FailureKind::Reauthorize).code, Code::ReauthorizationRequired);
+        assert_eq!(refusal(FailureKind::Forbidden).code, Code::DestinationForbidden);
+        for kind in [FailureKind::Rejected, FailureKind::Reauthorize, FailureKind::Forbidden, FailureKind::Unavailable]
+        {
+            assert_eq!(Failure::of_refusal(&refusal(kind)).kind, kind, "there and back");
+        }
         let unavailable = refusal(FailureKind::Unavailable);
         assert_eq!((unavailable.code, unavailable.status.as_u16()), (Code::TokenEndpointUnavailable, 503));
         assert_eq!(unavailable.retry_after, Some(Duration::from_secs(2)));

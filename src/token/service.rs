@@ -88,6 +88,12 @@ impl fmt::Debug for Service {
 }
 
 impl Reply {
+    #[cfg(test)]
+    pub(super) fn of(host: &str, response: http::Response<Vec<u8>>) -> Self {
+        let (head, body) = response.into_parts();
+        Self { host: host.into(), status: head.status, headers: head.headers, body: Secret::new(body) }
+    }
+
     /// The status, which is 2xx.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -103,13 +109,19 @@ impl Reply {
         &self.body
     }
 
+    /// The body as JSON, if it is that.
+    pub fn document(&self) -> Option<Value> {
+        let body = self.body.expose();
+        serde_json::from_slice(body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body)).ok()
+    }
+
     /// The body as a JSON object.
     ///
     /// # Errors
     /// [`FailureKind::Unavailable`] when it is none.
     pub fn object(&self) -> Result<Map<String, Value>, Failure> {
-        match serde_json::from_slice(self.body.expose()) {
-            Ok(Value::Object(fields)) => Ok(fields),
+        match self.document() {
+            Some(Value::Object(fields)) => Ok(fields),
             _ => Err(self.unusable("the answer is not a JSON object")),
         }
     }
@@ -129,6 +141,16 @@ impl Reply {
     pub fn lifetime(&self, now: SystemTime) -> Option<Duration> {
         let seconds = lifetime(&self.object().ok()?, now)?;
         Some(Duration::from_secs(seconds).min(LONGEST_LIFE))
+    }
+
+    /// A failure for an answer without what was asked for: refused, when it names an `error` in its place, else not usable.
+    pub fn without(&self, what: &str, secrets: &[Secret]) -> Failure {
+        let fields = self.object().unwrap_or_default();
+        let (code, words) = error_of(&fields);
+        let said = scrubbed(format!("{code}: {words}").trim_matches([' ', ':']), secrets);
+        let failure = self.unusable(format!("there is no {what}: {said}").trim_end_matches([' ', ':']));
+        let refused = fields.get("error").is_some_and(|error| !matches!(error, Value::Null | Value::Bool(false)));
+        Failure { kind: if refused { FailureKind::Rejected } else { failure.kind }, ..failure }
     }
 
     /// A failure for an answer that holds no token.

@@ -1,0 +1,434 @@
+//! `apptio`: an API key pair of Apptio, exchanged at Frontdoor for the token `apptio-opentoken`, which goes with every call
+//! beside the environment that it is about.
+//!
+//! <https://help.apptio.com/en-us/cloudability/api/v3/authentication.htm>
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Method, Request, StatusCode, Uri};
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, de};
+use serde_json::{Value, json};
+
+use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, is_reserved, settings};
+use crate::base::{Authorizer, BoxFuture, ClientOptions, Destination, Mutations, Prepared, Protocol, Public, Secret};
+use crate::base::{SecretField, SecretRef, Unavailable};
+use crate::token::{
+    Failure, FailureKind, Handle, KeyBuilder, Pairs, Place, Reply, Service, Token, TokenSource, lifetime,
+};
+
+pub(super) const KIND: Kind = Kind {
+    name: "apptio",
+    about: "A token of Apptio Frontdoor for an API key pair, with the environment it is for",
+    // Those of the region: see `default_hosts` of the draft.
+    default_hosts: &[],
+    strangers: |_| false,
+    narrows: None,
+    parse: |value| {
+        let settings: Settings = settings(value)?;
+        settings.check()?;
+        Ok(Box::new(settings))
+    },
+};
+
+/// Used when an answer says nothing of a lifetime. Sessions last as long as the customer's domain says; none is shorter.
+const UNSAID_LIFETIME: Duration = Duration::from_secs(300);
+
+/// What `token_lifetime` may say at most: sessions are for a working day.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// The header, and the cookie, that the token comes in, and the header that it goes out in.
+const TOKEN: HeaderName = HeaderName::from_static("apptio-opentoken");
+
+/// Frontdoor says 400 for a wrong key; the others are what a gateway in front of it would say.
+const REJECTED: [StatusCode; 3] = [StatusCode::BAD_REQUEST, StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Region {
+    #[default]
+    Us,
+    Eu,
+    Au,
+    /// The US government's.
+    Usgov,
+    /// The Australian government's.
+    Aug,
+    Me,
+}
+
+impl Region {
+    fn frontdoor(self) -> &'static str {
+        match self {
+            Self::Us => "frontdoor.apptio.com",
+            Self::Eu => "frontdoor-eu.apptio.com",
+            Self::Au => "frontdoor-au.apptio.com",
+            Self::Usgov => "frontdoor-usgov.apptio.com",
+            Self::Aug => "frontdoor-aug.apptio.com",
+            Self::Me => "frontdoor-me.apptio.com",
+        }
+    }
+
+    /// The Cloudability API, where the region has a documented one.
+    fn cloudability(self) -> Option<&'static str> {
+        match self {
+            Self::Us => Some("api.cloudability.com"),
+            Self::Eu => Some("api-eu.cloudability.com"),
+            Self::Au => Some("api-au.cloudability.com"),
+            Self::Me => Some("api-me.cloudability.com"),
+            Self::Usgov | Self::Aug => None,
+        }
+    }
+}
+
+/// Which products' APIs are called: they read the environment from different headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Product {
+    /// Costing, Planning and the other applications of Apptio One.
+    #[default]
+    Apptio,
+    Cloudability,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    key_access: Public,
+    key_secret: SecretField,
+    /// Tried when the first is refused, so that replacing one interrupts nothing.
+    second: Option<KeyPair>,
+    #[serde(default)]
+    region: Region,
+    /// Frontdoor's address, if it is not the region's.
+    frontdoor_url: Option<Public>,
+    environment: Option<Environment>,
+    #[serde(default)]
+    product: Product,
+    /// The header that says the environment, if it is not the product's.
+    environment_header: Option<String>,
+    /// How long a token lives when the answer does not say.
+    #[serde(default, deserialize_with = "crate::base::duration::deserialize_option")]
+    token_lifetime: Option<Duration>,
+    /// Let the keys travel to Frontdoor over `http://`.
+    #[serde(default)]
+    allow_cleartext: bool,
+    /// Addresses normally refused that Frontdoor may have.
+    #[serde(default, deserialize_with = "crate::base::nets::deserialize")]
+    allow_addresses: Vec<IpNet>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyPair {
+    key_access: Public,
+    key_secret: SecretField,
+}
+
+/// The environment, by its id, or by the names that people know it by.
+#[derive(Debug)]
+enum Environment {
+    Id(Public),
+    Named(EnvironmentName),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EnvironmentName {
+    /// The customer's domain, such as `example.com`.
+    domain: Public,
+    /// The environment's name there, such as `main`.
+    name: Public,
+}
+
+impl<'de> Deserialize<'de> for Environment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Object(map) if map.contains_key("domain") || map.contains_key("name") => {
+                EnvironmentName::deserialize(Value::Object(map)).map(Self::Named)
+            }
+            value => Public::deserialize(value).map(Self::Id),
+        }
+        .map_err(de::Error::custom)
+    }
+}
+
+impl Environment {
+    fn parts(&self) -> Vec<&Public> {
+        match self {
+            Self::Id(id) => vec![id],
+            Self::Named(EnvironmentName { domain, name }) => vec![domain, name],
+        }
+    }
+}
+
+impl Settings {
+    fn check(&self) -> Result<(), SettingsError> {
+        if let Some(Public::Literal(url)) = &self.frontdoor_url {
+            self.frontdoor(url).map_err(|why| at("frontdoor_url", why))?;
+        }
+        for (index, part) in self.environment.iter().flat_map(Environment::parts).enumerate() {
+            if matches!(part, Public::Literal(text) if !is_plain(text)) {
+                let key = match (&self.environment, index) {
+                    (Some(Environment::Named(_)), 0) => "environment.domain",
+                    (Some(Environment::Named(_)), _) => "environment.name",
+                    _ => "environment",
+                };
+                return Err(at(key, "it is empty or holds control characters"));
+            }
+        }
+        match &self.environment_header {
+            None => {}
+            Some(_) if self.environment.is_none() => {
+                return Err(at("environment_header", "it goes with `environment`"));
+            }
+            Some(name) => match HeaderName::from_bytes(name.as_bytes()) {
+                Ok(header) if !is_reserved(&header) && header != TOKEN => {}
+                _ => return Err(at("environment_header", "not a header that can say the environment")),
+            },
+        }
+        if self.token_lifetime.is_some_and(|lifetime| lifetime > LONGEST_LIFETIME) {
+            return Err(at("token_lifetime", "at most a day"));
+        }
+        Ok(())
+    }
+
+    /// Frontdoor's destination, and its address without a slash at the end.
+    fn frontdoor(&self, url: &str) -> Result<(Destination, String), String> {
+        let endpoint = Destination::from_upstream(url).map_err(|refusal| refusal.detail.into_owned())?;
+        if endpoint.protocol() == Protocol::Http && !self.allow_cleartext {
+            return Err("the keys would travel unencrypted; use https, or set `allow_cleartext: true`".into());
+        }
+        let uri: Uri = url.parse().map_err(|_| "not an address".to_owned())?;
+        if uri.query().is_some() || uri.path().trim_end_matches('/') != "" {
+            return Err("the address of Frontdoor has no path; write https://frontdoor.example.com".into());
+        }
+        let base = format!("{}://{}", endpoint.protocol().as_str(), endpoint.authority());
+        Ok((endpoint, base))
+    }
+
+    fn environment_header(&self) -> Result<HeaderName, Unavailable> {
+        let name = self.environment_header.as_deref().unwrap_or(match self.product {
+            Product::Apptio => "apptio-current-environment",
+            Product::Cloudability => "apptio-environmentid",
+        });
+        HeaderName::from_bytes(name.as_bytes()).map_err(|_| Unavailable("environment_header: not a header name".into()))
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&Public, &SecretField)> {
+        let second = self.second.iter().map(|pair| (&pair.key_access, &pair.key_secret));
+        std::iter::once((&self.key_access, &self.key_secret)).chain(second)
+    }
+
+    /// What the credential's environment is, as far as it is known.
+    fn whereabouts(&self, setup: &Setup<'_>, base: &str) -> Result<Option<Whereabouts>, Unavailable> {
+        let Some(environment) = &self.environment else { return Ok(None) };
+        let text = |part: &Public| {
+            let text = setup.secrets.public(part)?;
+            if is_plain(&text) { Ok(text) } else { Err(Unavailable("environment: it is empty or no text".into())) }
+        };
+        let header = self.environment_header()?;
+        let id = OnceLock::new();
+        let lookup = match environment {
+            Environment::Id(part) => {
+                let value = HeaderValue::from_str(&text(part)?);
+                // A new cell takes its first value.
+                let _ = id.set(value.map_err(|_| Unavailable("environment: it cannot be sent in a header".into()))?);
+                None
+            }
+            Environment::Named(EnvironmentName { domain, name }) => {
+                let segment = |text: String| {
+                    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+                };
+                let path = format!("{base}/api/environment/{}/{}", segment(text(domain)?), segment(text(name)?));
+                Some(path.parse().map_err(|_| Unavailable("environment: it makes no address".into()))?)
+            }
+        };
+        Ok(Some(Whereabouts { header, id, lookup }))
+    }
+}
+
+/// Text that can stand in an address or a header.
+fn is_plain(text: &str) -> bool {
+    !text.trim().is_empty() && !text.chars().any(char::is_control) && !matches!(text, "." | "..")
+}
+
+impl Draft for Settings {
+    fn references(&self) -> Vec<&SecretRef> {
+        let environment = self.environment.iter().flat_map(Environment::parts);
+        let public = self.frontdoor_url.iter().chain(environment).chain(self.pairs().map(|(access, _)| access));
+        let secret = self.pairs().map(|(_, secret)| secret.reference());
+        public.filter_map(Public::reference).chain(secret).collect()
+    }
+
+    fn default_hosts(&self) -> Option<Vec<String>> {
+        let hosts = self.region.cloudability().into_iter().chain([self.region.frontdoor()]);
+        Some(hosts.map(str::to_owned).collect())
+    }
+
+    fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {
+        let secrets = setup.secrets;
+        let url = match &self.frontdoor_url {
+            Some(url) => secrets.public(url)?,
+            None => format!("https://{}", self.region.frontdoor()),
+        };
+        let (endpoint, base) = self.frontdoor(&url).map_err(|why| Unavailable(format!("frontdoor_url: {why}")))?;
+        let options = ClientOptions { allow_addresses: self.allow_addresses.clone(), ..ClientOptions::default() };
+        let http = setup.outside.http.client(&endpoint, &options).map_err(Unavailable)?;
+        let mut pairs = Vec::new();
+        for (access, secret) in self.pairs() {
+            let text = |secret: Secret| secret.expose_str().map(str::to_owned);
+            let secret = text(secrets.field(secret)?).filter(|secret| is_plain(secret));
+            let secret = secret.ok_or_else(|| Unavailable("key_secret: it is empty or no text".into()))?;
+            pairs.push(Secret::new(json!({ "keyAccess": secrets.public(access)?, "keySecret": secret }).to_string()));
+        }
+        // Every key as it is written, and what every reference gave: nothing that changes the token is left out.
+        let mut key = KeyBuilder::new(setup.account, setup.credential).with("settings", format!("{self:?}"));
+        let mut confidential = Vec::new();
+        for reference in self.references() {
+            let secret = secrets.get(reference)?;
+            key = key.with(&reference.to_string(), secret.expose());
+            confidential.push(secret);
+        }
+        let login = format!("{base}/service/apikeylogin").parse();
+        let whereabouts = self.whereabouts(setup, &base)?;
+        let owned = [TOKEN].into_iter().chain(whereabouts.as_ref().map(|place| place.header.clone())).collect();
+        let source = Frontdoor {
+            credential: setup.credential.to_owned(),
+            service: Service::new(endpoint, http),
+            login: login.map_err(|_| Unavailable("frontdoor_url: not an address".into()))?,
+            pairs,
+            in_use: Pairs::default(),
+            confidential,
+            whereabouts,
+            unsaid_lifetime: self.token_lifetime.unwrap_or(UNSAID_LIFETIME),
+        };
+        let handle = setup.outside.tokens.handle(key.finish(), setup.credential, Arc::new(source));
+        Ok(Arc::new(Apptio { handle: Arc::new(handle), owned }))
+    }
+}
+
+/// Where the environment's id goes, and where it comes from.
+#[derive(Debug)]
+struct Whereabouts {
+    header: HeaderName,
+    /// Known from the configuration, or since the first login.
+    id: OnceLock<HeaderValue>,
+    lookup: Option<Uri>,
+}
+
+#[derive(Debug)]
+struct Frontdoor {
+    credential: String,
+    service: Service,
+    login: Uri,
+    /// What is sent for each key pair.
+    pairs: Vec<Secret>,
+    in_use: Pairs,
+    /// What no error may repeat.
+    confidential: Vec<Secret>,
+    whereabouts: Option<Whereabouts>,
+    unsaid_lifetime: Duration,
+}
+
+impl Frontdoor {
+    async fn log_in(&self, pair: &Secret, now: SystemTime) -> Result<(Secret, Duration), Failure> {
+        let mut request = Request::new(pair.expose().to_vec());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.login.clone();
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let reply = self.service.call(request, &self.confidential, &REJECTED, now).await?;
+        let cookie = Place::Cookie(TOKEN.as_str().to_owned());
+        let token = Place::Header(TOKEN).text(&reply).or_else(|| cookie.text(&reply));
+        let token =
+            token.ok_or_else(|| reply.without("apptio-opentoken in its headers or cookies", &self.confidential))?;
+        let said = valid_till(&reply, now).or_else(|| cookie.lifetime(&reply, None, now));
+        Ok((token, said.unwrap_or(self.unsaid_lifetime)))
+    }
+
+    /// Looks the environment up, once.
+    async fn find_environment(&self, token: &Secret, now: SystemTime) -> Result<(), Failure> {
+        let Some(Whereabouts { id, lookup: Some(lookup), .. }) = &self.whereabouts else { return Ok(()) };
+        if id.get().is_some() {
+            return Ok(());
+        }
+        let mut request = Request::new(Vec::new());
+        *request.uri_mut() = lookup.clone();
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+        request.headers_mut().insert(TOKEN, sendable(token)?);
+        let confidential: Vec<Secret> = self.confidential.iter().chain([token]).cloned().collect();
+        let named = |failure: Failure| Failure { detail: format!("environment: {}", failure.detail), ..failure };
+        let reply = self.service.call(request, &confidential, &[], now).await.map_err(named)?;
+        let found = Place::Pointer("/id".into()).text(&reply);
+        let found = found.ok_or_else(|| named(reply.without("id in it", &confidential)))?;
+        let value = HeaderValue::from_bytes(found.expose());
+        let value = value.map_err(|_| named(reply.unusable("its id cannot be sent in a header")))?;
+        // Whoever was first found the same.
+        let _ = id.set(value);
+        Ok(())
+    }
+}
+
+/// In a header or the body, under any of the names and in any of the forms that were seen.
+fn valid_till(reply: &Reply, now: SystemTime) -> Option<Duration> {
+    let headers =
+        ["valid_till", "valid-till", "apptio-valid-till"].map(|name| Place::Header(HeaderName::from_static(name)));
+    let fields = ["/valid_till", "/validTill", "/valid-till"].map(|pointer| Place::Pointer(pointer.into()));
+    let said = headers.iter().chain(&fields).find_map(|place| place.text(reply))?;
+    lifetime(said.expose_str()?, None, now)
+}
+
+fn sendable(token: &Secret) -> Result<HeaderValue, Failure> {
+    let unfit = |_| {
+        let why = "the token of Frontdoor holds characters that cannot be sent in a header";
+        Failure::new(FailureKind::Unavailable, why)
+    };
+    let mut value = HeaderValue::from_bytes(token.expose()).map_err(unfit)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+impl TokenSource for Frontdoor {
+    fn fetch(&self, now: SystemTime) -> BoxFuture<'_, Result<Token, Failure>> {
+        Box::pin(async move {
+            let log_in = |index: usize| -> BoxFuture<'_, _> {
+                Box::pin(async move {
+                    let missing = || Failure::new(FailureKind::Refused, "there is no such key pair");
+                    self.log_in(self.pairs.get(index).ok_or_else(missing)?, now).await
+                })
+            };
+            let asked = self.in_use.ask(self.pairs.len() > 1, &self.credential, now, log_in).await;
+            let (secret, lifetime) = asked?;
+            self.find_environment(&secret, now).await?;
+            Ok(Token { secret, expires_at: now + lifetime })
+        })
+    }
+
+    fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
+        let mut set = vec![(TOKEN, sendable(&token.secret)?)];
+        if let Some(Whereabouts { header, id, .. }) = &self.whereabouts {
+            let unknown = || Failure::new(FailureKind::Unavailable, "the environment is not known");
+            set.push((header.clone(), id.get().ok_or_else(unknown)?.clone()));
+        }
+        Ok(Arc::new(Prepared::new(Mutations { set, ..Mutations::default() })))
+    }
+}
+
+#[derive(Debug)]
+struct Apptio {
+    handle: Arc<Handle>,
+    owned: Vec<HeaderName>,
+}
+
+impl Scheme for Apptio {
+    fn owned_headers(&self) -> &[HeaderName] {
+        &self.owned
+    }
+
+    fn identity(&self) -> Identity<'_> {
+        Identity::Token(&self.handle)
+    }
+}
