@@ -12,8 +12,7 @@ use md5::Digest as _;
 use super::binding::CredentialEntry;
 use crate::base::request::{BodyDigest, is_spelling_of};
 use crate::base::{Authorizer, BodyNeed, BoxFuture, Clock, Code, Destination, Refusal, RequestView};
-use crate::scheme::{Identity, Lender, Lent};
-use crate::token::{Handle, Live};
+use crate::scheme::{Identity, Lender, Lent, LentToken};
 
 /// The credentials of one configuration, for each other.
 #[derive(Debug)]
@@ -48,11 +47,14 @@ impl Lending {
             return Err(Refusal::new(Code::DestinationForbidden, why));
         }
         let scheme = entry.scheme_now().map_err(unusable)?;
-        let (authorizer, token): (Arc<dyn Authorizer>, Option<(Arc<Handle>, Arc<Live>)>) = match scheme.identity() {
-            Identity::Fixed(authorizer) => (Arc::clone(authorizer), None),
+        let mut token = None;
+        let authorizer: Arc<dyn Authorizer> = match scheme.identity() {
+            Identity::Fixed(authorizer) => Arc::clone(authorizer),
             Identity::Token(handle) => {
                 let live = handle.obtain().await?;
-                (Arc::clone(live.authorizer()), Some((Arc::clone(handle), live)))
+                let authorizer = Arc::clone(live.authorizer());
+                token = Some(LentToken { handle: Arc::clone(handle), live });
+                authorizer
             }
             Identity::Challenged(_) => {
                 return Err(unusable(format!("scheme {} cannot authenticate a login", entry.scheme)));

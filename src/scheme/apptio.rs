@@ -1,7 +1,7 @@
 //! `apptio`: an API key pair of Apptio, exchanged at Frontdoor for the token `apptio-opentoken`, which goes with every call
 //! beside the environment that it is about.
 //!
-//! <https://help.apptio.com/en-us/cloudability/api/v3/authentication.htm>
+//! <https://www.ibm.com/docs/en/apptio-platform/access-administration/saas?topic=apis-about-frontdoor-api>
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -202,7 +202,7 @@ impl Settings {
             return Err("the keys would travel unencrypted; use https, or set `allow_cleartext: true`".into());
         }
         let uri: Uri = url.parse().map_err(|_| "not an address".to_owned())?;
-        if uri.query().is_some() || uri.path().trim_end_matches('/') != "" {
+        if uri.query().is_some() || !matches!(uri.path(), "" | "/") {
             return Err("the address of Frontdoor has no path; write https://frontdoor.example.com".into());
         }
         let base = format!("{}://{}", endpoint.protocol().as_str(), endpoint.authority());
@@ -430,5 +430,186 @@ impl Scheme for Apptio {
 
     fn identity(&self) -> Identity<'_> {
         Identity::Token(&self.handle)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Network, answer, built, parsed, signed};
+    use super::*;
+    use crate::base::Code;
+
+    fn with(changes: Value) -> Value {
+        let mut settings = json!({"key_access": "11111111-2222-3333-4444-555555555555", "key_secret": {"env": "S"}});
+        for (key, value) in changes.as_object().unwrap() {
+            settings[key] = value.clone();
+        }
+        settings
+    }
+
+    fn sent(mutations: &Mutations) -> Vec<(&str, &str)> {
+        mutations.set.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect()
+    }
+
+    #[test]
+    fn every_mistake_is_named_where_it_is_written() {
+        for (change, path) in [
+            (json!({"region": "mars"}), "region:"),
+            (json!({"key_secret": "hunter2"}), "key_secret: a secret does not stand"),
+            (json!({"second": {"key_access": "x"}}), "second: missing field `key_secret`"),
+            (json!({"frontdoor_url": "http://f.test"}), "frontdoor_url: the keys would travel"),
+            (
+                json!({"frontdoor_url": "https://f.test/service/apikeylogin"}),
+                "frontdoor_url: the address of Frontdoor has no path",
+            ),
+            (json!({"environment": " "}), "environment: it is empty"),
+            (json!({"environment": {"domain": "a.test"}}), "environment: missing field `name`"),
+            (json!({"environment": {"domain": "a.test", "name": ".."}}), "environment.name: it is empty"),
+            (json!({"environment_header": "x"}), "environment_header: it goes with"),
+            (json!({"environment": "e", "environment_header": "Host"}), "environment_header: not a header"),
+            (json!({"environment": "e", "environment_header": "apptio-opentoken"}), "environment_header: not a header"),
+            (json!({"token_lifetime": "2d"}), "token_lifetime: at most a day"),
+        ] {
+            let error = parsed(&KIND, with(change)).unwrap_err();
+            assert!(error.starts_with(path), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn each_region_has_its_own_hosts_and_no_other() {
+        let hosts = |region: &str| parsed(&KIND, with(json!({"region": region}))).unwrap().default_hosts().unwrap();
+        assert_eq!(hosts("us"), ["api.cloudability.com", "frontdoor.apptio.com"]);
+        assert_eq!(hosts("eu"), ["api-eu.cloudability.com", "frontdoor-eu.apptio.com"]);
+        assert_eq!(hosts("au"), ["api-au.cloudability.com", "frontdoor-au.apptio.com"]);
+        assert_eq!(hosts("me"), ["api-me.cloudability.com", "frontdoor-me.apptio.com"]);
+        assert_eq!(hosts("usgov"), ["frontdoor-usgov.apptio.com"]);
+        assert_eq!(hosts("aug"), ["frontdoor-aug.apptio.com"]);
+    }
+
+    #[tokio::test]
+    async fn the_token_comes_from_a_header_or_a_cookie_and_goes_out_with_the_environment() {
+        let cookie = ("set-cookie", "apptio-opentoken=c1; Path=/; Secure");
+        for (headers, token) in [(vec![("Apptio-OpenToken", "h1"), cookie], "h1"), (vec![cookie], "c1")] {
+            for (change, header) in [
+                (json!({"environment": "e-1"}), "apptio-current-environment"),
+                (json!({"environment": "e-1", "product": "cloudability"}), "apptio-environmentid"),
+                (json!({"environment": "e-1", "environment_header": "X-Env"}), "x-env"),
+            ] {
+                let network = Network::answering([answer(200, &headers, "")]);
+                let scheme = built(&KIND, with(change), &network).unwrap();
+                assert_eq!(scheme.owned_headers(), ["apptio-opentoken", header]);
+                assert_eq!(sent(&signed(&*scheme).await.unwrap()), [("apptio-opentoken", token), (header, "e-1")]);
+                let asked = network.asked();
+                assert_eq!(asked[0].uri(), "https://frontdoor.apptio.com/service/apikeylogin");
+                let body: Value = serde_json::from_slice(asked[0].body()).unwrap();
+                let pair = json!({"keyAccess": "11111111-2222-3333-4444-555555555555", "keySecret": "secret-of-S"});
+                assert_eq!(body, pair);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_environment_is_looked_up_by_its_names_once() {
+        let login = || answer(200, &[("apptio-opentoken", "t1")], "");
+        let network = Network::answering([login(), answer(200, &[], r#"{"id": "e-9"}"#), login()]);
+        let settings = with(json!({"region": "eu", "environment": {"domain": "a.test", "name": "Main Env/1"}}));
+        let scheme = built(&KIND, settings.clone(), &network).unwrap();
+        let expected = [("apptio-opentoken", "t1"), ("apptio-current-environment", "e-9")];
+        assert_eq!(sent(&signed(&*scheme).await.unwrap()), expected);
+        let asked = network.asked();
+        assert_eq!(asked[1].uri(), "https://frontdoor-eu.apptio.com/api/environment/a.test/Main%20Env%2F1");
+        assert_eq!(
+            (asked[1].method(), &asked[1].headers()["apptio-opentoken"]),
+            (&Method::GET, &HeaderValue::from_static("t1"))
+        );
+        for (status, body) in [(404, ""), (400, "{}"), (200, "{}"), (200, r#"{"id": "a\nb"}"#)] {
+            let network = Network::answering([login(), answer(status, &[], body)]);
+            let refusal = signed(&*built(&KIND, settings.clone(), &network).unwrap()).await.unwrap_err();
+            assert!(refusal.detail.contains("environment: frontdoor-eu.apptio.com answered"), "{refusal}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_pair_gives_way_to_the_second_and_both_refused_is_a_rejected_credential() {
+        let second = json!({"second": {"key_access": "2", "key_secret": {"env": "S2"}}});
+        let refused = || answer(400, &[], r#"{"message": "bad login secret-of-S"}"#);
+        let network = Network::answering([refused(), answer(200, &[("apptio-opentoken", "t2")], "")]);
+        let scheme = built(&KIND, with(second.clone()), &network).unwrap();
+        assert_eq!(sent(&signed(&*scheme).await.unwrap()), [("apptio-opentoken", "t2")]);
+        let sent: Vec<Value> =
+            network.asked().iter().map(|asked| serde_json::from_slice(asked.body()).unwrap()).collect();
+        assert_eq!((&sent[0]["keySecret"], &sent[1]["keySecret"]), (&json!("secret-of-S"), &json!("secret-of-S2")));
+        let network = Network::answering([refused()]);
+        for (settings, calls) in [(with(second), 2), (with(json!({})), 1)] {
+            let scheme = built(&KIND, settings, &network).unwrap();
+            for _ in 0..3 {
+                let refusal = signed(&*scheme).await.unwrap_err();
+                assert_eq!(refusal.code, Code::CredentialRejected, "{refusal}");
+                assert!(!refusal.detail.contains("secret-of"), "{refusal}");
+            }
+            assert_eq!(network.asked().len(), calls, "no retry storm");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_a_token_and_a_hostile_token_are_typed_failures() {
+        for (headers, words) in [
+            (vec![], "there is no apptio-opentoken in its headers or cookies"),
+            (vec![("apptio-opentoken", "")], "there is no apptio-opentoken"),
+            (vec![("set-cookie", "apptio-opentoken=a\tb\u{80}; Path=/")], ""),
+        ] {
+            let network = Network::answering([answer(200, &headers, "{}")]);
+            let outcome = signed(&*built(&KIND, with(json!({})), &network).unwrap()).await;
+            if let Err(refusal) = outcome {
+                assert_eq!(refusal.code, Code::TokenEndpointUnavailable);
+                assert!(refusal.detail.contains(words), "{refusal}");
+            } else {
+                assert!(words.is_empty());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_session_is_read_wherever_and_however_it_is_written() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        for (headers, body) in [
+            (vec![("valid_till", "1700003600")], "{}"),
+            (vec![("valid-till", "1700003600000")], "{}"),
+            (vec![("Valid_Till", "Tue, 14 Nov 2023 23:13:20 GMT")], ""),
+            (vec![("valid_till", "2023-11-14T23:13:20Z")], "no JSON"),
+            (vec![], r#"{"valid_till": 1700003600}"#),
+            (vec![], r#"{"valid_till": "1700003600000"}"#),
+            (vec![], r#"{"validTill": "2023-11-14T23:13:20.000+0000"}"#),
+            (vec![("set-cookie", "apptio-opentoken=x; Max-Age=3600")], "{}"),
+        ] {
+            let mut headers = headers;
+            headers.push(("apptio-opentoken", "t"));
+            let network = Network::answering([answer(200, &headers, body)]);
+            assert_eq!(life(&network, now).await, Duration::from_secs(3600), "{headers:?} {body}");
+        }
+        for till in ["", "whenever", "3600000", "-1"] {
+            let network = Network::answering([answer(200, &[("apptio-opentoken", "t"), ("valid_till", till)], "")]);
+            assert_eq!(life(&network, now).await, UNSAID_LIFETIME, "{till}");
+        }
+        let network = Network::answering([answer(200, &[("apptio-opentoken", "t"), ("valid_till", "1600000000")], "")]);
+        assert_eq!(life(&network, now).await, Duration::ZERO, "over");
+    }
+
+    async fn life(network: &Network, now: SystemTime) -> Duration {
+        use crate::base::HttpClients;
+        let endpoint = Destination::from_upstream("https://frontdoor.apptio.com").unwrap();
+        let http = network.client(&endpoint, &ClientOptions::default()).unwrap();
+        let frontdoor = Frontdoor {
+            credential: "c".into(),
+            service: Service::new(endpoint, http),
+            login: Uri::from_static("https://frontdoor.apptio.com/service/apikeylogin"),
+            pairs: vec![Secret::new("{}")],
+            in_use: Pairs::default(),
+            confidential: Vec::new(),
+            whereabouts: None,
+            unsaid_lifetime: UNSAID_LIFETIME,
+        };
+        frontdoor.fetch(now).await.unwrap().expires_at.duration_since(now).unwrap()
     }
 }

@@ -177,7 +177,23 @@ pub struct Lent {
     /// The request, ready to be sent.
     pub request: http::Request<Vec<u8>>,
     /// The token it was signed with, if the lender has such.
-    pub token: Option<(Arc<Handle>, Arc<Live>)>,
+    pub token: Option<LentToken>,
+}
+
+/// A token of another credential.
+#[derive(Debug)]
+pub struct LentToken {
+    /// The lender's hold on it.
+    pub handle: Arc<Handle>,
+    /// The token.
+    pub live: Arc<Live>,
+}
+
+impl LentToken {
+    /// It was refused: it is dropped, and only it. Says whether asking for another is worth it.
+    pub fn refused(&self) -> bool {
+        self.handle.rejected(&self.live)
+    }
 }
 
 /// What schemes use to obtain tokens.
@@ -298,6 +314,9 @@ fn is_reserved(name: &HeaderName) -> bool {
                 | "cookie"
         )
 }
+
+#[cfg(test)]
+mod testing;
 
 #[cfg(test)]
 mod tests {

@@ -88,9 +88,9 @@ mod tests {
     }
 
     impl Door {
-        fn ask<'a>(self: &Arc<Self>, pairs: &Pairs, seconds: u64) -> (Result<usize, Failure>, Vec<usize>) {
+        fn ask(self: &Arc<Self>, pairs: &Pairs, seconds: u64) -> (Result<usize, Failure>, Vec<usize>) {
             let now = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-            let with = |key: usize| -> BoxFuture<'a, _> {
+            let with = |key: usize| -> BoxFuture<'static, _> {
                 self.asked.lock().unwrap().push(key);
                 let failure = self.opens.lock().unwrap()[key].map(|kind| Failure::new(kind, format!("key {key}")));
                 Box::pin(std::future::ready(failure.map_or(Ok(key), Err)))

@@ -88,24 +88,24 @@ impl Cookie<'_> {
     /// RFC 6265 section 5.3: `Max-Age` before `Expires`; neither means as long as the browser runs.
     fn life(&self, now: SystemTime) -> Option<Duration> {
         let attribute = |wanted: &str, form| {
-            let values = self.attributes.split(|byte| *byte == b';').filter_map(|pair| {
+            let mut values = self.attributes.split(|byte| *byte == b';').filter_map(|pair| {
                 let (name, value) = pair_of(pair)?;
                 name.eq_ignore_ascii_case(wanted.as_bytes()).then_some(value)
             });
-            lifetime(std::str::from_utf8(values.last()?).ok()?, Some(form), now)
+            lifetime(std::str::from_utf8(values.next_back()?).ok()?, Some(form), now)
         };
         attribute("max-age", Moment::Seconds).or_else(|| attribute("expires", Moment::Date))
     }
 }
 
 fn cookie<'a>(reply: &'a Reply, wanted: &str) -> Option<Cookie<'a>> {
-    let cookies = reply.headers().get_all(SET_COOKIE).iter().filter_map(|line| {
+    let mut cookies = reply.headers().get_all(SET_COOKIE).iter().filter_map(|line| {
         let line = line.as_bytes();
         let end = line.iter().position(|byte| *byte == b';').unwrap_or(line.len());
         let (name, value) = pair_of(&line[..end])?;
         (name == wanted.as_bytes()).then_some(Cookie { value, attributes: &line[end..] })
     });
-    cookies.last()
+    cookies.next_back()
 }
 
 fn pair_of(pair: &[u8]) -> Option<(&[u8], &[u8])> {

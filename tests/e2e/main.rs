@@ -23,6 +23,8 @@ mod digest;
 mod forward;
 mod identity_providers;
 mod jwt;
+mod login;
+mod login_recipes;
 mod ntlm;
 mod operations;
 mod oracle_signing;

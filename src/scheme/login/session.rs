@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 
-use super::super::{Lender, Lent};
+use super::super::{Lender, Lent, LentToken};
 use super::inject::Injection;
 use crate::base::{AnswerView, Authorized, Authorizer, BoxFuture, Mutations, Refusal, RequestView, Secret, Verdict};
 use crate::token::{Failure, FailureKind, Moment, Place, Reply, Service, Token, TokenSource};
@@ -56,17 +56,17 @@ pub(super) struct Session {
 
 impl Login {
     /// Logs in. A token of the borrowed credential that is refused is dropped, and a new one tried once.
-    async fn call(&self, now: SystemTime) -> Result<(Reply, Vec<Secret>), Failure> {
+    async fn call(&self, now: SystemTime) -> Result<Answered, Failure> {
         let (outcome, token) = self.attempt(now).await?;
         match (outcome, token) {
-            (Err(failure), Some((handle, live))) if failure.kind == FailureKind::Rejected && handle.rejected(&live) => {
+            (Err(failure), Some(token)) if failure.kind == FailureKind::Rejected && token.refused() => {
                 self.attempt(now).await?.0
             }
             (outcome, _) => outcome,
         }
     }
 
-    async fn attempt(&self, now: SystemTime) -> Result<(Attempt, BorrowedToken), Failure> {
+    async fn attempt(&self, now: SystemTime) -> Result<(Result<Answered, Failure>, Option<LentToken>), Failure> {
         let mut request = Request::new(self.body.expose().to_vec());
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
@@ -82,12 +82,15 @@ impl Login {
         let marked = request.headers().values().filter(|value| value.is_sensitive());
         confidential.extend(marked.map(|value| Secret::new(value.as_bytes())));
         let reply = self.service.call(request, &confidential, &self.rejected, now).await;
-        Ok((reply.map(|reply| (reply, confidential)), token))
+        Ok((reply.map(|reply| Answered { reply, confidential }), token))
     }
 }
 
-type Attempt = Result<(Reply, Vec<Secret>), Failure>;
-type BorrowedToken = Option<(Arc<crate::token::Handle>, Arc<crate::token::Live>)>;
+/// What the service answered, and what of the request no error may repeat.
+struct Answered {
+    reply: Reply,
+    confidential: Vec<Secret>,
+}
 
 impl Wanted {
     fn of(&self, reply: &Reply, confidential: &[Secret], now: SystemTime) -> Result<Token, Failure> {
@@ -122,7 +125,7 @@ impl Wanted {
 impl TokenSource for Session {
     fn fetch(&self, now: SystemTime) -> BoxFuture<'_, Result<Token, Failure>> {
         Box::pin(async move {
-            let (reply, confidential) = self.login.call(now).await?;
+            let Answered { reply, confidential } = self.login.call(now).await?;
             self.wanted.of(&reply, &confidential, now)
         })
     }
