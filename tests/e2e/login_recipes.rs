@@ -86,9 +86,10 @@ impl Reply {
 
 /// Every environment variable that a recipe reads, with a value of its own.
 fn variables(recipe: &str) -> Vec<(String, String)> {
-    let names = recipe.split("env: ").skip(1).map(|rest| {
-        rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>()
-    });
+    let names = recipe
+        .split("env: ")
+        .skip(1)
+        .map(|rest| rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>());
     names.map(|name| (name.clone(), format!("secret-of-{name}"))).collect()
 }
 
@@ -105,8 +106,7 @@ async fn drive(case: &Case) {
     let logins = std::iter::once(Further { login: case.login.clone(), answer: case.answer.clone() });
     let logins: Vec<Further> = logins.chain(case.further.iter().cloned()).collect();
     let exchanges = logins.clone();
-    let places: Vec<String> =
-        logins.iter().map(|exchange| exchange.login.host()).chain([case.call.host()]).collect();
+    let places: Vec<String> = logins.iter().map(|exchange| exchange.login.host()).chain([case.call.host()]).collect();
     let names: Vec<&str> = places.iter().map(|place| place.split(':').next().unwrap()).collect();
     let call = case.call.target();
     let origin = Origin::https_with(&root, &names, &["http/1.1"], move |seen| {
@@ -118,7 +118,8 @@ async fn drive(case: &Case) {
         }
     })
     .await;
-    let mut resolve: Vec<String> = places.iter().map(|place| format!("    \"{place}\": {}\n", origin.address)).collect();
+    let mut resolve: Vec<String> =
+        places.iter().map(|place| format!("    \"{place}\": {}\n", origin.address)).collect();
     resolve.sort();
     resolve.dedup();
     let config = format!(
