@@ -26,6 +26,7 @@ const INDEPENDENT: &[&str] = &[
     "src/cli/demo/cases.rs",
     "src/cli/demo/identity.rs",
     "src/cli/demo/jwt.rs",
+    "src/cli/demo/login.rs",
     "src/cli/demo/oracle.rs",
 ];
 

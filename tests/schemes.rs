@@ -385,11 +385,16 @@ fn no_secret_shows_in_any_debug_or_error_of_any_scheme() {
             for exchange in vector.exchange.iter_mut().flat_map(Exchanges::all) {
                 // A server that repeats what it was sent, and a token that is a secret too.
                 let (status, text) = (exchange.status, format!("you sent {:?}", vector.secrets));
+                let planted = |text: &str| text.replace("sessiontoken", &format!("{canary}token"));
+                for value in exchange.answer_headers.values_mut() {
+                    *value = planted(value);
+                }
                 if let Value::String(document) = &mut exchange.answer {
                     let said = document.replace("sessionsecret", &format!("{canary}secret"));
                     let said = said.replace("sessiontoken", &format!("{canary}token"));
                     *document = said.replace("<Message>", &format!("<Message>{} ", text.replace('"', "")));
                 } else if exchange.answer.is_object() {
+                    exchange.answer = serde_json::from_str(&planted(&exchange.answer.to_string())).unwrap();
                     exchange.answer["access_token"] = format!("{canary}-token").into();
                     exchange.answer["error_description"] = if status == 200 { Value::Null } else { text.into() };
                 }

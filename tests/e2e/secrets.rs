@@ -2,7 +2,41 @@
 
 use std::collections::HashMap;
 
-use crate::support::{Config, Origin, Proxy, Root, Seen, raw, text};
+use crate::support::{Answer, Config, Origin, Proxy, Root, Seen, raw, text};
+
+/// What services with logins of their own answer, by host and path: the exchanges of their vectors.
+fn logins() -> HashMap<String, serde_json::Value> {
+    let mut answers = HashMap::new();
+    for kind in ["apptio", "login"] {
+        let file = format!("{}/tests/vectors/{kind}/documented.json", env!("CARGO_MANIFEST_DIR"));
+        let vectors: Vec<serde_json::Value> = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        for vector in vectors.into_iter().filter(|vector| vector["expect"]["refused"].is_null()) {
+            let exchanges = match &vector["exchange"] {
+                serde_json::Value::Array(several) => several.clone(),
+                one => vec![one.clone()],
+            };
+            for exchange in exchanges {
+                answers.insert(exchange["url"].as_str().unwrap().trim_start_matches("https://").to_owned(), exchange);
+            }
+        }
+    }
+    answers
+}
+
+/// A login's answer with a canary for its token, and an end that is not over.
+fn login_answer(exchange: &serde_json::Value, number: usize) -> Answer {
+    let canary = |text: &str| {
+        let text = text.replace("sessiontoken", &format!("k4n4ry-access-{number}-"));
+        text.replace("2023", "2099").replace("170000", "407000")
+    };
+    let body = &exchange["answer"];
+    let mut answer = text(200, &canary(&body.as_str().map_or_else(|| body.to_string(), str::to_owned)));
+    for (name, value) in exchange["answer_headers"].as_object().into_iter().flatten() {
+        let value = canary(value.as_str().unwrap()).parse().unwrap();
+        answer.headers_mut().insert(name.parse::<http::HeaderName>().unwrap(), value);
+    }
+    answer
+}
 
 /// Every vector of every scheme that signs something, as a credential of its own.
 #[derive(Default)]
@@ -70,7 +104,7 @@ fn proves(seen: &Seen) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
     let root = Root::new();
-    let Planted { credentials, bindings, paths, mut variables, logins, challenges } = planted();
+    let Planted { credentials, bindings, paths, mut variables, mut logins, challenges } = planted();
     let origin = Origin::http_with(move |seen| {
         let path = seen.target.split('?').next().unwrap_or_default();
         let challenge = challenges.get(path).filter(|_| !proves(seen));
@@ -81,6 +115,10 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
         answer
     })
     .await;
+    let answers = self::logins();
+    logins.extend(answers.keys().map(|place| place.split('/').next().unwrap().to_owned()));
+    logins.sort();
+    logins.dedup();
     let names: Vec<&str> = logins.iter().map(String::as_str).collect();
     // Every other exchange is refused by a provider that repeats what it was sent.
     let asked = std::sync::atomic::AtomicUsize::new(0);
@@ -90,6 +128,11 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
         let authorization = seen.header("authorization").unwrap_or_default();
         let key = seen.header("x-api-key").unwrap_or_default();
         let description = format!("you sent {form} and {authorization} and {key} to {}", seen.target);
+        if let Some(exchange) = answers.get(&format!("{}{}", seen.header("host").unwrap_or_default(), seen.target)) {
+            let refusal = serde_json::json!({ "error": "denied", "message": description });
+            let granted = number.is_multiple_of(2);
+            return if granted { login_answer(exchange, number) } else { text(400, &refusal.to_string()) };
+        }
         if form.contains("Action=AssumeRole") {
             return if number.is_multiple_of(2) {
                 text(
@@ -146,7 +189,7 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
             let head = format!("{request} HTTP/1.1\r\nHost: api.test\r\n{signed}\r\n");
             let answer = raw(&proxy.forward(), head.as_bytes());
             let refused = answer.code() == "credential_rejected"
-                && ["oauth2", "aws_sts", "jwt"].iter().any(|kind| id.starts_with(kind));
+                && ["apptio", "login", "oauth2", "aws_sts", "jwt"].iter().any(|kind| id.starts_with(kind));
             assert!(answer.status() == status || (refused && status != 400), "{request}: {}", answer.text);
             shown.push_str(&answer.text);
         }

@@ -23,6 +23,7 @@ use super::aws::Aws;
 use super::cases::{self, HOST, Keys};
 use super::identity::Identity;
 use super::jwt::Jwt;
+use super::login::Logins;
 use super::ntlm::{Session, Windows};
 use super::oracle;
 use crate::base::Clock;
@@ -101,9 +102,9 @@ impl Call<'_> {
 
 /// What a verifier answers.
 pub(super) struct Reply {
-    status: u16,
+    pub(super) status: u16,
     body: String,
-    headers: Vec<(HeaderName, String)>,
+    pub(super) headers: Vec<(HeaderName, String)>,
 }
 
 impl Reply {
@@ -137,9 +138,11 @@ type Verifier = Box<dyn Fn(&Call<'_>) -> Option<Reply> + Send + Sync>;
 fn services(keys: &Keys, certificate: &[u8]) -> Vec<Verifier> {
     let (aws, jwt, windows) = (Aws::new(&keys.second), Jwt::new(keys.clone()), Windows::new(&keys.second, certificate));
     let (identity, own, tenancy) = (Identity::new(keys.clone()), keys.clone(), keys.clone());
+    let logins = Logins::new(keys.clone());
     vec![
         Box::new(move |call| aws.answer(call.head, call.body, call.now).map(Reply::from)),
         Box::new(move |call| jwt.answer(call.head, call.now).map(Reply::from)),
+        Box::new(move |call| logins.answer(call)),
         Box::new(move |call| windows.answer(call)),
         Box::new(move |call| oracle::answer(call.head, call.body, &tenancy.oracle, call.now).map(Reply::from)),
         Box::new(move |call| Some(answer(call, &own, &identity))),

@@ -17,6 +17,10 @@ pub(super) const HOST: &str = "api.demo.test";
 pub(super) const LOGIN_HOST: &str = "login.demo.test";
 pub(super) const TOKEN_URL: &str = "https://login.demo.test/token";
 
+/// Where the demo's Apptio logs in, and its API.
+pub(super) const FRONTDOOR_HOST: &str = "frontdoor.apptio.com";
+const CLOUDABILITY: &str = "api.cloudability.com";
+
 /// What the demo's AWS knows: its STS, its user's access key, a role and the external id that the role's trust policy asks for.
 pub(super) const STS_HOST: &str = "sts.us-east-1.amazonaws.com";
 pub(super) const ACCESS_KEY: &str = "AKIACOUNTERSIGNDEMO";
@@ -77,7 +81,7 @@ const CALL: Case = Case {
 
 /// The names that the demo's API and identity provider answer to.
 pub(super) fn hosts() -> BTreeSet<&'static str> {
-    CASES.iter().map(|case| case.host).chain([LOGIN_HOST, STS_HOST]).collect()
+    CASES.iter().map(|case| case.host).chain([FRONTDOOR_HOST, LOGIN_HOST, STS_HOST]).collect()
 }
 
 pub(super) static CASES: &[Case] = &[
@@ -129,6 +133,39 @@ pub(super) static CASES: &[Case] = &[
         path: "/ntlm",
         times: 2,
         settings: "    scheme: ntlm\n    username: DEMO\\demo\n    password: { file: FOLDER/second }\n",
+        ..CALL
+    },
+    Case {
+        id: "login-session",
+        scheme: "login",
+        about: "a session of a login form: a cookie, and a second token against forged requests",
+        path: "/login/session",
+        times: 2,
+        settings: "    scheme: login\n    login_url: https://login.demo.test/session\n    \
+                   form: { user: demo, password: { file: FOLDER/first } }\n    token: { cookie: demosession }\n    \
+                   tokens: { csrf: { header: X-CSRF-Token } }\n    \
+                   inject: [{ cookie: demosession }, { header: X-CSRF-Token, value: \"{csrf}\" }]\n",
+        ..CALL
+    },
+    Case {
+        id: "login-borrowed",
+        scheme: "login",
+        about: "a token for a login that another credential authenticates",
+        path: "/login/borrowed",
+        settings: "    scheme: login\n    login_url: https://api.demo.test/basic/token\n    credential: basic\n    \
+                   token: { pointer: /data/token }\n    lifetime: { pointer: /expires }\n    inject: { header: X-Demo-Token }\n",
+        ..CALL
+    },
+    Case {
+        id: "apptio",
+        scheme: "apptio",
+        about: "a token of Frontdoor for the second key pair, since the first is refused, and the environment by its name",
+        host: CLOUDABILITY,
+        path: "/v3/views",
+        times: 2,
+        settings: "    scheme: apptio\n    key_access: demo-first\n    key_secret: { file: FOLDER/first }\n    \
+                   second: { key_access: demo-second, key_secret: { file: FOLDER/second } }\n    product: cloudability\n    \
+                   environment: { domain: demo.test, name: main }\n",
         ..CALL
     },
     Case {

@@ -6,6 +6,7 @@ mod aws;
 mod cases;
 mod identity;
 mod jwt;
+mod login;
 mod ntlm;
 mod oracle;
 
