@@ -113,3 +113,111 @@ impl Lender for Lending {
         Box::pin(self.signed(id, request))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+
+    use super::*;
+    use crate::base::{Deps, Mutations, Prepared};
+    use crate::route::{HostPattern, Readiness};
+    use crate::scheme::Scheme;
+
+    /// Signs with the SHA-256 of the body.
+    #[derive(Debug)]
+    struct Hashing(Arc<dyn Authorizer>);
+
+    #[derive(Debug)]
+    struct HashAuthorizer;
+
+    impl Authorizer for HashAuthorizer {
+        fn body_need(&self, _: &RequestView<'_>) -> Result<BodyNeed, Refusal> {
+            Ok(BodyNeed::Sha256)
+        }
+
+        fn authorize(
+            &self,
+            view: &RequestView<'_>,
+            _: std::time::SystemTime,
+        ) -> Result<crate::base::Authorized, Refusal> {
+            let digest = view.body.unwrap();
+            let text = format!(
+                "{} {} {} {} {}",
+                view.method,
+                view.path_and_query,
+                view.headers[HOST].to_str().unwrap(),
+                digest.length,
+                crate::base::text::hex(&digest.sha256[..2]),
+            );
+            let set = vec![(AUTHORIZATION, HeaderValue::from_str(&text).unwrap())];
+            Ok(Mutations { set, ..Mutations::default() }.into())
+        }
+    }
+
+    impl Scheme for Hashing {
+        fn owned_headers(&self) -> &[HeaderName] {
+            &[AUTHORIZATION]
+        }
+
+        fn identity(&self) -> Identity<'_> {
+            Identity::Fixed(&self.0)
+        }
+    }
+
+    fn entry(id: &str, host: &str, authorizer: Arc<dyn Authorizer>) -> Arc<CredentialEntry> {
+        let ready = Readiness::Ready(Arc::new(Hashing(authorizer)));
+        Arc::new(CredentialEntry::new(id, "test", vec![HostPattern::parse(host).unwrap()], true, ready))
+    }
+
+    fn lending<'a>(entries: impl IntoIterator<Item = &'a Arc<CredentialEntry>>) -> Lending {
+        let lending = Lending::new(Deps::system().clock, HashMap::from([("a".to_owned(), "digest".to_owned())]));
+        lending.open(entries.into_iter());
+        lending
+    }
+
+    fn request() -> Request<Vec<u8>> {
+        let request = Request::post("https://login.test/x?y=1").header("authorization", "worthless");
+        request.header("Authorization_", "stays").body(b"body".to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_is_signed_as_it_will_be_sent() {
+        let entry = entry("a", "login.test", Arc::new(HashAuthorizer));
+        let lending = lending([&entry]);
+        let lent = lending.sign("a", request()).await.unwrap();
+        // SHA-256 of `body` begins with 230d.
+        assert_eq!(lent.request.headers()[AUTHORIZATION], "POST /x?y=1 login.test 4 230d");
+        assert!(!lent.request.headers().contains_key(HOST) && lent.token.is_none());
+        assert_eq!(lent.request.body(), b"body");
+        assert_eq!((lending.fingerprint("a"), lending.fingerprint("b")), (Some("digest"), None));
+    }
+
+    #[tokio::test]
+    async fn a_query_key_goes_into_the_address() {
+        let query = vec![("key".to_owned(), crate::base::Secret::new("k%261"))];
+        let entry = entry("a", "*.test", Arc::new(Prepared::new(Mutations { query, ..Mutations::default() })));
+        let lent = lending([&entry]).sign("a", request()).await.unwrap();
+        assert_eq!(lent.request.uri(), "https://login.test/x?y=1&key=k%261");
+    }
+
+    #[tokio::test]
+    async fn what_is_for_another_host_or_not_there_lends_nothing() {
+        let away = entry("a", "api.test", Arc::new(HashAuthorizer));
+        let refusal = lending([&away]).sign("a", request()).await.unwrap_err();
+        assert_eq!(refusal.code, Code::DestinationForbidden);
+        assert!(refusal.detail.contains("credential a is not for login.test; list it under its `hosts`"), "{refusal}");
+        let refusal = lending([&away]).sign("b", request()).await.unwrap_err();
+        assert_eq!(refusal.code, Code::CredentialRejected);
+        let gone = lending([&entry("a", "login.test", Arc::new(HashAuthorizer))]);
+        assert_eq!(
+            gone.sign("a", request()).await.unwrap_err().code,
+            Code::CredentialRejected,
+            "it keeps nobody alive"
+        );
+        let off = Readiness::Unusable("it is switched off".into());
+        let hosts = vec![HostPattern::parse("login.test").unwrap()];
+        let off = Arc::new(CredentialEntry::new("a", "test", hosts, false, off));
+        let refusal = lending([&off]).sign("a", request()).await.unwrap_err();
+        assert!(refusal.detail.contains("it is switched off"), "{refusal}");
+    }
+}
