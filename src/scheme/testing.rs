@@ -16,7 +16,13 @@ use crate::token::{StateDirectory, Tokens};
 
 /// A service that gives its answers one after the other, the last one for ever.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Network(Arc<Mutex<(VecDeque<Response<Vec<u8>>>, Vec<Request<Vec<u8>>>)>>);
+pub(super) struct Network(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    answers: VecDeque<Response<Vec<u8>>>,
+    asked: Vec<Request<Vec<u8>>>,
+}
 
 /// An answer: status, headers, body.
 pub(super) fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Response<Vec<u8>> {
@@ -29,12 +35,13 @@ pub(super) fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Respo
 
 impl Network {
     pub(super) fn answering(answers: impl IntoIterator<Item = Response<Vec<u8>>>) -> Self {
-        Self(Arc::new(Mutex::new((answers.into_iter().collect(), Vec::new()))))
+        let state = State { answers: answers.into_iter().collect(), asked: Vec::new() };
+        Self(Arc::new(Mutex::new(state)))
     }
 
     /// What it was asked, taken away.
     pub(super) fn asked(&self) -> Vec<Request<Vec<u8>>> {
-        std::mem::take(&mut self.0.lock().unwrap().1)
+        std::mem::take(&mut self.0.lock().unwrap().asked)
     }
 }
 
@@ -47,8 +54,8 @@ impl HttpClients for Network {
 impl HttpClient for Network {
     fn call(&self, request: Request<Vec<u8>>) -> BoxFuture<'_, Result<Response<Vec<u8>>, CallError>> {
         let mut state = self.0.lock().unwrap();
-        state.1.push(request);
-        let next = if state.0.len() > 1 { state.0.pop_front() } else { state.0.front().cloned() };
+        state.asked.push(request);
+        let next = if state.answers.len() > 1 { state.answers.pop_front() } else { state.answers.front().cloned() };
         let none = CallError { detail: "connection refused".into(), sent: false };
         Box::pin(std::future::ready(next.ok_or(none)))
     }
