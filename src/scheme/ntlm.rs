@@ -236,8 +236,8 @@ fn authorization(message: &[u8]) -> Result<Mutations, Refusal> {
 
 /// The NTLM message of a 401, or why there is none.
 fn offered(headers: &HeaderMap) -> Result<Vec<u8>, Cow<'static, str>> {
-    let lines = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|line| line.to_str().ok());
-    let offers: Vec<(&str, &str)> = lines.flat_map(challenges).collect();
+    let lines = headers.get_all(WWW_AUTHENTICATE).iter().map(HeaderValue::as_bytes);
+    let offers: Vec<(&str, &[u8])> = lines.flat_map(challenges).collect();
     let of = |name: &'static str| offers.iter().filter(move |(scheme, _)| scheme.eq_ignore_ascii_case(name));
     if let Some((_, message)) = of("NTLM").find(|(_, message)| !message.is_empty()) {
         return STANDARD.decode(message).map_err(|_| "the server's NTLM challenge is not base64".into());
@@ -257,22 +257,24 @@ fn offered(headers: &HeaderMap) -> Result<Vec<u8>, Cow<'static, str>> {
 
 /// The challenges in one header line: each scheme with its token, if it has one (RFC 9110 section 11.6.1). Parameters of
 /// other schemes are passed over.
-fn challenges(line: &str) -> impl Iterator<Item = (&str, &str)> {
+fn challenges(line: &[u8]) -> impl Iterator<Item = (&str, &[u8])> {
     let (mut quoted, mut escaped) = (false, false);
-    let parts = line.split(move |letter| {
+    let parts = line.split(move |byte| {
         let literal = std::mem::take(&mut escaped);
-        match letter {
-            '\\' if quoted && !literal => escaped = true,
-            '"' if !literal => quoted = !quoted,
+        match byte {
+            b'\\' if quoted && !literal => escaped = true,
+            b'"' if !literal => quoted = !quoted,
             _ => {}
         }
-        letter == ',' && !quoted
+        *byte == b',' && !quoted
     });
     parts.filter_map(|part| {
-        let (scheme, rest) = part.trim().split_once(' ').unwrap_or((part.trim(), ""));
-        let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        let named = (1..=32).contains(&scheme.len()) && scheme.bytes().all(is_token) && !rest.trim().starts_with('=');
-        named.then_some((scheme, rest.trim()))
+        let part = part.trim_ascii();
+        let (scheme, rest) = part.split_at(part.iter().position(|byte| *byte == b' ').unwrap_or(part.len()));
+        let rest = rest.trim_ascii();
+        let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+        let named = (1..=32).contains(&scheme.len()) && scheme.iter().all(is_token) && !rest.starts_with(b"=");
+        Some((std::str::from_utf8(scheme).ok().filter(|_| named)?, rest))
     })
 }
 
@@ -580,7 +582,7 @@ mod tests {
     }
 
     fn headers(challenge: &str) -> HeaderMap {
-        HeaderMap::from_iter([(WWW_AUTHENTICATE, challenge.parse().unwrap())])
+        HeaderMap::from_iter([(WWW_AUTHENTICATE, HeaderValue::from_bytes(challenge.as_bytes()).unwrap())])
     }
 
     /// The third message, or why there is none.
@@ -737,6 +739,7 @@ mod tests {
             "Negotiate YII=, NTLM AAEC, Basic realm=\"a, NTLM //8=\"",
             "Digest realm=\"\\\"NTLM //8=\\\", \", nonce=\"x\", NTLM AAEC",
             "NTLM, NTLM AAEC",
+            "Basic realm=\"B\u{fc}ro\", NTLM AAEC",
         ] {
             assert_eq!(found(line), Ok(vec![0, 1, 2]), "{line}");
         }
