@@ -24,9 +24,11 @@ const INDEPENDENT: &[&str] = &[
     "src/cli/demo/api.rs",
     "src/cli/demo/aws.rs",
     "src/cli/demo/cases.rs",
+    "src/cli/demo/digest.rs",
     "src/cli/demo/identity.rs",
     "src/cli/demo/jwt.rs",
     "src/cli/demo/login.rs",
+    "src/cli/demo/ntlm.rs",
     "src/cli/demo/oracle.rs",
 ];
 

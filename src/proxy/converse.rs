@@ -182,9 +182,9 @@ impl Subject<'_> {
         let challenged = Arc::clone(self.talk.challenged());
         let owner = Owner::new(&challenged, self.talk.account(), &self.call.caller.name);
         // A body that can be sent once goes over a connection that was proven a moment ago, which will not be refused.
-        while let Some(mut link) =
-            self.egress.proven_link(&owner, self.call.destination).filter(|_| self.payload.is_repeatable())
-        {
+        let again = self.payload.is_repeatable();
+        let proven = || again.then(|| self.egress.proven_link(&owner, self.call.destination)).flatten();
+        while let Some(mut link) = proven() {
             let request = self.plain()?;
             match self.egress.send_over(&mut link, request).await {
                 // What was proven may have ended with a restart over there: it is proven anew.

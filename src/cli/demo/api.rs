@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::aws::Aws;
 use super::cases::{self, HOST, Keys};
+use super::digest::Guard;
 use super::identity::Identity;
 use super::jwt::Jwt;
 use super::login::Logins;
@@ -138,10 +139,11 @@ type Verifier = Box<dyn Fn(&Call<'_>) -> Option<Reply> + Send + Sync>;
 fn services(keys: &Keys, certificate: &[u8]) -> Vec<Verifier> {
     let (aws, jwt, windows) = (Aws::new(&keys.second), Jwt::new(keys.clone()), Windows::new(&keys.second, certificate));
     let (identity, own, tenancy) = (Identity::new(keys.clone()), keys.clone(), keys.clone());
-    let logins = Logins::new(keys.clone());
+    let (logins, guard) = (Logins::new(keys.clone()), Guard::new(&keys.second));
     vec![
         Box::new(move |call| aws.answer(call.head, call.body, call.now).map(Reply::from)),
         Box::new(move |call| jwt.answer(call.head, call.now).map(Reply::from)),
+        Box::new(move |call| guard.answer(call)),
         Box::new(move |call| logins.answer(call)),
         Box::new(move |call| windows.answer(call)),
         Box::new(move |call| oracle::answer(call.head, call.body, &tenancy.oracle, call.now).map(Reply::from)),

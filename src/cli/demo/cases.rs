@@ -127,6 +127,25 @@ pub(super) static CASES: &[Case] = &[
         ..CALL
     },
     Case {
+        id: "digest",
+        scheme: "digest",
+        about: "an answer to the server's challenge, which serves the calls after it too",
+        path: "/digest",
+        times: 3,
+        settings: "    scheme: digest\n    username: demo\n    password: { file: FOLDER/second }\n",
+        ..CALL
+    },
+    Case {
+        id: "digest-body",
+        scheme: "digest",
+        about: "an answer that covers the body, for a server that takes nothing less",
+        method: Method::POST,
+        path: "/digest/body",
+        body: "{\"limit\":10}",
+        settings: "    scheme: digest\n    username: demo\n    password: { file: FOLDER/second }\n",
+        ..CALL
+    },
+    Case {
         id: "ntlm",
         scheme: "ntlm",
         about: "a user's password, proven once for the connection that is then kept for the caller",

@@ -4,6 +4,7 @@
 mod api;
 mod aws;
 mod cases;
+mod digest;
 mod identity;
 mod jwt;
 mod login;
