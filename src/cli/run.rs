@@ -1,5 +1,7 @@
 //! `countersign run -- COMMAND…`: a private proxy for one command, its tools pointed at it, nothing left behind.
 
+mod oracle;
+
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::unix::fs::OpenOptionsExt;
@@ -74,7 +76,8 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
     context.start_logs(&config.log);
     raise_file_limit();
     // A tool of AWS's that finds no keys does not even ask; one that finds real ones would not need us.
-    let aws = config.credentials.iter().any(|one| one.enabled && one.kind.name.starts_with("aws"));
+    let has = |scheme: &str| config.credentials.iter().any(|one| one.enabled && one.kind.name.starts_with(scheme));
+    let (aws, oracle) = (has("aws"), has("oracle"));
     // From here on no signal ends us before what we made is gone again.
     let mut signals = Signals::new().map_err(|error| Failure::Other(error.to_string()))?;
     // What Countersign reads from the environment is not for the command.
@@ -82,6 +85,10 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
     if aws {
         hidden.extend(AWS_KEYS.iter().map(|name| (*name).to_owned()));
     }
+    if oracle {
+        hidden.extend(oracle::KEYS.iter().map(|name| (*name).to_owned()));
+    }
+    let tenancy = oracle::tenancy(&config);
     let app = tokio::select! {
         app = App::start_private(config, context.deps.clone(), arguments.caller, arguments.credential) => app?,
         number = signals.before() => return Ok(128 + number),
@@ -90,7 +97,8 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
         .prefix("countersign-run-")
         .tempdir()
         .map_err(|error| Failure::Other(error.to_string()))?;
-    let status = supervise(context, &app, folder.path(), &arguments.command, &hidden, aws, &mut signals).await;
+    let worthless = Worthless { aws, oracle, tenancy };
+    let status = supervise(context, &app, folder.path(), &arguments.command, &hidden, worthless, &mut signals).await;
     // Before the exit code: nothing is left behind even when the command failed.
     folder.close().map_err(|error| Failure::Other(error.to_string()))?;
     // A second signal ends us at once, whatever is still under way.
@@ -103,6 +111,14 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
         Ended::NotStarted(code) => return Ok(code),
     };
     Ok(status.code().map_or_else(|| 128_u8.wrapping_add(status.signal().unwrap_or(0) as u8), |code| code as u8))
+}
+
+/// For whose programs the command gets what stands in for keys.
+struct Worthless {
+    aws: bool,
+    oracle: bool,
+    /// For Oracle's.
+    tenancy: Option<String>,
 }
 
 /// How the command ended.
@@ -125,7 +141,7 @@ async fn supervise(
     folder: &Path,
     command: &[OsString],
     hidden: &[String],
-    aws: bool,
+    worthless: Worthless,
     signals: &mut Signals,
 ) -> Result<Ended, Failure> {
     let other = |error: std::io::Error| Failure::Other(error.to_string());
@@ -149,8 +165,12 @@ async fn supervise(
         prepared.env_remove(name);
     }
     prepared.envs(variables(&address.to_string(), &pem, &store, variable(context, "JAVA_TOOL_OPTIONS")));
-    if aws {
+    if worthless.aws {
         prepared.envs(WORTHLESS);
+    }
+    if worthless.oracle {
+        let made = oracle::stand_in(context, folder, worthless.tenancy);
+        prepared.envs(made.map_err(|why| Failure::Other(format!("Oracle's programs cannot be given a key: {why}")))?);
     }
     match prepared.spawn() {
         Ok(mut child) => signals.wait(&mut child).await.map(Ended::Status).map_err(other),

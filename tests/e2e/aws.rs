@@ -54,7 +54,7 @@ fn folder() -> PathBuf {
 }
 
 /// A corporate proxy that leads every name to one port of this machine.
-async fn tunnel(port: u64) -> SocketAddr {
+pub async fn tunnel(port: u64) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

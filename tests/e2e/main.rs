@@ -27,6 +27,7 @@ mod login;
 mod login_recipes;
 mod ntlm;
 mod operations;
+mod oracle;
 mod oracle_signing;
 mod protocols;
 mod reverse;
