@@ -223,6 +223,11 @@ impl Authorizer for Signer {
         Ok(Authorized { mutations: Arc::new(mutations), rewrite: None, mark })
     }
 
+    /// A 401 is worth looking at also where there is no token: it may have been the time.
+    fn reads_errors(&self) -> bool {
+        true
+    }
+
     fn verdict(&self, answer: &AnswerView<'_>, now: SystemTime) -> Verdict {
         if answer.status != StatusCode::UNAUTHORIZED {
             return Verdict::Fine;
