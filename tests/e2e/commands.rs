@@ -267,32 +267,14 @@ fn run_says_what_is_wrong_with_a_command_that_does_not_exist() {
 }
 
 #[test]
-fn the_example_configuration_and_every_recipe_are_in_order() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files: Vec<_> =
-        std::fs::read_dir(root.join("config/recipes")).unwrap().map(|file| file.unwrap().path()).collect();
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
-    assert!(files.len() > 10);
-    files.push(root.join("config/example.yaml"));
-    let folder = tempfile::tempdir().unwrap();
-    for file in files {
-        let text = std::fs::read_to_string(&file).unwrap();
-        // Private keys are files: a test key stands in for each.
-        let mut parts = text.split("/run/secrets/");
-        let mut copy = parts.next().unwrap_or_default().to_owned();
-        for part in parts {
-            copy.push_str(root.join("tests/vectors/keys/rsa-pkcs8.pem").to_str().unwrap());
-            copy.push_str(part.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "-._".contains(c)));
-        }
-        let path = folder.path().join(file.file_name().unwrap());
-        std::fs::write(&path, copy).unwrap();
-        let mut command = countersign(&["check", "--config", path.to_str().unwrap()]);
-        for (index, _) in text.match_indices("env: ") {
-            let name: String =
-                text[index + 5..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-            command.env(&name, format!("value-of-{name}"));
-        }
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
+fn the_example_configuration_is_in_order() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/example.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let mut command = countersign(&["check", "--config", file.to_str().unwrap()]);
+    for (index, _) in text.match_indices("env: ") {
+        let name: String = text[index + 5..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+        command.env(&name, format!("value-of-{name}"));
     }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -30,6 +30,7 @@ mod operations;
 mod oracle;
 mod oracle_signing;
 mod protocols;
+mod recipes;
 mod reverse;
 mod rotation;
 mod secrets;

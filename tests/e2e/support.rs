@@ -85,6 +85,7 @@ pub fn provider() {
 /// What reached an origin.
 #[derive(Debug, Clone)]
 pub struct Seen {
+    pub method: http::Method,
     pub target: String,
     pub version: http::Version,
     pub headers: http::HeaderMap,
@@ -154,6 +155,7 @@ impl Origin {
                                 return Ok::<_, Infallible>(text(400, "broken body"));
                             };
                             let seen = Seen {
+                                method: parts.method,
                                 target: parts.uri.path_and_query().map_or("", |target| target.as_str()).to_owned(),
                                 version: parts.version,
                                 headers: parts.headers,
