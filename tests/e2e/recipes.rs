@@ -66,9 +66,11 @@ struct Call {
     #[serde(default)]
     cookies: BTreeMap<String, String>,
     jwt: Option<Jwt>,
-    /// Headers of the 401s that come before the answer.
+    /// Headers of the 401s that come before the answer, and what must be in the requests that get them.
     #[serde(default)]
     challenge: Challenges,
+    #[serde(default)]
+    opening: BTreeMap<String, Option<String>>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -195,10 +197,7 @@ impl Recipe {
 
     fn secret(&self, name: &str) -> String {
         match self.row.secrets.get(name) {
-            Some(value) if value.starts_with("vectors/") => {
-                std::fs::read_to_string(root().join("tests").join(value)).unwrap()
-            }
-            Some(value) => value.clone(),
+            Some(value) => content(value),
             None => format!("secret-of-{}", name.to_ascii_lowercase()),
         }
     }
@@ -247,6 +246,14 @@ impl Recipe {
         let all = self.row.environment.iter().map(|(name, value)| (name.clone(), own(value)));
         self.variables().into_iter().chain(all).collect()
     }
+}
+
+/// A text, or the file below `tests/` that it names.
+fn content(text: &str) -> String {
+    if text.starts_with("vectors/") {
+        return std::fs::read_to_string(root().join("tests").join(text)).unwrap();
+    }
+    text.to_owned()
 }
 
 /// Every text of a document, with the key it stands at.
@@ -334,7 +341,7 @@ impl Vendors {
             Some(exchange) => {
                 let body = exchange.answer.clone();
                 let body = body.unwrap_or_else(|| json!({ "access_token": "the-token", "expires_in": 3600 }));
-                let body = body.as_str().map_or_else(|| body.to_string(), str::to_owned);
+                let body = body.as_str().map_or_else(|| body.to_string(), content);
                 with(text(exchange.status, &body), &exchange.answer_headers)
             }
             None => match row.call.challenge.nth(number - row.token.len()) {
@@ -476,6 +483,12 @@ fn compare(name: &str, row: &Row, heard: &[Seen], wrong: &mut Vec<String>) {
     }
     for (number, (exchange, seen)) in row.token.iter().zip(heard).enumerate() {
         compare_exchange(&format!("{name}: token request {}", number + 1), seen, exchange, wrong);
+    }
+    for seen in &heard[row.token.len()..count - 1] {
+        compare_headers(&format!("{name}: what is sent first"), seen, &row.call.opening, wrong);
+        if !seen.body.is_empty() {
+            wrong.push(format!("{name}: a body is sent before the server has asked"));
+        }
     }
     let (call, seen) = (&row.call, &heard[count - 1]);
     compare_request(name, seen, &call.request, call.target.as_deref(), wrong);
@@ -630,7 +643,7 @@ async fn a_request_through_each_recipe_arrives_as_its_vendor_documents() {
 }
 
 /// Where a pattern covers names that strangers cannot have.
-const PATTERNS: [&str; 1] = ["*.amazonaws.com"];
+const PATTERNS: [&str; 2] = ["*.amazonaws.com", "*.oraclecloud.com"];
 
 #[test]
 fn every_recipe_says_what_it_is_names_its_hosts_and_stands_in_the_table() {
