@@ -42,7 +42,7 @@ struct Exchange {
     #[serde(default = "ok")]
     status: u16,
     #[serde(default)]
-    answer_headers: BTreeMap<String, String>,
+    answer_headers: Headers,
     answer: Option<Value>,
 }
 
@@ -73,11 +73,25 @@ struct Call {
     opening: BTreeMap<String, Option<String>>,
 }
 
+/// By name, or as pairs where a name comes twice.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Headers {
+    Map(BTreeMap<String, String>),
+    Pairs(Vec<(String, String)>),
+}
+
+impl Default for Headers {
+    fn default() -> Self {
+        Self::Pairs(Vec::new())
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 enum Challenges {
     One(BTreeMap<String, String>),
-    Several(Vec<BTreeMap<String, String>>),
+    Several(Vec<Headers>),
 }
 
 impl Default for Challenges {
@@ -87,10 +101,10 @@ impl Default for Challenges {
 }
 
 impl Challenges {
-    fn nth(&self, index: usize) -> Option<&BTreeMap<String, String>> {
+    fn nth(&self, index: usize) -> Option<Headers> {
         match self {
-            Self::One(one) => (index == 0).then_some(one),
-            Self::Several(several) => several.get(index),
+            Self::One(one) => (index == 0).then(|| Headers::Map(one.clone())),
+            Self::Several(several) => several.get(index).cloned(),
         }
     }
 }
@@ -221,7 +235,10 @@ impl Recipe {
                 paths.insert(text.to_owned());
             }
         });
-        let content = |path: &String| self.secret(path.rsplit('/').next().unwrap());
+        let content = |path: &String| {
+            let name = path.rsplit('/').next().unwrap();
+            self.secret(if self.row.secrets.contains_key(path) { path } else { name })
+        };
         paths.into_iter().map(|path| (path.clone(), content(&path))).collect()
     }
 
@@ -342,7 +359,7 @@ impl Vendors {
                 let body = exchange.answer.clone();
                 let body = body.unwrap_or_else(|| json!({ "access_token": "the-token", "expires_in": 3600 }));
                 let body = body.as_str().map_or_else(|| body.to_string(), content);
-                with(text(exchange.status, &body), &exchange.answer_headers)
+                with(text(exchange.status, &body), exchange.answer_headers.clone())
             }
             None => match row.call.challenge.nth(number - row.token.len()) {
                 Some(challenge) => with(text(401, ""), challenge),
@@ -354,8 +371,12 @@ impl Vendors {
     }
 }
 
-fn with(mut answer: Answer, headers: &BTreeMap<String, String>) -> Answer {
-    for (name, value) in headers {
+fn with(mut answer: Answer, headers: Headers) -> Answer {
+    let pairs = match headers {
+        Headers::Map(map) => map.into_iter().collect(),
+        Headers::Pairs(pairs) => pairs,
+    };
+    for (name, value) in pairs {
         answer.headers_mut().append(name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap());
     }
     answer
