@@ -453,6 +453,11 @@ fn compare_exchange(what: &str, seen: &Seen, exchange: &Exchange, wrong: &mut Ve
     compare_request(what, seen, &exchange.request, None, wrong);
     compare_headers(what, seen, &exchange.headers, wrong);
     let fields: BTreeMap<String, String> = url::form_urlencoded::parse(&seen.body).into_owned().collect();
+    let kind = exchange.form.as_ref().map(|_| "application/x-www-form-urlencoded");
+    let kind = kind.or(exchange.json.as_ref().map(|_| "application/json"));
+    if kind.is_some() && seen.header("content-type").map(|own| own.split(';').next().unwrap_or_default()) != kind {
+        wrong.push(format!("{what}: the content type is {:?} and not {kind:?}", seen.header("content-type")));
+    }
     if let Some(form) = &exchange.form {
         let same = form.len() == fields.len()
             && form.iter().all(|(name, pattern)| {
@@ -745,7 +750,8 @@ fn what_arrives_otherwise_is_seen() {
         let target = target.to_owned();
         Seen { method: parts.method, target, version: parts.version, headers: parts.headers, body: body.into() }
     };
-    let token = || seen("POST", "/token", &[("host", "login.test")], "a=b");
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    let token = || seen("POST", "/token", &[("host", "login.test"), form], "a=b");
     let right = [("host", "api.test"), ("x-key", "k"), ("cookie", "c=d")];
     let with = |more: &[(&str, &str)]| seen("GET", "/v1", &[&right, more].concat(), "");
     let without = |name: &str| {
@@ -770,9 +776,10 @@ fn what_arrives_otherwise_is_seen() {
     ] {
         assert!(wrong(&[token(), call.clone()]), "{call:?}");
     }
-    let elsewhere = seen("POST", "/token", &[("host", "api.test")], "a=b");
-    let more = seen("POST", "/token", &[("host", "login.test")], "a=b&c=d");
-    for login in [elsewhere, more, seen("GET", "/token", &[("host", "login.test")], "a=b")] {
+    let elsewhere = seen("POST", "/token", &[("host", "api.test"), form], "a=b");
+    let more = seen("POST", "/token", &[("host", "login.test"), form], "a=b&c=d");
+    let plain = seen("POST", "/token", &[("host", "login.test"), ("content-type", "text/plain")], "a=b");
+    for login in [elsewhere, more, plain, seen("GET", "/token", &[("host", "login.test"), form], "a=b")] {
         assert!(wrong(&[login.clone(), with(&[])]), "{login:?}");
     }
     assert!(wrong(&[with(&[])]) && wrong(&[token(), token(), with(&[])]));
