@@ -24,7 +24,6 @@ mod forward;
 mod identity_providers;
 mod jwt;
 mod login;
-mod login_recipes;
 mod ntlm;
 mod operations;
 mod oracle;
