@@ -25,6 +25,7 @@ const INDEPENDENT: &[&str] = &[
     "src/cli/demo/aws.rs",
     "src/cli/demo/cases.rs",
     "src/cli/demo/digest.rs",
+    "src/cli/demo/google.rs",
     "src/cli/demo/identity.rs",
     "src/cli/demo/jwt.rs",
     "src/cli/demo/login.rs",

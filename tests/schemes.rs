@@ -379,12 +379,19 @@ fn no_secret_shows_in_any_debug_or_error_of_any_scheme() {
         for mut vector in vectors(kind.name) {
             let positive = matches!(vector.expect, Expect::Signed { .. });
             for (index, value) in vector.secrets.values_mut().enumerate() {
-                // A refused vector keeps what makes it refused, the canary before it.
-                *value = if positive { format!("{canary}{index}") } else { format!("{canary}{value}") };
+                // A document stays one, with the canary in it. A refused vector keeps what makes it refused, the canary
+                // before it.
+                *value = match documented(value, canary) {
+                    Some(document) => document,
+                    None if positive => format!("{canary}{index}"),
+                    None => format!("{canary}{value}"),
+                };
             }
             for exchange in vector.exchange.iter_mut().flat_map(Exchanges::all) {
                 // A server that repeats what it was sent, and a token that is a secret too.
-                let (status, text) = (exchange.status, format!("you sent {:?}", vector.secrets));
+                // A private key is sent to nobody.
+                let sent: Vec<_> = vector.secrets.values().filter(|secret| !secret.contains("PRIVATE KEY")).collect();
+                let (status, text) = (exchange.status, format!("you sent {sent:?}"));
                 let planted = |text: &str| text.replace("sessiontoken", &format!("{canary}token"));
                 for value in exchange.answer_headers.values_mut() {
                     *value = planted(value);
@@ -396,6 +403,12 @@ fn no_secret_shows_in_any_debug_or_error_of_any_scheme() {
                 } else if exchange.answer.is_object() {
                     exchange.answer = serde_json::from_str(&planted(&exchange.answer.to_string())).unwrap();
                     exchange.answer["access_token"] = format!("{canary}-token").into();
+                    for field in ["accessToken", "id_token", "token"] {
+                        // Of a JWT the signature: the rest is read.
+                        let Some(token) = exchange.answer[field].as_str() else { continue };
+                        let front = token.rsplit_once('.').map_or("", |(front, _)| front);
+                        exchange.answer[field] = format!("{front}.{canary}").into();
+                    }
                     exchange.answer["error_description"] = if status == 200 { Value::Null } else { text.into() };
                 }
             }
@@ -415,10 +428,26 @@ fn no_secret_shows_in_any_debug_or_error_of_any_scheme() {
                 }
             }
             assert!(!shown.contains(canary), "{}: {} shows its secret: {shown}", kind.name, vector.name);
+            for secret in vector.secrets.values() {
+                let document = serde_json::from_str::<Value>(secret).unwrap_or_default();
+                let line = document["private_key"].as_str().and_then(|key| key.lines().nth(1));
+                assert!(!line.is_some_and(|line| shown.contains(line)), "{}: {}", kind.name, vector.name);
+            }
             let encoded = base64_of(canary);
             assert!(!shown.contains(&encoded), "{}: {} shows its secret", kind.name, vector.name);
         }
     }
+}
+
+/// A JSON document with the canary in place of what is secret in it; a private key stays one.
+fn documented(text: &str, canary: &str) -> Option<String> {
+    let mut document: Value = serde_json::from_str(text).ok().filter(Value::is_object)?;
+    for field in ["client_secret", "refresh_token"] {
+        if document[field].is_string() {
+            document[field] = canary.into();
+        }
+    }
+    Some(document.to_string())
 }
 
 fn base64_of(text: &str) -> String {

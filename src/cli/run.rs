@@ -1,5 +1,6 @@
 //! `countersign run -- COMMAND…`: a private proxy for one command, its tools pointed at it, nothing left behind.
 
+mod google;
 mod oracle;
 
 use std::ffi::OsString;
@@ -8,11 +9,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
+use std::sync::Arc;
 
 use clap::Args;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::google::Google;
 use super::{Context, Failure, raise_file_limit, variable};
 use crate::app::App;
 use crate::base::SecretRef;
@@ -77,13 +80,16 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
     raise_file_limit();
     // A tool of AWS's that finds no keys does not even ask; one that finds real ones would not need us.
     let has = |scheme: &str| config.credentials.iter().any(|one| one.enabled && one.kind.name.starts_with(scheme));
-    let (aws, oracle) = (has("aws"), has("oracle"));
+    let (aws, google, oracle) = (has("aws"), has("google"), has("oracle"));
     // From here on no signal ends us before what we made is gone again.
     let mut signals = Signals::new().map_err(|error| Failure::Other(error.to_string()))?;
     // What Countersign reads from the environment is not for the command.
     let mut hidden: Vec<String> = config.references().into_iter().filter_map(variable_of).collect();
     if aws {
         hidden.extend(AWS_KEYS.iter().map(|name| (*name).to_owned()));
+    }
+    if google {
+        hidden.extend(google::KEYS.iter().map(|name| (*name).to_owned()));
     }
     if oracle {
         hidden.extend(oracle::KEYS.iter().map(|name| (*name).to_owned()));
@@ -97,7 +103,7 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
         .prefix("countersign-run-")
         .tempdir()
         .map_err(|error| Failure::Other(error.to_string()))?;
-    let worthless = Worthless { aws, oracle, tenancy };
+    let worthless = Worthless { aws, google, oracle, tenancy };
     let status = supervise(context, &app, folder.path(), &arguments.command, &hidden, worthless, &mut signals).await;
     // Before the exit code: nothing is left behind even when the command failed.
     folder.close().map_err(|error| Failure::Other(error.to_string()))?;
@@ -116,6 +122,7 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
 /// For whose programs the command gets what stands in for keys.
 struct Worthless {
     aws: bool,
+    google: bool,
     oracle: bool,
     /// For Oracle's.
     tenancy: Option<String>,
@@ -167,6 +174,16 @@ async fn supervise(
     prepared.envs(variables(&address.to_string(), &pem, &store, variable(context, "JAVA_TOOL_OPTIONS")));
     if worthless.aws {
         prepared.envs(WORTHLESS);
+    }
+    // Its endpoint is there for as long as the command is.
+    let google = match worthless.google {
+        true => Some(Google::begin(folder, Arc::clone(&context.deps.clock)).await),
+        false => None,
+    };
+    let google = google.transpose();
+    let google = google.map_err(|why| Failure::Other(format!("Google's programs cannot be given a key: {why}")))?;
+    if let Some(google) = &google {
+        prepared.envs(google.variables());
     }
     if worthless.oracle {
         let made = oracle::stand_in(context, folder, worthless.tenancy);

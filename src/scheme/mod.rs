@@ -26,6 +26,7 @@ mod aws_sts;
 mod basic;
 mod digest;
 mod fields;
+mod google;
 mod jwt;
 mod login;
 mod ntlm;
@@ -41,6 +42,7 @@ pub static KINDS: &[Kind] = &[
     aws_sts::KIND,
     basic::KIND,
     digest::KIND,
+    google::KIND,
     jwt::KIND,
     login::KIND,
     ntlm::KIND,

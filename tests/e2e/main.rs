@@ -21,6 +21,7 @@ mod commands;
 mod desync;
 mod digest;
 mod forward;
+mod google;
 mod identity_providers;
 mod jwt;
 mod login;

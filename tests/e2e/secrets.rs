@@ -63,11 +63,22 @@ fn planted() -> Planted {
             for (index, vector) in
                 vectors.iter().enumerate().filter(|(_, vector)| vector["expect"]["refused"].is_null())
             {
+                let exchanges = match &vector["exchange"] {
+                    serde_json::Value::Array(several) => several.clone(),
+                    one => vec![one.clone()],
+                };
+                let urls: Vec<&str> = exchanges.iter().filter_map(|exchange| exchange["url"].as_str()).collect();
+                // A metadata service's own address is no name that leads to a server of ours.
+                if urls.iter().any(|url| url.starts_with("http://")) {
+                    continue;
+                }
                 let id = format!("{}-{index}", kind.name);
                 let mut settings = vector["credential"].to_string();
                 let secrets = vector["secrets"].as_object().unwrap();
-                // A key must stay a key, and its password the one that opens it; what is encoded must stay decodable.
-                let real = secrets.values().any(|secret| secret.as_str().unwrap().contains("PRIVATE KEY"))
+                // A key must stay a key, and its password the one that opens it; what is encoded must stay decodable, and a
+                // document one.
+                let real = |secret: &str| secret.contains("PRIVATE KEY") || secret.starts_with('{');
+                let real = secrets.values().any(|secret| real(secret.as_str().unwrap()))
                     || settings.contains("shared_secret_encoding");
                 for (name, secret) in secrets {
                     let variable = format!("{}_{index}_{name}", kind.name).to_uppercase();
@@ -76,9 +87,7 @@ fn planted() -> Planted {
                     let canary = format!("k4n4ry-{}", variable.to_lowercase());
                     variables.push((variable, if real { secret.as_str().unwrap().to_owned() } else { canary }));
                 }
-                if let Some(url) = vector["exchange"]["url"].as_str() {
-                    logins.push(url.split('/').nth(2).unwrap().to_owned());
-                }
+                logins.extend(urls.iter().map(|url| url.split('/').nth(2).unwrap().to_owned()));
                 let common = format!("{{\"id\":\"{id}\",\"scheme\":\"{}\",\"hosts\":[\"api.test\"],", kind.name);
                 credentials.push_str(&format!("  - {}\n", settings.replacen('{', &common, 1)));
                 bindings.push_str(&format!(
@@ -103,6 +112,28 @@ fn path_of(seen: &Seen) -> &str {
 /// Whether a request proves something, and does not only begin a conversation.
 fn proves(seen: &Seen) -> bool {
     seen.header("authorization").is_some_and(|value| !value.starts_with("NTLM TlRMTVNTUAABAAAA"))
+}
+
+/// A token under each of the names that token services have for it; the ID token ends in a far future.
+fn token_answer(number: usize) -> serde_json::Value {
+    let token = format!("k4n4ry-access-{number}");
+    let identity = format!("e30.eyJleHAiOjQxMDI0NDQ4MDB9.{token}");
+    serde_json::json!({
+        "access_token": token, "expires_in": 3600, "id_token": identity,
+        "accessToken": token, "expireTime": "2099-01-01T00:00:00Z", "token": identity,
+    })
+}
+
+/// What of a secret must be seen nowhere: of a key, one line of it; of a document, whatever in it is secret.
+fn confidential(value: &str) -> Vec<String> {
+    let line = |text: &str| text.lines().nth(1).unwrap_or(text).to_owned();
+    match serde_json::from_str::<serde_json::Value>(value) {
+        Ok(document) if document.is_object() => ["private_key", "client_secret", "refresh_token"]
+            .iter()
+            .filter_map(|field| document[field].as_str().map(line))
+            .collect(),
+        _ => vec![line(value)],
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,8 +186,7 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
         if number.is_multiple_of(2) {
             text(
                 200,
-                &serde_json::json!({ "access_token": format!("k4n4ry-access-{number}"), "expires_in": 3600 })
-                    .to_string(),
+                &token_answer(number).to_string(),
             )
         } else {
             text(400, &serde_json::json!({ "error": "invalid_client", "error_description": description }).to_string())
@@ -192,8 +222,9 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
             let signed = if id.starts_with("aws") { signed } else { "" };
             let head = format!("{request} HTTP/1.1\r\nHost: api.test\r\n{signed}\r\n");
             let answer = raw(&proxy.forward(), head.as_bytes());
-            let refused = answer.code() == "credential_rejected"
-                && ["apptio", "login", "oauth2", "aws_sts", "jwt"].iter().any(|kind| id.starts_with(kind));
+            let obtains =
+                ["apptio", "aws_sts", "google", "jwt", "login", "oauth2"].iter().any(|kind| id.starts_with(kind));
+            let refused = obtains && ["credential_rejected", "reauthorization_required"].contains(&&*answer.code());
             assert!(answer.status() == status || (refused && status != 400), "{request}: {}", answer.text);
             shown.push_str(&answer.text);
         }
@@ -225,12 +256,11 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
     std::fs::write(&path, text.replace("credentials:", "creds:")).unwrap();
     proxy.wait_log(|log| log.contains("the old one stays"));
     shown.push_str(&proxy.stop());
-    for (name, value) in &variables {
-        // Of a key, one line of it.
-        let value = value.lines().nth(1).unwrap_or(value);
+    let all = variables.iter().flat_map(|(name, value)| confidential(value).into_iter().map(move |part| (name, part)));
+    for (name, value) in all {
         use base64::Engine;
         let engine = base64::engine::general_purpose::STANDARD;
-        assert!(!shown.contains(value), "{name} was shown");
+        assert!(!shown.contains(&value), "{name} was shown");
         // Behind any user name, a password stands at one of three offsets of base64's groups.
         for offset in 0..3 {
             let padded = format!("{}{value}", "x".repeat(offset));

@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use super::aws::Aws;
 use super::cases::{self, HOST, Keys};
 use super::digest::Guard;
+use super::google::Google;
 use super::identity::Identity;
 use super::jwt::Jwt;
 use super::login::Logins;
@@ -140,8 +141,10 @@ fn services(keys: &Keys, certificate: &[u8]) -> Vec<Verifier> {
     let (aws, jwt, windows) = (Aws::new(&keys.second), Jwt::new(keys.clone()), Windows::new(&keys.second, certificate));
     let (identity, own, tenancy) = (Identity::new(keys.clone()), keys.clone(), keys.clone());
     let (logins, guard) = (Logins::new(keys.clone()), Guard::new(&keys.second));
+    let google = Google::new(Arc::clone(&keys.google));
     vec![
         Box::new(move |call| aws.answer(call.head, call.body, call.now).map(Reply::from)),
+        Box::new(move |call| google.answer(call.head, call.body, call.now).map(Reply::from)),
         Box::new(move |call| jwt.answer(call.head, call.now).map(Reply::from)),
         Box::new(move |call| guard.answer(call)),
         Box::new(move |call| logins.answer(call)),

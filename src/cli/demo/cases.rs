@@ -8,6 +8,7 @@ use aws_lc_rs::rand;
 use http::Method;
 use rcgen::KeyPair;
 
+use super::google::Account;
 use super::oracle;
 
 /// The name of the demo's API; it is resolved to loopback by the demo's own configuration.
@@ -35,6 +36,11 @@ const DYNAMODB: &str = "dynamodb.eu-west-1.amazonaws.com";
 pub(super) const ORACLE_HOST: &str = "iaas.us-phoenix-1.oraclecloud.com";
 pub(super) const ORACLE_TENANCY: &str = "ocid1.tenancy.oc1..aaaaaaaademo";
 pub(super) const ORACLE_USER: &str = "ocid1.user.oc1..aaaaaaaademo";
+/// Where the demo's Google gives tokens, two of its APIs, and a service that a customer runs there.
+pub(super) const GOOGLE_TOKEN_HOST: &str = "oauth2.googleapis.com";
+pub(super) const STORAGE: &str = "storage.googleapis.com";
+pub(super) const PUBSUB: &str = "pubsub.googleapis.com";
+pub(super) const GOOGLE_RUN: &str = "reports-demo-uc.a.run.app";
 
 /// One exchange.
 pub(super) struct Case {
@@ -81,7 +87,7 @@ const CALL: Case = Case {
 
 /// The names that the demo's API and identity provider answer to.
 pub(super) fn hosts() -> BTreeSet<&'static str> {
-    CASES.iter().map(|case| case.host).chain([FRONTDOOR_HOST, LOGIN_HOST, STS_HOST]).collect()
+    CASES.iter().map(|case| case.host).chain([FRONTDOOR_HOST, GOOGLE_TOKEN_HOST, LOGIN_HOST, STS_HOST]).collect()
 }
 
 pub(super) static CASES: &[Case] = &[
@@ -327,6 +333,37 @@ pub(super) static CASES: &[Case] = &[
                    private_key: { file: FOLDER/oracle-key }\n",
         ..CALL
     },
+    Case {
+        id: "google",
+        scheme: "google",
+        about: "an access token for a service account's key file, as it is downloaded",
+        host: STORAGE,
+        path: "/storage/v1/b/reports/o",
+        times: 2,
+        settings: "    scheme: google\n    service_account: { file: FOLDER/google.json }\n    \
+                   scopes: [https://www.googleapis.com/auth/devstorage.read_only]\n",
+        ..CALL
+    },
+    Case {
+        id: "google-id-token",
+        scheme: "google",
+        about: "an ID token for one service of a customer's, which is sent to that service only",
+        host: GOOGLE_RUN,
+        path: "/report",
+        settings: "    scheme: google\n    service_account: { file: FOLDER/google.json }\n    \
+                   target_audience: https://reports-demo-uc.a.run.app\n",
+        ..CALL
+    },
+    Case {
+        id: "google-jwt",
+        scheme: "google",
+        about: "a JWT for one API, signed here without asking anybody",
+        host: PUBSUB,
+        path: "/v1/projects/demo-project/topics",
+        settings: "    scheme: google\n    service_account: { file: FOLDER/google.json }\n    \
+                   audience: https://pubsub.googleapis.com/\n",
+        ..CALL
+    },
 ];
 
 /// Keys made for one run.
@@ -338,17 +375,20 @@ pub(super) struct Keys {
     /// P-256.
     pub(super) signing: Arc<KeyPair>,
     pub(super) oracle: oracle::Key,
+    /// A service account of Google's.
+    pub(super) google: Arc<Account>,
 }
 
 impl Keys {
     /// Random keys.
     pub(super) fn generate() -> Result<Self, String> {
         let signing = Arc::new(KeyPair::generate().map_err(|error| error.to_string())?);
-        Ok(Self { first: random()?, second: random()?, third: random()?, signing, oracle: oracle::Key::generate()? })
+        let (oracle, google) = (oracle::Key::generate()?, Arc::new(Account::generate()?));
+        Ok(Self { first: random()?, second: random()?, third: random()?, signing, oracle, google })
     }
 
     /// The files they are written to for Countersign.
-    pub(super) fn files(&self) -> [(&'static str, String); 6] {
+    pub(super) fn files(&self) -> [(&'static str, String); 7] {
         [
             ("first", self.first.clone()),
             ("second", self.second.clone()),
@@ -356,6 +396,7 @@ impl Keys {
             ("signing", self.signing.serialize_pem()),
             ("oracle-key", self.oracle.pem.clone()),
             ("oracle-fingerprint", self.oracle.fingerprint.clone()),
+            ("google.json", self.google.file.clone()),
         ]
     }
 }

@@ -5,6 +5,7 @@ mod api;
 mod aws;
 mod cases;
 mod digest;
+mod google;
 mod identity;
 mod jwt;
 mod login;

@@ -102,6 +102,24 @@ impl Ambient {
         Err(Failure::new(FailureKind::Unavailable, format!("this host has no AWS keys: {looked}")))
     }
 
+    /// The region that this host is in: as the environment or its profile says, else the instance metadata service.
+    ///
+    /// # Errors
+    /// When none of them says one.
+    pub async fn region_now(&self, now: SystemTime) -> Result<String, Failure> {
+        let environment = &*self.environment;
+        let files = SharedFiles::read(environment).await?;
+        let named = ["AWS_PROFILE", "AWS_DEFAULT_PROFILE"].iter().find_map(|name| variable(environment, name));
+        let name = self.settings.profile.as_deref().or(named.as_deref()).unwrap_or("default");
+        match self.region(files.profile(name))? {
+            Some(region) => Ok(region),
+            None => imds::region(environment, &*self.http, now).await.map_err(|failure| {
+                let detail = format!("{}; set AWS_REGION to the region that this host is in", failure.detail);
+                Failure { detail, ..failure }
+            }),
+        }
+    }
+
     /// The keys of a profile.
     async fn follow(&self, plan: Plan, region: Option<&str>, now: SystemTime) -> Result<Issued, Failure> {
         let environment = &*self.environment;

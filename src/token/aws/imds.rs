@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{Method, Response, StatusCode};
 
+use super::endpoint::is_region;
 use super::metadata::{Found, Service, misconfigured, variable};
 use crate::base::{CallError, Environment, HttpClients, Secret};
 use crate::token::{Failure, FailureKind};
@@ -18,6 +19,7 @@ const ENDPOINT: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
 const MODE: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE";
 
 const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
+const REGION: &str = "/latest/meta-data/placement/region";
 
 /// How long the session token is asked for, in seconds. It is used at once; AWS's own programs ask for so much.
 const TOKEN_LIFE: &str = "21600";
@@ -37,18 +39,11 @@ pub(super) async fn load(
     http: &dyn HttpClients,
     now: SystemTime,
 ) -> Result<Found, Failure> {
-    if variable(environment, DISABLED).is_some_and(|value| value.trim().eq_ignore_ascii_case("true")) {
+    if is_off(environment) {
         return Ok(Found::Absent(format!("{NAME} is switched off by {DISABLED}")));
     }
     let named = variable(environment, ENDPOINT);
-    let url = match &named {
-        Some(url) => url.trim().trim_end_matches('/').to_owned(),
-        None => default_endpoint(environment)?.to_owned(),
-    };
-    if url.split_once("://").is_some_and(|(_, rest)| rest.contains(['/', '?', '#'])) {
-        return Err(misconfigured(format!("{ENDPOINT}: write a host without a path, as in http://169.254.169.254")));
-    }
-    let service = Service::open(NAME, &url, TIMEOUT, http)?;
+    let service = opened(environment, named.as_deref(), http)?;
     let token = match session(&service).await {
         Ok(token) => token,
         Err(failure) if named.is_some() => return Err(failure),
@@ -67,6 +62,46 @@ pub(super) async fn load(
         }
         failure
     })
+}
+
+/// The region that the instance is in.
+///
+/// # Errors
+/// When no service is there, or it does not say.
+pub(super) async fn region(
+    environment: &dyn Environment,
+    http: &dyn HttpClients,
+    now: SystemTime,
+) -> Result<String, Failure> {
+    if is_off(environment) {
+        return Err(misconfigured(format!("{NAME} is switched off by {DISABLED}")));
+    }
+    let service = opened(environment, variable(environment, ENDPOINT).as_deref(), http)?;
+    let token = session(&service).await?;
+    let answer = get(&service, REGION, &token).await?;
+    if answer.status() != StatusCode::OK {
+        return Err(service.refusal(&answer, now, Some(&token)));
+    }
+    let region = String::from_utf8_lossy(answer.body()).trim().to_owned();
+    match is_region(&region) {
+        true => Ok(region),
+        false => Err(service.failure(FailureKind::Unavailable, "what it calls the region is not a region's name")),
+    }
+}
+
+fn is_off(environment: &dyn Environment) -> bool {
+    variable(environment, DISABLED).is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
+}
+
+fn opened(environment: &dyn Environment, named: Option<&str>, http: &dyn HttpClients) -> Result<Service, Failure> {
+    let url = match named {
+        Some(url) => url.trim().trim_end_matches('/'),
+        None => default_endpoint(environment)?,
+    };
+    if url.split_once("://").is_some_and(|(_, rest)| rest.contains(['/', '?', '#'])) {
+        return Err(misconfigured(format!("{ENDPOINT}: write a host without a path, as in http://169.254.169.254")));
+    }
+    Service::open(NAME, url, TIMEOUT, http)
 }
 
 fn default_endpoint(environment: &dyn Environment) -> Result<&'static str, Failure> {
@@ -154,6 +189,30 @@ mod tests {
     async fn loaded(pairs: &[(&str, &str)], network: &Network) -> Result<Found, Failure> {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         load(&*Variables::of(pairs), network, now).await
+    }
+
+    #[tokio::test]
+    async fn the_region_is_told_by_the_second_version_too() {
+        const REGION: &str = "GET http://169.254.169.254/latest/meta-data/placement/region";
+        let now = SystemTime::UNIX_EPOCH;
+        let asked = async |region: Answer, pairs: &[(&str, &str)]| {
+            let network = Network::answering([(PUT, answer(200, "session-token")), (REGION, region)]);
+            let region = super::region(&*Variables::of(pairs), &network, now).await;
+            (region.map_err(|failure| failure.detail), network.lines())
+        };
+        assert_eq!(
+            asked(answer(200, "eu-central-1\n"), &[]).await,
+            (Ok("eu-central-1".into()), vec![PUT.into(), REGION.into()])
+        );
+        for (region, pairs, why) in [
+            (answer(404, ""), &[][..], "404"),
+            (answer(200, "../x"), &[], "not a region's name"),
+            (failing("timed out"), &[], "timed out"),
+            (answer(200, "eu-central-1"), &[(DISABLED, "true")], "switched off"),
+        ] {
+            let error = asked(region, pairs).await.0.unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
     }
 
     fn absent(found: Result<Found, Failure>) -> String {

@@ -158,40 +158,46 @@ impl Sts {
             .body(form.0.into_bytes())
             .map_err(|_| impossible(format!("{} cannot be called", self.endpoint)))?;
         if let Some(keys) = keys {
-            // What the signer writes into headers was looked at before: it would panic over what cannot stand there.
             keys.check().map_err(|why| StsError::other(FailureKind::Rejected, why))?;
-            self.sign(&mut request, keys, now)
+            sign_request(&mut request, keys, &self.region, now)
                 .map_err(|()| impossible("the request to STS cannot be signed".into()))?;
         }
         Ok(request)
     }
+}
 
-    /// Signature version 4, in the Authorization header.
-    fn sign(&self, request: &mut Request<Vec<u8>>, keys: &Keys, now: SystemTime) -> Result<(), ()> {
-        let credentials = Credentials::new(
-            keys.access_key.clone(),
-            keys.secret_key.expose_str().ok_or(())?,
-            keys.session_token.as_ref().and_then(Secret::expose_str).map(str::to_owned),
-            None,
-            "countersign",
-        );
-        let identity = credentials.into();
-        let params = v4::SigningParams::builder()
-            .identity(&identity)
-            .region(&self.region)
-            .name("sts")
-            .time(now)
-            .settings(SigningSettings::default())
-            .build()
-            .map_err(|_| ())?
-            .into();
-        let headers = [(CONTENT_TYPE.as_str(), FORM)].into_iter();
-        let body = SignableBody::Bytes(request.body());
-        let signable = SignableRequest::new("POST", request.uri().to_string(), headers, body).map_err(|_| ())?;
-        let (instructions, _) = sign(signable, &params).map_err(|_| ())?.into_parts();
-        instructions.apply_to_request_http1x(request);
-        Ok(())
-    }
+/// Signature version 4 over all headers and the body, in the Authorization header. The keys were checked: what the signer
+/// writes into headers would make it panic.
+pub(super) fn sign_request(
+    request: &mut Request<Vec<u8>>,
+    keys: &Keys,
+    region: &str,
+    now: SystemTime,
+) -> Result<(), ()> {
+    let credentials = Credentials::new(
+        keys.access_key.clone(),
+        keys.secret_key.expose_str().ok_or(())?,
+        keys.session_token.as_ref().and_then(Secret::expose_str).map(str::to_owned),
+        None,
+        "countersign",
+    );
+    let identity = credentials.into();
+    let params = v4::SigningParams::builder()
+        .identity(&identity)
+        .region(region)
+        .name("sts")
+        .time(now)
+        .settings(SigningSettings::default())
+        .build()
+        .map_err(|_| ())?
+        .into();
+    let headers = request.headers().iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+    let body = SignableBody::Bytes(request.body());
+    let method = request.method().as_str();
+    let signable = SignableRequest::new(method, request.uri().to_string(), headers, body).map_err(|_| ())?;
+    let (instructions, _) = sign(signable, &params).map_err(|_| ())?.into_parts();
+    instructions.apply_to_request_http1x(request);
+    Ok(())
 }
 
 fn check(role: &Role) -> Result<(), StsError> {
