@@ -42,6 +42,10 @@ ACCESS_KEY, REGION, SIGNED, BARE = "AKIDBENCH", "us-east-1", "s3.us-east-1.amazo
 SIGNATURE = (
     rf"AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/\d{{8}}/{REGION}/s3/aws4_request, ?SignedHeaders=.* ?Signature=\w{{64}}"
 )
+# A host that asks, the bare pass of a name as long, and what an answer looks like.
+ASKS, UNASKED = "digest.test", "plain0.test"
+CHALLENGE = 'Digest realm="bench", nonce="%s", algorithm=SHA-256, qop="auth"' % ("n" * 44)
+ANSWER = r'Digest username="bench", realm="bench", .*, qop=auth, nc=\w{8}, .*, response="\w{64}"'
 MIB = 1024 * 1024
 SMALL, LARGE = 64 * 1024, 100 * MIB
 STREAMING = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
@@ -66,6 +70,7 @@ SECTIONS = {
     "f": "cold callers",
     "g": "SigV4 against the bare pass",
     "h": "another signing proxy (--peer)",
+    "j": "digest against the bare pass",
 }
 
 
@@ -353,6 +358,14 @@ http {{
     location = /mirror {{ internal; return 204; }}
     location @taken {{ return 200 "$http_authorization $http_x_amz_content_sha256|$request_length"; }}
     location /p/ {{ rewrite ^/p/[0-9]+(/.*)$ $1 last; }}
+  }}
+  server {{
+    listen 127.0.0.1:{self.http};
+    server_name {ASKS};
+    root {www};
+    add_header WWW-Authenticate '{CHALLENGE}' always;
+    if ($http_authorization = "") {{ return 401; }}
+    location = /echo {{ return 200 "$http_authorization|"; }}
   }}""")  # fmt: skip
 
     def rival(self, logs):
@@ -832,6 +845,24 @@ def section_h(bench):
     except (Failed, OSError, http.client.HTTPException) as why:
         output = log.read_text(errors="replace").strip().splitlines()[-20:]
         raise Failed(why, output or ["(it wrote nothing)"]) from why
+
+
+def section_j(bench):
+    credential = {
+        "id": "digest", "scheme": "digest", "username": "bench", "password": {"env": "BENCH_KEY"}, "hosts": [ASKS],
+    }  # fmt: skip
+    process, port, _ = bench.countersign(
+        "countersign-digest",
+        names=[ASKS, UNASKED],
+        credentials=[credential],
+        bindings=[{"credential": "digest", "allow_cleartext": True}],
+        unbound="pass",
+    )
+    targets = [forward_target(process, port, UNASKED, ""), forward_target(process, port, ASKS, ANSWER)]
+    bare, digest = bench.alternate("j 1 kB", targets)
+    what = "1 kB GET, digest after one challenge / the bare pass: "
+    bench.ratio("j", what + "processor time", "cpu_us", digest, bare, "us", ("<=", 1.3))
+    bench.ratio("j", what + "throughput", "rate", digest, bare, "per s")
 
 
 def cold_callers(port, uri):

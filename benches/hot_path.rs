@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use countersign::base::{Authorizer, BoxFuture, CallError, ClientOptions, HttpClient, HttpClients};
+use countersign::base::{Authorizer, BoxFuture, CallError, Challenge, ClientOptions, HttpClient, HttpClients};
 use countersign::base::{Deps, Destination, RequestView, Secret, SecretRef, Secrets};
 use countersign::proxy::header_pass;
 use countersign::route::{
@@ -61,7 +61,7 @@ fn settings(name: &str) -> serde_json::Value {
     match name {
         "api_key" => json!({ "key": secret }),
         "aws" => json!({ "access_key": "AKIDEXAMPLE", "secret_key": secret, "region": "us-east-1", "service": "s3" }),
-        "basic" => json!({ "username": "me", "password": secret }),
+        "basic" | "digest" => json!({ "username": "me", "password": secret }),
         "oauth2" => json!({
             "grant_type": "client_credentials", "token_url": "https://idp.test/token",
             "client_id": "me", "client_secret": secret,
@@ -165,6 +165,30 @@ fn authorize(bencher: Bencher<'_, '_>, name: &str) {
     };
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     bencher.bench(|| authorizer.authorize(black_box(&view), now).unwrap());
+}
+
+/// What a server asked once signs every request: found by host and path, then hashed.
+#[divan::bench(args = ["MD5", "SHA-256", "SHA-512-256"])]
+fn digest(bencher: Bencher<'_, '_>, algorithm: &str) {
+    let scheme = scheme("digest", settings("digest"));
+    let Identity::Challenged(challenged) = scheme.identity() else { panic!("digest is asked") };
+    let asked = format!("Digest realm=\"r\", nonce=\"{}\", qop=\"auth\", algorithm={algorithm}", "n".repeat(44));
+    let asked: HeaderMap = [(http::header::WWW_AUTHENTICATE, asked.parse().unwrap())].into_iter().collect();
+    let destination = Destination::from_connect("api.test:443").unwrap();
+    let headers = headers();
+    let view = RequestView {
+        method: &Method::GET,
+        path_and_query: "/v1/items?x=1",
+        headers: &headers,
+        removed: &HeaderMap::new(),
+        destination: &destination,
+        length: Some(0),
+        body: None,
+        narrowing: None,
+    };
+    challenged.answer(&view, &Challenge { headers: &asked, certificate: None }).unwrap();
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    bencher.bench(|| challenged.remembered(black_box(&view)).unwrap().authorize(&view, now).unwrap());
 }
 
 #[divan::bench]
