@@ -239,6 +239,9 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
+    def handle_error(self, *_):
+        """A connection that a client drops is no matter here."""
+
 
 def self_test():
     """The examples of RFC 2617 section 3.5, RFC 7616 section 3.9.1, and section 3.9.2 as erratum 4897 has it."""
