@@ -4,25 +4,21 @@
 mod body;
 mod inject;
 mod session;
+mod settings;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode, Uri};
-use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, de};
-use serde_json::Value;
+use http::{StatusCode, Uri};
 
-use self::body::{Tree, form, is_confidential};
+use self::body::{Tree, form};
 use self::inject::{Inject, Injection};
 use self::session::{Borrowed, Login, Session, Wanted};
-use super::basic::{self, check_username};
-use super::{Draft, Identity, Kind, Loan, Scheme, SettingsError, Setup, at, is_reserved, settings};
-use crate::base::request::is_spelling_of;
-use crate::base::{ClientOptions, Destination, Protocol, Public, Secret, SecretField, SecretRef, Unavailable};
-use crate::token::{Handle, KeyBuilder, Moment, Place, Service};
+use self::settings::{Basic, Settings, Spot};
+use super::{Draft, Identity, Kind, Loan, Scheme, Setup, basic};
+use crate::base::{ClientOptions, Destination, Public, Secret, SecretField, SecretRef, Unavailable};
+use crate::token::{Handle, KeyBuilder, Service};
 
 pub(super) const KIND: Kind = Kind {
     name: "login",
@@ -31,7 +27,7 @@ pub(super) const KIND: Kind = Kind {
     strangers: |_| false,
     narrows: None,
     parse: |value| {
-        let settings: Settings = settings(value)?;
+        let settings: Settings = super::settings(value)?;
         settings.check()?;
         Ok(Box::new(settings))
     },
@@ -40,243 +36,11 @@ pub(super) const KIND: Kind = Kind {
 /// Used when an answer says nothing of a lifetime. Short, since a token that ended earlier costs the caller a 401.
 const UNSAID_LIFETIME: Duration = Duration::from_secs(300);
 
-/// What `token_lifetime` may say at most.
-const LONGEST_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// The name that the one of `token` has in templates.
-const TOKEN: &str = "token";
-
-const NO_SECRET_HERE: &str =
-    "a secret does not stand in this file; write { env: NAME }, { file: PATH } or { command: [PROGRAM] }";
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Settings {
-    login_url: Public,
-    /// POST unless said otherwise.
-    method: Option<String>,
-    #[serde(default)]
-    form: BTreeMap<String, Public>,
-    json: Option<Tree>,
-    basic: Option<Basic>,
-    /// Another credential that authenticates the login.
-    credential: Option<String>,
-    #[serde(default)]
-    additional_headers: BTreeMap<String, Public>,
-    /// Let the login's secrets travel over `http://`.
-    #[serde(default)]
-    allow_cleartext: bool,
-    /// Addresses normally refused that the login may have.
-    #[serde(default, deserialize_with = "crate::base::nets::deserialize")]
-    allow_addresses: Vec<IpNet>,
-    /// PEM, for mutual TLS with the login.
-    client_certificate: Option<SecretField>,
-    client_key: Option<SecretField>,
-    token: Option<Spot>,
-    /// Further ones, by the names that templates have for them.
-    #[serde(default)]
-    tokens: BTreeMap<String, Spot>,
-    lifetime: Option<Spot>,
-    /// How long a token lives when the answer does not say.
-    #[serde(default, deserialize_with = "crate::base::duration::deserialize_option")]
-    token_lifetime: Option<Duration>,
-    #[serde(default, deserialize_with = "one_or_many")]
-    inject: Vec<Inject>,
-    /// Statuses by which the login refuses the credential; 401 and 403 unless said otherwise.
-    rejected: Option<Vec<u16>>,
-    /// Statuses of calls by which the service says that the token is no longer good; 401 unless said otherwise.
-    expired: Option<Vec<u16>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Basic {
-    username: Public,
-    password: SecretField,
-}
-
-/// A place in the login's answer, as it is written.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Spot {
-    header: Option<String>,
-    cookie: Option<String>,
-    pointer: Option<String>,
-    #[serde(default)]
-    body: bool,
-    /// Of a lifetime: what its text means; guessed when it is not said.
-    form: Option<Moment>,
-}
-
-impl Spot {
-    fn place(&self) -> Result<Place, String> {
-        match (&self.header, &self.cookie, &self.pointer, self.body) {
-            (Some(name), None, None, false) => {
-                let header = HeaderName::from_bytes(name.as_bytes());
-                header.map(Place::Header).map_err(|_| format!("`{name}` is not a header name"))
-            }
-            (None, Some(name), None, false) if !name.is_empty() => Ok(Place::Cookie(name.clone())),
-            (None, None, Some(pointer), false) if pointer.starts_with('/') => Ok(Place::Pointer(pointer.clone())),
-            (None, None, Some(pointer), false) => {
-                Err(format!("`{pointer}`: a JSON pointer begins with `/`, as in /data/token (RFC 6901)"))
-            }
-            (None, None, None, true) => Ok(Place::Body),
-            _ => {
-                Err("it is in one place: write `header: NAME`, `cookie: NAME`, `pointer: /a/b` or `body: true`".into())
-            }
-        }
-    }
-}
-
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Inject>, D::Error> {
-    // Through a value, so that the error is the one of the form that was written.
-    match Value::deserialize(deserializer)? {
-        Value::Array(values) => values.into_iter().map(Inject::deserialize).collect::<Result<_, _>>(),
-        value => Inject::deserialize(value).map(|one| vec![one]),
-    }
-    .map_err(de::Error::custom)
-}
-
-impl Settings {
-    fn check(&self) -> Result<(), SettingsError> {
-        if let Public::Literal(url) = &self.login_url {
-            self.endpoint(url).map_err(|why| at("login_url", why))?;
-        }
-        self.method().map_err(|why| at("method", why))?;
-        self.check_request()?;
-        self.check_headers()?;
-        self.check_answer()?;
-        let tokens: BTreeSet<String> = self.spots().map(|(name, _)| name.to_owned()).collect();
-        inject::check(&self.injects(), &tokens)?;
-        for (key, statuses, range) in [("rejected", &self.rejected, 400..=499), ("expired", &self.expired, 300..=499)] {
-            let wrong = statuses.iter().flatten().any(|status| !range.contains(status) || [408, 429].contains(status));
-            if wrong {
-                let (first, last) = range.into_inner();
-                return Err(at(key, format!("statuses from {first} to {last}, and neither 408 nor 429")));
-            }
-        }
-        Ok(())
-    }
-
-    fn method(&self) -> Result<Method, String> {
-        match self.method.as_deref().unwrap_or("POST") {
-            "POST" => Ok(Method::POST),
-            "PUT" => Ok(Method::PUT),
-            "GET" if !self.form.is_empty() || self.json.is_some() => {
-                Err("a GET has no body; use `basic`, or POST".into())
-            }
-            "GET" => Ok(Method::GET),
-            _ => Err("POST, PUT or GET".into()),
-        }
-    }
-
-    fn check_request(&self) -> Result<(), SettingsError> {
-        if !self.form.is_empty() && self.json.is_some() {
-            return Err(at("json", "a login has one body: `form` or `json`"));
-        }
-        if self.basic.is_some() && self.credential.is_some() {
-            return Err(at("credential", "a login is authenticated in one way: `basic` or `credential`"));
-        }
-        if let Some(Basic { username: Public::Literal(username), .. }) = &self.basic {
-            check_username(username).map_err(|why| at("basic.username", why))?;
-        }
-        for (name, value) in &self.form {
-            if matches!(value, Public::Literal(text) if is_confidential(name, text)) {
-                return Err(at(format!("form.{name}"), NO_SECRET_HERE));
-            }
-        }
-        if let Some(path) = self.json.as_ref().and_then(Tree::written_secret) {
-            return Err(at(format!("json.{path}"), NO_SECRET_HERE));
-        }
-        if self.client_certificate.is_some() != self.client_key.is_some() {
-            return Err(at("client_certificate", "`client_certificate` and `client_key` go together"));
-        }
-        if self.references().is_empty() && self.credential.is_none() {
-            let why = "a login says who asks: by `form`, `json`, `basic`, `credential`, a header or a certificate";
-            return Err(at("", why));
-        }
-        Ok(())
-    }
-
-    fn check_headers(&self) -> Result<(), SettingsError> {
-        for (name, value) in &self.additional_headers {
-            let wrong = |why: &str| at(format!("additional_headers.{name}"), why);
-            let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong("not a header name"))?;
-            if is_reserved(&header) {
-                return Err(wrong("this header belongs to the request itself"));
-            }
-            if is_spelling_of(header.as_str(), "authorization") && (self.basic.is_some() || self.credential.is_some()) {
-                return Err(wrong("the login authenticates in this header"));
-            }
-            if matches!(value, Public::Literal(text) if is_confidential(name, text)) {
-                return Err(wrong(NO_SECRET_HERE));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_answer(&self) -> Result<(), SettingsError> {
-        if self.token.is_none() && self.tokens.is_empty() {
-            let why =
-                "where in the answer is it? Write `header: NAME`, `cookie: NAME`, `pointer: /a/b` or `body: true`";
-            return Err(at("token", why));
-        }
-        if self.token.is_some() && self.tokens.contains_key(TOKEN) {
-            return Err(at("tokens.token", "it has a key of its own: `token`"));
-        }
-        for (name, spot) in self.spots() {
-            let path = if self.tokens.contains_key(name) { format!("tokens.{name}") } else { TOKEN.to_owned() };
-            spot.place().map_err(|why| at(&path, why))?;
-            if spot.form.is_some() {
-                return Err(at(format!("{path}.form"), "it goes with `lifetime`"));
-            }
-            if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-                return Err(at(path, "a name has letters, digits and `_`"));
-            }
-        }
-        if let Some(spot) = &self.lifetime {
-            spot.place().map_err(|why| at("lifetime", why))?;
-            if spot.cookie.is_some() && spot.form.is_some() {
-                return Err(at("lifetime.form", "of a cookie, its Max-Age or Expires is read"));
-            }
-        }
-        if self.token_lifetime.is_some_and(|lifetime| lifetime > LONGEST_LIFETIME) {
-            return Err(at("token_lifetime", "at most a year"));
-        }
-        Ok(())
-    }
-
-    fn endpoint(&self, url: &str) -> Result<Destination, String> {
-        let endpoint = Destination::from_upstream(url).map_err(|refusal| refusal.detail.into_owned())?;
-        if endpoint.protocol() == Protocol::Http {
-            if !self.allow_cleartext {
-                return Err(
-                    "the credential would travel unencrypted; use https, or set `allow_cleartext: true` on it".into()
-                );
-            }
-            if self.client_certificate.is_some() {
-                return Err("there is no TLS for the client certificate".into());
-            }
-        }
-        Ok(endpoint)
-    }
-
-    /// Every token by its name.
-    fn spots(&self) -> impl Iterator<Item = (&str, &Spot)> {
-        let first = self.token.iter().map(|spot| (TOKEN, spot));
-        first.chain(self.tokens.iter().map(|(name, spot)| (name.as_str(), spot)))
-    }
-
-    fn injects(&self) -> Vec<Inject> {
-        if self.inject.is_empty() { vec![Inject::bearer()] } else { self.inject.clone() }
-    }
-}
-
 impl Draft for Settings {
     fn references(&self) -> Vec<&SecretRef> {
         let values = self.inject.iter().filter_map(Inject::value);
         let public = [Some(&self.login_url), self.basic.as_ref().map(|basic| &basic.username)].into_iter().flatten();
-        let public = public.chain(self.form.values()).chain(self.additional_headers.values()).chain(values);
+        let public = public.chain(self.form.values()).chain(values);
         let secret = [
             self.basic.as_ref().map(|basic| &basic.password),
             self.client_certificate.as_ref(),
@@ -286,6 +50,7 @@ impl Draft for Settings {
             .filter_map(Public::reference)
             .chain(secret.into_iter().flatten().map(SecretField::reference))
             .chain(self.json.iter().flat_map(Tree::references))
+            .chain(self.additional_headers.references())
             .collect()
     }
 
@@ -380,13 +145,11 @@ impl Settings {
             let value = basic::header(&setup.secrets.public(username)?, &setup.secrets.field(password)?);
             headers.insert(AUTHORIZATION, value.map_err(|error| Unavailable(format!("basic.{}", error.0)))?);
         }
-        for (name, field) in &self.additional_headers {
-            let unfit = || Unavailable(format!("additional_headers.{name}: it cannot be sent in a header"));
-            let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| unfit())?;
-            let mut value = HeaderValue::from_str(&setup.secrets.public(field)?).map_err(|_| unfit())?;
-            value.set_sensitive(field.reference().is_some());
-            headers.insert(header, value);
+        let further = self.additional_headers.build(setup.secrets)?;
+        for name in further.keys() {
+            headers.remove(name);
         }
+        headers.extend(further);
         Ok((headers, body))
     }
 }
@@ -421,7 +184,7 @@ impl Scheme for LoginScheme {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::testing::{Network, answer, built, parsed, signed};
     use super::*;
@@ -456,7 +219,10 @@ mod tests {
             ),
             (json!({"form": {"user": "u"}}), ": a login says who asks"),
             (json!({"additional_headers": {"Host": "x"}}), "additional_headers.Host: this header"),
-            (json!({"additional_headers": {"x-api-key": "hunter2"}}), "additional_headers.x-api-key: a secret"),
+            (
+                json!({"additional_headers": {"Authorization": "x"}, "credential": "c"}),
+                "additional_headers.Authorization: the login",
+            ),
             (json!({"client_certificate": {"env": "C"}}), "client_certificate: `client_certificate` and"),
             (json!({"token": null}), "token: where in the answer"),
             (json!({"token": {"pointer": "token"}}), "token: `token`: a JSON pointer begins"),

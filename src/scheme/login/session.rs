@@ -96,7 +96,9 @@ impl Wanted {
     fn of(&self, reply: &Reply, confidential: &[Secret], now: SystemTime) -> Result<Token, Failure> {
         let mut tokens = BTreeMap::new();
         for (name, place) in &self.tokens {
-            let what = || if name == super::TOKEN { format!("token {place}") } else { format!("token {name} {place}") };
+            let what = || {
+                if name == super::settings::TOKEN { format!("token {place}") } else { format!("token {name} {place}") }
+            };
             let text = place.text(reply).ok_or_else(|| reply.without(&what(), confidential))?;
             if text.expose().len() > LONGEST_TOKEN {
                 return Err(reply.unusable("its token is longer than any header"));
