@@ -70,6 +70,7 @@ SECTIONS = {
     "f": "cold callers",
     "g": "SigV4 against the bare pass",
     "h": "another signing proxy (--peer)",
+    "i": "Oracle's signatures against the bare pass and against the signature alone",
     "j": "digest against the bare pass",
 }
 
@@ -845,6 +846,59 @@ def section_h(bench):
     except (Failed, OSError, http.client.HTTPException) as why:
         output = log.read_text(errors="replace").strip().splitlines()[-20:]
         raise Failed(why, output or ["(it wrote nothing)"]) from why
+
+
+def section_i(bench):
+    key = bench.dir / "oracle.pem"
+    subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+    public = subprocess.run(["openssl", "rsa", "-in", key, "-pubout", "-outform", "DER"], check=True, capture_output=True)
+    digits = hashlib.md5(public.stdout, usedforsecurity=False).hexdigest()
+    tenancy, user = "ocid1.tenancy.oc1..aaaabench", "ocid1.user.oc1..aaaabench"
+    fingerprint = ":".join(digits[at : at + 2] for at in range(0, 32, 2))
+    # Both names are equally long.
+    signed, bare = "iaas.us-phoenix-1.oraclecloud.com", "bare.us-phoenix-1.origin-cld.test"
+    assert len(signed) == len(bare)
+    credential = {
+        "id": "oracle", "scheme": "oracle", "tenancy_ocid": tenancy, "user_ocid": user, "fingerprint": fingerprint,
+        "private_key": {"file": str(key)}, "hosts": [signed],
+    }  # fmt: skip
+    process, port, _ = bench.countersign(
+        "countersign-oracle",
+        names=[signed, bare],
+        credentials=[credential],
+        bindings=[{"credential": "oracle", "allow_cleartext": True}],
+        unbound="pass",
+    )
+    line = rf'Signature algorithm="rsa-sha256",headers="date \(request-target\) host",keyId="{tenancy}/{user}/{fingerprint}",signature="[^"]*",version="1"'
+    targets = [forward_target(process, port, host, expect) for host, expect in ((bare, ""), (signed, line))]
+    passed, made = bench.alternate("i 1 kB", targets)
+    bench.ratio("i", "1 kB GET, oracle / the bare pass: processor time", "cpu_us", made, passed, "us")
+    bench.ratio("i", "1 kB GET, oracle / the bare pass: throughput", "rate", made, passed, "per s")
+    if not shutil.which("cargo"):
+        raise Skip("cargo is not here, which runs benches/hot_path.rs")
+    over, under = [], []
+    for _ in range(bench.rounds):
+        own, alone = piecewise()
+        over.append({"cpu_us": own})
+        under.append({"cpu_us": alone})
+    bench.runs += [{"what": "i piecewise", "authorize": a["cpu_us"], "alone": b["cpu_us"]} for a, b in zip(over, under, strict=True)]
+    what = "authorize of oracle / the RSA signature alone: time"
+    bench.ratio("i", what, "cpu_us", over, under, "us", ("<=", 1.2))
+
+
+def piecewise():
+    """The medians of `authorize` with Oracle's key and of the library's signature, in microseconds, by benches/hot_path.rs."""
+    command = ["cargo", "bench", "--quiet", "--locked", "--bench", "hot_path", "--", "authorize", "rsa_signature"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
+    units = {"ns": 1e-3, "µs": 1, "ms": 1e3}
+    found = []
+    for name in ("oracle", "rsa_signature"):
+        # fastest, slowest and median stand in columns behind the name.
+        columns = re.search(rf"{name}\s+[\d.]+ \S+\s+│ [\d.]+ \S+\s+│ ([\d.]+) (\S+)", done.stdout)
+        if not columns:
+            raise Failed(f"benches/hot_path.rs: {(done.stderr or done.stdout).strip()[-300:]}")
+        found.append(float(columns[1]) * units[columns[2]])
+    return found
 
 
 def section_j(bench):

@@ -50,10 +50,17 @@ fn scheme(name: &str, settings: serde_json::Value) -> Arc<dyn Scheme> {
         state: Arc::new(StateDirectory::new("state".into(), None, Arc::default()).unwrap()),
         lender: Arc::new(countersign::route::Lending::new(Deps::system().clock, Default::default())),
     };
-    let secrets: Secrets = [(SecretRef::Env { env: "S".into() }, Secret::new("s3cret-k3y"))].into_iter().collect();
+    let secret = |(name, value): (&str, Secret)| (SecretRef::Env { env: name.into() }, value);
+    let secrets: Secrets = [("S", Secret::new("s3cret-k3y")), ("KEY", rsa_key())].into_iter().map(secret).collect();
     let setup = Setup { account: "default", credential: "bench", secrets: &secrets, outside: &outside };
     let kind = countersign::scheme::find(name).unwrap();
     (kind.parse)(settings).unwrap().build(&setup).unwrap()
+}
+
+/// 2048 bits, PKCS#1, PEM.
+fn rsa_key() -> Secret {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/keys/rsa-pkcs1.pem");
+    Secret::new(std::fs::read(path).unwrap())
 }
 
 fn settings(name: &str) -> serde_json::Value {
@@ -65,6 +72,10 @@ fn settings(name: &str) -> serde_json::Value {
         "oauth2" => json!({
             "grant_type": "client_credentials", "token_url": "https://idp.test/token",
             "client_id": "me", "client_secret": secret,
+        }),
+        "oracle" => json!({
+            "tenancy_ocid": "ocid1.tenancy.oc1..aaaaaaaabench", "user_ocid": "ocid1.user.oc1..aaaaaaaabench",
+            "fingerprint": "b2:16:7d:00:03:a2:f2:d1:14:b7:db:2a:6d:9d:13:b9", "private_key": { "env": "KEY" },
         }),
         other => panic!("say here how {other} is set up"),
     }
@@ -148,7 +159,7 @@ fn authorizer(scheme: &dyn Scheme) -> Arc<dyn Authorizer> {
     }
 }
 
-#[divan::bench(args = ["api_key", "aws", "basic", "oauth2"])]
+#[divan::bench(args = ["api_key", "aws", "basic", "oauth2", "oracle"])]
 fn authorize(bencher: Bencher<'_, '_>, name: &str) {
     let authorizer = authorizer(&*scheme(name, settings(name)));
     let destination = Destination::from_connect("api.test:443").unwrap();
@@ -189,6 +200,17 @@ fn digest(bencher: Bencher<'_, '_>, algorithm: &str) {
     challenged.answer(&view, &Challenge { headers: &asked, certificate: None }).unwrap();
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     bencher.bench(|| challenged.remembered(black_box(&view)).unwrap().authorize(&view, now).unwrap());
+/// What `authorize` of `oracle` is compared with: the signature alone, of a text as long, by the library that makes it.
+#[divan::bench]
+fn rsa_signature(bencher: Bencher<'_, '_>) {
+    let pem = pem::parse(rsa_key().expose()).unwrap();
+    let pair = aws_lc_rs::rsa::KeyPair::from_der(pem.contents()).unwrap();
+    let random = aws_lc_rs::rand::SystemRandom::new();
+    let text = b"date: Tue, 14 Nov 2023 22:13:20 GMT\n(request-target): get /v1/items?x=1\nhost: api.test";
+    let mut signature = vec![0; pair.public_modulus_len()];
+    bencher.bench_local(|| {
+        pair.sign(&aws_lc_rs::signature::RSA_PKCS1_SHA256, &random, black_box(text), &mut signature).unwrap();
+    });
 }
 
 #[divan::bench]
