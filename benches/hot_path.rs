@@ -200,6 +200,8 @@ fn digest(bencher: Bencher<'_, '_>, algorithm: &str) {
     challenged.answer(&view, &Challenge { headers: &asked, certificate: None }).unwrap();
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     bencher.bench(|| challenged.remembered(black_box(&view)).unwrap().authorize(&view, now).unwrap());
+}
+
 /// What `authorize` of `oracle` is compared with: the signature alone, of a text as long, by the library that makes it.
 #[divan::bench]
 fn rsa_signature(bencher: Bencher<'_, '_>) {

@@ -23,9 +23,11 @@ const ROOMS: [&str; 13] = [
 const INDEPENDENT: &[&str] = &[
     "src/cli/demo/api.rs",
     "src/cli/demo/aws.rs",
+    "src/cli/demo/azure.rs",
     "src/cli/demo/cases.rs",
     "src/cli/demo/digest.rs",
     "src/cli/demo/google.rs",
+    "src/cli/demo/flexera.rs",
     "src/cli/demo/identity.rs",
     "src/cli/demo/jwt.rs",
     "src/cli/demo/login.rs",

@@ -50,7 +50,23 @@ const AWS_KEYS: [&str; 17] = [
     "AWS_BEARER_TOKEN_BEDROCK",
 ];
 
-/// What they get in their place: they sign with these, and Countersign signs again.
+/// Where Azure's clients find a proof of their own, or a way to one.
+const AZURE_KEYS: [&str; 12] = [
+    "AZURE_CLIENT_SECRET",
+    "AZURE_CLIENT_CERTIFICATE_PATH",
+    "AZURE_CLIENT_CERTIFICATE_PASSWORD",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_USERNAME",
+    "AZURE_PASSWORD",
+    "IDENTITY_ENDPOINT",
+    "IDENTITY_HEADER",
+    "IDENTITY_SERVER_THUMBPRINT",
+    "IMDS_ENDPOINT",
+    "MSI_ENDPOINT",
+    "MSI_SECRET",
+];
+
+/// What tools of AWS's get in their place: they sign with these, and Countersign signs again.
 const WORTHLESS: [(&str, &str); 3] = [
     ("AWS_ACCESS_KEY_ID", "AKIACOUNTERSIGN00000"),
     ("AWS_SECRET_ACCESS_KEY", "worthless/countersign/signs/what/is/sent"),
@@ -90,6 +106,9 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
     }
     if google {
         hidden.extend(google::KEYS.iter().map(|name| (*name).to_owned()));
+    }
+    if has("azure") {
+        hidden.extend(AZURE_KEYS.iter().map(|name| (*name).to_owned()));
     }
     if oracle {
         hidden.extend(oracle::KEYS.iter().map(|name| (*name).to_owned()));

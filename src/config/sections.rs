@@ -588,6 +588,20 @@ mod tests {
     }
 
     #[test]
+    fn a_scheme_tells_its_own_hosts_from_those_of_others() {
+        let azure =
+            |more: &str| format!("credentials:\n  - id: a\n    scheme: azure\n    managed_identity: true\n{more}");
+        let config = Config::parse(&azure("    audience: graph\n")).unwrap();
+        let hosts: Vec<_> = config.credentials[0].hosts.iter().map(ToString::to_string).collect();
+        assert!(config.credentials[0].default_hosts && hosts == ["graph.microsoft.com"], "{hosts:?}");
+        let foreign = errors(&azure("    audience: graph\n    hosts: [graph.microsoft.com, Management.Azure.com]\n"));
+        assert_eq!(foreign.len(), 1);
+        assert!(foreign[0].starts_with("line 6: credentials[0].hosts[1]: management.azure.com: "), "{foreign:?}");
+        let none = errors(&azure("    audience: key_vault\n"));
+        assert!(none.len() == 1 && none[0].contains("credentials[0].hosts: every customer"), "{none:?}");
+    }
+
+    #[test]
     fn ids_names_and_limits_are_checked() {
         for text in [
             "credentials: [{ id: -a, scheme: basic, username: u, password: { env: P } }]",

@@ -23,9 +23,12 @@ mod apptio;
 mod assertion;
 mod aws;
 mod aws_sts;
+mod azure;
 mod basic;
+mod bearer;
 mod digest;
 mod fields;
+mod flexera;
 mod google;
 mod jwt;
 mod login;
@@ -40,8 +43,10 @@ pub static KINDS: &[Kind] = &[
     apptio::KIND,
     aws::KIND,
     aws_sts::KIND,
+    azure::KIND,
     basic::KIND,
     digest::KIND,
+    flexera::KIND,
     google::KIND,
     jwt::KIND,
     login::KIND,

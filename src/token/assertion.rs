@@ -55,6 +55,7 @@ pub struct Assertion {
     header: Header,
     claims: Map<String, Value>,
     include_jti: bool,
+    not_before: bool,
     lifetime: Duration,
     backdate: Duration,
 }
@@ -98,7 +99,14 @@ impl Assertion {
         }
         claims.extend(parts.claims);
         let AssertionParts { include_jti, lifetime, backdate, .. } = parts;
-        Ok(Self { key, header, claims, include_jti, lifetime, backdate })
+        Ok(Self { key, header, claims, include_jti, not_before: false, lifetime, backdate })
+    }
+
+    /// The same with an `nbf` claim, which says when it was made.
+    #[must_use]
+    pub fn with_not_before(mut self) -> Self {
+        self.not_before = true;
+        self
     }
 
     /// How long one is good for after it was signed.
@@ -115,6 +123,9 @@ impl Assertion {
         let issued = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let issued = issued.saturating_sub(self.backdate).as_secs();
         claims.entry("iat").or_insert_with(|| issued.into());
+        if self.not_before {
+            claims.entry("nbf").or_insert_with(|| issued.into());
+        }
         claims.entry("exp").or_insert_with(|| (issued + self.lifetime.as_secs()).into());
         if self.include_jti {
             let mut bytes = [0; 16];
@@ -201,6 +212,9 @@ mod tests {
         (without.include_jti, without.subject) = (false, Some("you".into()));
         let (_, claims, _, _) = taken_apart(&Assertion::new(without).unwrap().sign(now, &SystemRandom).unwrap());
         assert!(claims.get("jti").is_none() && claims["sub"] == "you");
+        let assertion = Assertion::new(parts("rsa-pkcs1.pem", None)).unwrap().with_not_before();
+        let (_, claims, _, _) = taken_apart(&assertion.sign(now, &SystemRandom).unwrap());
+        assert_eq!((&claims["nbf"], &claims["iat"]), (&json!(1000), &json!(1000)));
     }
 
     #[test]

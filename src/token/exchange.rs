@@ -94,6 +94,8 @@ pub enum ClientAuth {
     BasicRaw(String, Secret),
     /// A signed assertion (`private_key_jwt`, `client_secret_jwt`); the id is sent when there is one.
     Assertion(Option<String>, Box<Assertion>),
+    /// An assertion that somebody else made: a token of the workload's own platform (RFC 7523 section 2.2).
+    Presented(String, Secret),
 }
 
 /// One request.
@@ -239,8 +241,9 @@ impl Endpoint {
                     obstacle.failure = obstacle.failure.with_retry_after(retry_after(answer.headers(), now));
                     return Err(obstacle);
                 }
-                if code.is_empty() {
-                    let denied = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+                let denied = status == StatusCode::UNAUTHORIZED || (status == StatusCode::FORBIDDEN && code.is_empty());
+                // A 401 says it by itself, whatever the provider calls it (goa: `unauthorized`).
+                if code.is_empty() || (denied && !PROVIDERS_OWN.contains(&code.as_str())) {
                     return Err(refused(if denied { FailureKind::Rejected } else { FailureKind::Refused }, &text));
                 }
                 let document = serde_json::json!({ "error": code, "error_description": said(&text) });
@@ -377,6 +380,12 @@ impl Form {
                 form.id.clone_from(id);
                 form.params.push(("client_assertion_type".into(), CLIENT_JWT_BEARER.into()));
                 form.signed("client_assertion", assertion, now, random)?;
+            }
+            ClientAuth::Presented(id, assertion) => {
+                form.id = Some(id.clone());
+                form.params.push(("client_assertion_type".into(), CLIENT_JWT_BEARER.into()));
+                form.params.push(("client_assertion".into(), text(assertion, "the assertion")?.to_owned()));
+                form.secrets.push(assertion.clone());
             }
         }
         for Param { name, value, confidential } in request.params {
@@ -586,10 +595,16 @@ pub(super) fn error_of(fields: &Map<String, Value>) -> (String, String) {
         }
     };
     let described = ["error_description", "message", "errorSummary", "error_message", "detail"];
-    match fields.get("error") {
+    // Microsoft's number, by which people look for what to do; it mostly stands in the words already.
+    let number = fields.get("error_codes").and_then(|codes| codes.get(0)).and_then(Value::as_u64);
+    let (code, words) = match fields.get("error") {
         Some(Value::Object(inner)) => (text(inner, &["status", "code", "type"]), text(inner, &described)),
         Some(Value::String(code)) => (code.clone(), text(fields, &described)),
         _ => (text(fields, &["errorCode", "name", "code"]), text(fields, &described)),
+    };
+    match number {
+        Some(number) if !words.contains(&number.to_string()) => (code, format!("{words} (error code {number})")),
+        _ => (code, words),
     }
 }
 
@@ -782,7 +797,15 @@ mod tests {
                 "200 bad_verification_code: y",
             ),
             (400, r#"{"error":{"code":401,"message":"z","status":"UNAUTHENTICATED"}}"#, Refused, "UNAUTHENTICATED: z"),
-            (401, goa, Refused, "unauthorized: access token is invalid"),
+            (401, goa, Rejected, "unauthorized: access token is invalid"),
+            (403, goa, Refused, "403 unauthorized: access token is invalid"),
+            (401, r#"{"error":"invalid_scope"}"#, Refused, "401 invalid_scope"),
+            (
+                400,
+                r#"{"error":"invalid_resource","error_description":"no such thing","error_codes":[500011]}"#,
+                Refused,
+                "invalid_resource: no such thing (error code 500011)",
+            ),
             (401, "<html>", Rejected, "answered 401"),
             (404, "", Refused, "answered 404"),
             (500, "<html>", Unavailable, "answered 500"),

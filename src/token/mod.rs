@@ -6,10 +6,12 @@
 mod assertion;
 pub mod aws;
 mod cache;
+mod certificate;
 mod exchange;
 mod failure;
 mod key;
 mod legacy_pem;
+mod managed_identity;
 mod moment;
 mod pairs;
 mod place;
@@ -22,9 +24,11 @@ mod service;
 
 pub use assertion::{Algorithm, Assertion, AssertionParts, SigningKey, expiry};
 pub use cache::{Handle, Live, Tokens};
+pub use certificate::Certificate;
 pub use exchange::{Answer, ClientAuth, Endpoint, ExchangeError, Grant, Param, TokenRequest};
 pub use failure::{Failure, FailureKind};
 pub use key::{Key, KeyBuilder};
+pub use managed_identity::{IdentityId, ManagedIdentity};
 pub use moment::{Moment, lifetime};
 pub use pairs::Pairs;
 pub use place::Place;

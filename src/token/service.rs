@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::{HeaderMap, LOCATION};
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use serde_json::{Map, Value};
 
 use super::exchange::{LONGEST_LIFE, error_of, fields, lifetime, retry_after, scrubbed, unavailable};
@@ -34,7 +34,7 @@ impl Service {
         Self { destination, http }
     }
 
-    /// Sends a request and reads the answer. `secrets` are what no error may repeat; `rejected` are the statuses by which
+    /// Sends a request and reads the answer: [`Service::send`] and [`Service::reply`] in one. `secrets` are what no error may repeat; `rejected` are the statuses by which
     /// this service refuses a credential, beside the error codes of RFC 6749.
     ///
     /// # Errors
@@ -47,11 +47,33 @@ impl Service {
         rejected: &[StatusCode],
         now: SystemTime,
     ) -> Result<Reply, Failure> {
-        let host = self.destination.host().to_string();
-        let answer = self.http.call(request).await.map_err(|error| {
-            let detail = format!("no answer from {host}: {}", error.detail);
+        let answer = self.send(request, secrets).await?;
+        self.reply(answer, secrets, rejected, now)
+    }
+
+    /// Sends a request, for a conversation in which a 401 is no refusal yet.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn send(&self, request: Request<Vec<u8>>, secrets: &[Secret]) -> Result<Response<Vec<u8>>, Failure> {
+        self.http.call(request).await.map_err(|error| {
+            let detail = format!("no answer from {}: {}", self.destination.host(), error.detail);
             Failure::new(FailureKind::Unavailable, scrubbed(&detail, secrets))
-        })?;
+        })
+    }
+
+    /// Reads an answer.
+    ///
+    /// # Errors
+    /// As [`Service::call`].
+    pub fn reply(
+        &self,
+        answer: Response<Vec<u8>>,
+        secrets: &[Secret],
+        rejected: &[StatusCode],
+        now: SystemTime,
+    ) -> Result<Reply, Failure> {
+        let host = self.destination.host().to_string();
         let (head, body) = answer.into_parts();
         let (status, body) = (head.status, Secret::new(body));
         if status.is_success() {

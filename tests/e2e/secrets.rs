@@ -73,7 +73,9 @@ fn planted() -> Planted {
                     continue;
                 }
                 let id = format!("{}-{index}", kind.name);
-                let mut settings = vector["credential"].to_string();
+                // A file that a vector names is below the project's folder, where the proxy does not run.
+                let project = format!("\"{}/tests/vectors/", env!("CARGO_MANIFEST_DIR"));
+                let mut settings = vector["credential"].to_string().replace("\"tests/vectors/", &project);
                 let secrets = vector["secrets"].as_object().unwrap();
                 // A key must stay a key, and its password the one that opens it; what is encoded must stay decodable, and a
                 // document one.
@@ -225,6 +227,9 @@ async fn canaries_of_every_scheme_reach_the_upstream_and_nothing_else() {
             let obtains =
                 ["apptio", "aws_sts", "google", "jwt", "login", "oauth2"].iter().any(|kind| id.starts_with(kind));
             let refused = obtains && ["credential_rejected", "reauthorization_required"].contains(&&*answer.code());
+            let kinds = ["apptio", "aws_sts", "azure", "flexera", "jwt", "login", "oauth2"];
+            let tokens = kinds.iter().any(|kind| id.starts_with(kind));
+            let refused = tokens && ["credential_rejected", "reauthorization_required"].contains(&&*answer.code());
             assert!(answer.status() == status || (refused && status != 400), "{request}: {}", answer.text);
             shown.push_str(&answer.text);
         }

@@ -20,8 +20,10 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::aws::Aws;
+use super::azure::Azure;
 use super::cases::{self, HOST, Keys};
 use super::digest::Guard;
+use super::flexera::Flexera;
 use super::google::Google;
 use super::identity::Identity;
 use super::jwt::Jwt;
@@ -142,9 +144,12 @@ fn services(keys: &Keys, certificate: &[u8]) -> Vec<Verifier> {
     let (identity, own, tenancy) = (Identity::new(keys.clone()), keys.clone(), keys.clone());
     let (logins, guard) = (Logins::new(keys.clone()), Guard::new(&keys.second));
     let google = Google::new(Arc::clone(&keys.google));
+    let (azure, flexera) = (Azure::new(keys.clone()), Flexera::new(keys.clone()));
     vec![
         Box::new(move |call| aws.answer(call.head, call.body, call.now).map(Reply::from)),
+        Box::new(move |call| azure.answer(call.head, call.body, call.now).map(Reply::from)),
         Box::new(move |call| google.answer(call.head, call.body, call.now).map(Reply::from)),
+        Box::new(move |call| flexera.answer(call.head, call.body).map(Reply::from)),
         Box::new(move |call| jwt.answer(call.head, call.now).map(Reply::from)),
         Box::new(move |call| guard.answer(call)),
         Box::new(move |call| logins.answer(call)),

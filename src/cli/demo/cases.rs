@@ -9,7 +9,7 @@ use http::Method;
 use rcgen::KeyPair;
 
 use super::google::Account;
-use super::oracle;
+use super::{azure, flexera, oracle};
 
 /// The name of the demo's API; it is resolved to loopback by the demo's own configuration.
 pub(super) const HOST: &str = "api.demo.test";
@@ -65,8 +65,8 @@ pub(super) struct Case {
 pub(super) enum Expected {
     /// The API finds the credential right.
     Verified,
-    /// The identity provider refuses the credential, and the call goes nowhere.
-    Rejected,
+    /// The identity provider refuses the credential with this word, and the call goes nowhere.
+    Rejected(&'static str),
 }
 
 /// What most exchanges are.
@@ -87,7 +87,8 @@ const CALL: Case = Case {
 
 /// The names that the demo's API and identity provider answer to.
 pub(super) fn hosts() -> BTreeSet<&'static str> {
-    CASES.iter().map(|case| case.host).chain([FRONTDOOR_HOST, GOOGLE_TOKEN_HOST, LOGIN_HOST, STS_HOST]).collect()
+    let logins = [azure::LOGIN, flexera::LOGIN, FRONTDOOR_HOST, GOOGLE_TOKEN_HOST, LOGIN_HOST, STS_HOST];
+    CASES.iter().map(|case| case.host).chain(logins).collect()
 }
 
 pub(super) static CASES: &[Case] = &[
@@ -300,7 +301,83 @@ pub(super) static CASES: &[Case] = &[
         path: "/stranger/report.csv",
         settings: "    scheme: aws_sts\n    role_arn: arn:aws:iam::123456789012:role/demo\n    external_id: demo-0816\n    \
                    access_key: AKIACOUNTERSIGNDEMO\n    secret_key: { file: FOLDER/second }\n",
-        expected: Expected::Rejected,
+        expected: Expected::Rejected("AccessDenied"),
+        ..CALL
+    },
+    Case {
+        id: "azure",
+        scheme: "azure",
+        about: "a token for Resource Manager, for a client secret",
+        host: azure::MANAGEMENT,
+        path: "/subscriptions",
+        query: "api-version=2022-12-01",
+        settings: "    scheme: azure\n    tenant: 11111111-2222-3333-4444-555555555555\n    \
+                   client_id: 66666666-7777-8888-9999-000000000000\n    client_secret: { file: FOLDER/second }\n    \
+                   audience: resource_management\n",
+        ..CALL
+    },
+    Case {
+        id: "azure-certificate",
+        scheme: "azure",
+        about: "a token for Graph, for an assertion signed with a certificate's key (PS256)",
+        host: azure::GRAPH,
+        path: "/v1.0/users",
+        settings: "    scheme: azure\n    tenant: 11111111-2222-3333-4444-555555555555\n    \
+                   client_id: 66666666-7777-8888-9999-000000000000\n    certificate: { file: FOLDER/azure }\n    \
+                   audience: graph\n",
+        ..CALL
+    },
+    Case {
+        id: "azure-storage",
+        scheme: "azure",
+        about: "a token for one storage account, with the version that the caller left out",
+        host: azure::STORAGE,
+        path: "/reports",
+        query: "restype=container&comp=list",
+        settings: "    scheme: azure\n    tenant: 11111111-2222-3333-4444-555555555555\n    \
+                   client_id: 66666666-7777-8888-9999-000000000000\n    client_secret: { file: FOLDER/second }\n    \
+                   audience: storage\n",
+        ..CALL
+    },
+    Case {
+        id: "azure-stranger",
+        scheme: "azure",
+        about: "no token for another secret",
+        host: azure::MANAGEMENT,
+        path: "/stranger",
+        settings: "    scheme: azure\n    tenant: 11111111-2222-3333-4444-555555555555\n    \
+                   client_id: 66666666-7777-8888-9999-000000000000\n    client_secret: { file: FOLDER/first }\n    \
+                   audience: resource_management\n",
+        expected: Expected::Rejected("AADSTS7000215"),
+        ..CALL
+    },
+    Case {
+        id: "flexera",
+        scheme: "flexera",
+        about: "a token for a service account whose first client is gone, by its second",
+        host: flexera::API,
+        path: "/cred/v2/orgs/12345/credentials",
+        settings: "    scheme: flexera\n    zone: nam\n    client_id: gone\n    client_secret: { file: FOLDER/first }\n    \
+                   second: { client_id: demo, client_secret: { file: FOLDER/second } }\n",
+        ..CALL
+    },
+    Case {
+        id: "flexera-person",
+        scheme: "flexera",
+        about: "a token for a person's refresh token, which is sent alone",
+        host: flexera::API,
+        path: "/iam/v1/refresh-tokens",
+        settings: "    scheme: flexera\n    zone: nam\n    refresh_token: { file: FOLDER/third }\n",
+        ..CALL
+    },
+    Case {
+        id: "flexera-stranger",
+        scheme: "flexera",
+        about: "no token for a client with another secret",
+        host: flexera::API,
+        path: "/stranger",
+        settings: "    scheme: flexera\n    zone: nam\n    client_id: demo\n    client_secret: { file: FOLDER/first }\n",
+        expected: Expected::Rejected("unauthorized"),
         ..CALL
     },
     Case {
@@ -377,6 +454,8 @@ pub(super) struct Keys {
     pub(super) oracle: oracle::Key,
     /// A service account of Google's.
     pub(super) google: Arc<Account>,
+    /// RSA, with a certificate.
+    pub(super) registered: Arc<azure::Registered>,
 }
 
 impl Keys {
@@ -384,11 +463,12 @@ impl Keys {
     pub(super) fn generate() -> Result<Self, String> {
         let signing = Arc::new(KeyPair::generate().map_err(|error| error.to_string())?);
         let (oracle, google) = (oracle::Key::generate()?, Arc::new(Account::generate()?));
-        Ok(Self { first: random()?, second: random()?, third: random()?, signing, oracle, google })
+        let registered = Arc::new(azure::Registered::generate()?);
+        Ok(Self { first: random()?, second: random()?, third: random()?, signing, oracle, google, registered })
     }
 
     /// The files they are written to for Countersign.
-    pub(super) fn files(&self) -> [(&'static str, String); 7] {
+    pub(super) fn files(&self) -> [(&'static str, String); 8] {
         [
             ("first", self.first.clone()),
             ("second", self.second.clone()),
@@ -397,6 +477,7 @@ impl Keys {
             ("oracle-key", self.oracle.pem.clone()),
             ("oracle-fingerprint", self.oracle.fingerprint.clone()),
             ("google.json", self.google.file.clone()),
+            ("azure", self.registered.pem()),
         ]
     }
 }

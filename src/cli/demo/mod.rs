@@ -3,8 +3,10 @@
 
 mod api;
 mod aws;
+mod azure;
 mod cases;
 mod digest;
+mod flexera;
 mod google;
 mod identity;
 mod jwt;
@@ -135,8 +137,8 @@ async fn show(case: &'static Case, through: &reqwest::Client, direct: &reqwest::
     let each = |part: fn(&Answer) -> String| with.iter().map(part).collect::<Vec<_>>().join("; then ");
     let ended = |answer: &Answer| match case.expected {
         Expected::Verified => answer.status == 200,
-        Expected::Rejected => {
-            answer.text("code") == "credential_rejected" && answer.text("detail").contains("AccessDenied")
+        Expected::Rejected(word) => {
+            answer.text("code") == "credential_rejected" && answer.text("detail").contains(word)
         }
     };
     let signed = case.headers.iter().any(|(name, _)| *name == "authorization");
@@ -220,7 +222,7 @@ fn print_text(outcomes: &[Outcome], colour: bool) {
         println!("        Countersign added    {}", outcome.added);
         let who = match outcome.case.expected {
             Expected::Verified => "the API verified",
-            Expected::Rejected => "the caller got",
+            Expected::Rejected(_) => "the caller got",
         };
         println!("        {who:<20} {}", outcome.verified);
         println!("        without Countersign  {}", outcome.without);

@@ -30,3 +30,5 @@ pub use role::{DEFAULT_DURATION, Role};
 pub use session::{AmbientSession, Base, ExternalIds, RoleSession, Signing, WebIdentitySession, session_keys};
 pub use sts::{CallerIdentity, Sts};
 pub use sts_error::{StsError, StsErrorKind};
+#[cfg(test)]
+pub(super) use testing::{Answer, Network, Variables, answer};

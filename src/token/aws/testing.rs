@@ -8,31 +8,31 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use crate::base::{BoxFuture, CallError, ClientOptions, Destination, Environment, HttpClient, HttpClients};
 
 /// What a call gives.
-pub(super) type Answer = Result<Response<Vec<u8>>, CallError>;
+pub(in crate::token) type Answer = Result<Response<Vec<u8>>, CallError>;
 
 /// An answer with a status and a body.
-pub(super) fn answer(status: u16, body: &str) -> Answer {
+pub(in crate::token) fn answer(status: u16, body: &str) -> Answer {
     let mut response = Response::new(body.as_bytes().to_vec());
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     Ok(response)
 }
 
 /// No answer.
-pub(super) fn failing(detail: &str) -> Answer {
+pub(in crate::token) fn failing(detail: &str) -> Answer {
     Err(CallError { detail: detail.into(), sent: true })
 }
 
 /// A call that was made.
 #[derive(Debug, Clone)]
-pub(super) struct Called {
+pub(in crate::token) struct Called {
     /// The client it was made with.
-    pub(super) options: ClientOptions,
+    pub(in crate::token) options: ClientOptions,
     /// `METHOD address`.
-    pub(super) line: String,
+    pub(in crate::token) line: String,
     /// Its headers.
-    pub(super) headers: HeaderMap,
+    pub(in crate::token) headers: HeaderMap,
     /// Its body.
-    pub(super) body: String,
+    pub(in crate::token) body: String,
 }
 
 #[derive(Debug, Default)]
@@ -43,11 +43,11 @@ struct State {
 
 /// Answers by `METHOD address`, the last answer again and again; what has none cannot be reached.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Network(Arc<Mutex<State>>);
+pub(in crate::token) struct Network(Arc<Mutex<State>>);
 
 impl Network {
     /// A network with these answers.
-    pub(super) fn answering<'a>(answers: impl IntoIterator<Item = (&'a str, Answer)>) -> Self {
+    pub(in crate::token) fn answering<'a>(answers: impl IntoIterator<Item = (&'a str, Answer)>) -> Self {
         let network = Self::default();
         for (line, answer) in answers {
             network.0.lock().unwrap().answers.entry(line.to_owned()).or_default().push_back(answer);
@@ -56,12 +56,12 @@ impl Network {
     }
 
     /// The calls so far.
-    pub(super) fn calls(&self) -> Vec<Called> {
+    pub(in crate::token) fn calls(&self) -> Vec<Called> {
         self.0.lock().unwrap().calls.clone()
     }
 
     /// The lines of the calls so far.
-    pub(super) fn lines(&self) -> Vec<String> {
+    pub(in crate::token) fn lines(&self) -> Vec<String> {
         self.calls().into_iter().map(|call| call.line).collect()
     }
 }
@@ -106,11 +106,11 @@ impl HttpClient for Client {
 
 /// Some environment variables.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Variables(HashMap<String, String>);
+pub(in crate::token) struct Variables(HashMap<String, String>);
 
 impl Variables {
     /// These and no others.
-    pub(super) fn of(pairs: &[(&str, &str)]) -> Arc<dyn Environment> {
+    pub(in crate::token) fn of(pairs: &[(&str, &str)]) -> Arc<dyn Environment> {
         let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Arc::new(Self(pairs.collect()))
     }
