@@ -5,6 +5,7 @@
 //! one is repeated in an error**, the names of its fields excepted.
 
 use serde_json::{Map, Value};
+use zeroize::Zeroize;
 
 use crate::base::{Destination, Host, Protocol, Secret};
 
@@ -44,8 +45,18 @@ impl Form {
     }
 }
 
-/// A file, or a part of one.
+/// A file, or a part of one. Its texts are wiped when it is dropped.
 pub(super) struct Document(Map<String, Value>);
+
+impl Drop for Document {
+    fn drop(&mut self) {
+        for value in self.0.values_mut() {
+            if let Value::String(text) = value {
+                text.zeroize();
+            }
+        }
+    }
+}
 
 impl Document {
     /// Reads the whole file, which must be of this form.
@@ -57,13 +68,13 @@ impl Document {
         if content.expose().trim_ascii_start().starts_with(b"-----BEGIN") {
             return Err(format!("it is a key alone; {wanted}, the whole of it"));
         }
-        let fields = match serde_json::from_slice(content.expose()) {
-            Ok(Value::Object(fields)) => fields,
+        let document = match serde_json::from_slice(content.expose()) {
+            Ok(Value::Object(fields)) => Self(fields),
             Ok(_) | Err(_) => return Err(format!("it is not a JSON object, or not the whole of one; {wanted}")),
         };
-        let named = fields.get("type").and_then(Value::as_str);
+        let named = document.0.get("type").and_then(Value::as_str);
         let instead = match named {
-            Some(name) if name == form.name() => return Ok(Self(fields)),
+            Some(name) if name == form.name() => return Ok(document),
             Some("service_account") => {
                 format!(
                     "it is a service account's key: write it under `service_account`, or give what is meant; {wanted}"
@@ -81,7 +92,7 @@ impl Document {
                 format!("files of its `type` are not read here; {wanted}")
             }
             Some(_) => format!("its `type` is none that is known here; {wanted}"),
-            None if fields.contains_key("installed") || fields.contains_key("web") => {
+            None if document.has("installed") || document.has("web") => {
                 format!("it is an OAuth client's file, which needs a person at a browser; {wanted}")
             }
             None => format!("it has no `type`; {wanted}"),
