@@ -1,6 +1,7 @@
 """Azure's own clients, unmodified, with a token that is worth nothing. One JSON line for each operation; see README.md."""
 
 import json
+import os
 import sys
 import time
 
@@ -11,6 +12,9 @@ from azure.mgmt.resource.resources import ResourceManagementClient
 from azure.storage.blob import BlobServiceClient
 
 EXPECT_REFUSED = "--expect-refused" in sys.argv
+
+# What Countersign may prove itself with is not for the program that it runs.
+assert not {"AZURE_FEDERATED_TOKEN_FILE", "IDENTITY_HEADER"} & set(os.environ)
 
 
 class Worthless:

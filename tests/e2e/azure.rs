@@ -498,6 +498,10 @@ fn run(entra: &Entra, kit: &Path, credentials: &str, arguments: &[&str]) -> (boo
     let head = ["run", "--config", config.to_str().unwrap(), "--"];
     let mut run = Command::new(binary());
     run.args(head).args(command).args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+    if credentials.contains("scheme: azure") {
+        // What Azure's clients would prove themselves with, were it not kept from them.
+        run.env("AZURE_FEDERATED_TOKEN_FILE", entra.token_file()).env("IDENTITY_HEADER", HEADER);
+    }
     run.env("HOME", folder.path()).env("SECRET", SECRET).env("WRONG", "another-secret").stdin(Stdio::null());
     let output = run.output().unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout);
