@@ -869,7 +869,10 @@ def section_i(bench):
         bindings=[{"credential": "oracle", "allow_cleartext": True}],
         unbound="pass",
     )
-    line = rf'Signature algorithm="rsa-sha256",headers="date \(request-target\) host",keyId="{tenancy}/{user}/{fingerprint}",signature="[^"]*",version="1"'
+    line = (
+        r'Signature algorithm="rsa-sha256",headers="date \(request-target\) host",'
+        rf'keyId="{tenancy}/{user}/{fingerprint}",signature="[^"]*",version="1"'
+    )
     targets = [forward_target(process, port, host, expect) for host, expect in ((bare, ""), (signed, line))]
     passed, made = bench.alternate("i 1 kB", targets)
     bench.ratio("i", "1 kB GET, oracle / the bare pass: processor time", "cpu_us", made, passed, "us")
@@ -881,7 +884,7 @@ def section_i(bench):
         own, alone = piecewise()
         over.append({"cpu_us": own})
         under.append({"cpu_us": alone})
-    bench.runs += [{"what": "i piecewise", "authorize": a["cpu_us"], "alone": b["cpu_us"]} for a, b in zip(over, under, strict=True)]
+        bench.runs.append({"what": "i piecewise", "authorize": own, "alone": alone})
     what = "authorize of oracle / the RSA signature alone: time"
     bench.ratio("i", what, "cpu_us", over, under, "us", ("<=", 1.2))
 
