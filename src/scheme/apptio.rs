@@ -12,12 +12,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Value, json};
 
-use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, is_reserved, settings};
+use super::{Draft, Kind, Obtained, Scheme, SettingsError, Setup, at, is_reserved, settings};
 use crate::base::{Authorizer, BoxFuture, ClientOptions, Destination, Mutations, Prepared, Protocol, Public, Secret};
 use crate::base::{SecretField, SecretRef, Unavailable};
-use crate::token::{
-    Failure, FailureKind, Handle, KeyBuilder, Pairs, Place, Reply, Service, Token, TokenSource, lifetime,
-};
+use crate::token::{Failure, FailureKind, Pairs, Place, Reply, Service, Token, TokenSource, lifetime};
 
 pub(super) const KIND: Kind = Kind {
     name: "apptio",
@@ -284,14 +282,8 @@ impl Draft for Settings {
             let secret = secret.ok_or_else(|| Unavailable("key_secret: it is empty or no text".into()))?;
             pairs.push(Secret::new(json!({ "keyAccess": secrets.public(access)?, "keySecret": secret }).to_string()));
         }
-        // Every key as it is written, and what every reference gave: nothing that changes the token is left out.
-        let mut key = KeyBuilder::new(setup.account, setup.credential).with("settings", format!("{self:?}"));
-        let mut confidential = Vec::new();
-        for reference in self.references() {
-            let secret = secrets.get(reference)?;
-            key = key.with(&reference.to_string(), secret.expose());
-            confidential.push(secret);
-        }
+        let key = setup.token_key(self)?;
+        let confidential = setup.confidential(self)?;
         let login = format!("{base}/service/apikeylogin").parse();
         let whereabouts = self.whereabouts(setup, &base)?;
         let owned = [TOKEN].into_iter().chain(whereabouts.as_ref().map(|place| place.header.clone())).collect();
@@ -306,7 +298,7 @@ impl Draft for Settings {
             unsaid_lifetime: self.token_lifetime.unwrap_or(UNSAID_LIFETIME),
         };
         let handle = setup.outside.tokens.handle(key.finish(), setup.credential, Arc::new(source));
-        Ok(Arc::new(Apptio { handle: Arc::new(handle), owned }))
+        Ok(Arc::new(Obtained { handle: Arc::new(handle), owned, adds: Vec::new() }))
     }
 }
 
@@ -414,22 +406,6 @@ impl TokenSource for Frontdoor {
             set.push((header.clone(), id.get().ok_or_else(unknown)?.clone()));
         }
         Ok(Arc::new(Prepared::new(Mutations { set, ..Mutations::default() })))
-    }
-}
-
-#[derive(Debug)]
-struct Apptio {
-    handle: Arc<Handle>,
-    owned: Vec<HeaderName>,
-}
-
-impl Scheme for Apptio {
-    fn owned_headers(&self) -> &[HeaderName] {
-        &self.owned
-    }
-
-    fn identity(&self) -> Identity<'_> {
-        Identity::Token(&self.handle)
     }
 }
 

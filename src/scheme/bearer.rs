@@ -26,6 +26,19 @@ impl Supplied {
     }
 }
 
+/// `Bearer` and a token, as the value of a header.
+///
+/// # Errors
+/// When the token holds what cannot be sent in one.
+pub(super) fn line(token: &Token) -> Result<HeaderValue, Failure> {
+    let line = Zeroizing::new([b"Bearer ", token.secret.expose()].concat());
+    let mut value = HeaderValue::from_bytes(&line).map_err(|_| {
+        Failure::new(FailureKind::Unavailable, "the access token holds characters that cannot be sent in a header")
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 /// Signs with one token.
 #[derive(Debug)]
 pub(super) struct Bearer {
@@ -36,12 +49,7 @@ pub(super) struct Bearer {
 impl Bearer {
     /// A token's authorizer, made once for it.
     pub(super) fn new(token: &Token, supplied: Option<&Supplied>) -> Result<Self, Failure> {
-        let line = Zeroizing::new([b"Bearer ", token.secret.expose()].concat());
-        let mut value = HeaderValue::from_bytes(&line).map_err(|_| {
-            Failure::new(FailureKind::Unavailable, "the access token holds characters that cannot be sent in a header")
-        })?;
-        value.set_sensitive(true);
-        let set = vec![(AUTHORIZATION, value)];
+        let set = vec![(AUTHORIZATION, line(token)?)];
         let with = supplied.map(|header| {
             let set = [&set[..], &[(header.name.clone(), header.value.clone())]].concat();
             (header.clone(), Arc::new(Mutations { set, ..Mutations::default() }))

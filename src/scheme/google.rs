@@ -15,16 +15,14 @@ mod source;
 
 use std::sync::Arc;
 
-use http::header::HeaderName;
 use ipnet::IpNet;
 use serde::Deserialize;
 
 use self::document::{Form, PUBLIC, is_strangers};
 use self::plan::{METADATA_HOST, Plan};
 use super::fields::{self, OneOrMany};
-use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
+use super::{Draft, Kind, Obtained, Scheme, SettingsError, Setup, at, settings};
 use crate::base::{Destination, Host, Public, SecretField, SecretRef, Text, Unavailable};
-use crate::token::{Handle, KeyBuilder};
 
 pub(super) const KIND: Kind = Kind {
     name: "google",
@@ -225,31 +223,10 @@ impl Draft for Settings {
     fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {
         let source = Plan::new(self, setup)?.source()?;
         let owned = source.owned_headers();
-        // Every key as it is written, what every reference gave, and what else decides where a token comes from.
         let host = setup.outside.environment.variable(METADATA_HOST).filter(|_| self.metadata);
-        let mut key = KeyBuilder::new(setup.account, setup.credential).with("settings", format!("{self:?}"));
-        key = key.with_option(METADATA_HOST, host);
-        for reference in self.references() {
-            key = key.with(&reference.to_string(), setup.secrets.get(reference)?.expose());
-        }
+        let key = setup.token_key(self)?.with_option(METADATA_HOST, host);
         let handle = setup.outside.tokens.handle(key.finish(), setup.credential, Arc::new(source));
-        Ok(Arc::new(Google { handle: Arc::new(handle), owned }))
-    }
-}
-
-#[derive(Debug)]
-struct Google {
-    handle: Arc<Handle>,
-    owned: Vec<HeaderName>,
-}
-
-impl Scheme for Google {
-    fn owned_headers(&self) -> &[HeaderName] {
-        &self.owned
-    }
-
-    fn identity(&self) -> Identity<'_> {
-        Identity::Token(&self.handle)
+        Ok(Arc::new(Obtained { handle: Arc::new(handle), owned, adds: Vec::new() }))
     }
 }
 

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::general_purpose::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode};
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -17,12 +17,10 @@ use serde::Deserialize;
 use super::assertion::{AssertionKeys, Claims};
 use super::fields::{AdditionalHeaders, endpoint};
 use super::placement::{self, Location, Place};
-use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
+use super::{Draft, Kind, Obtained, Scheme, SettingsError, Setup, at, settings};
 use crate::base::{Authorizer, BoxFuture, ClientOptions, Mutations, Prepared, Public, Random, Secret};
 use crate::base::{SecretField, SecretRef, Unavailable};
-use crate::token::{
-    Assertion, Failure, FailureKind, Handle, KeyBuilder, PrivateKey, Service, SigningKey, Token, TokenSource, expiry,
-};
+use crate::token::{Assertion, Failure, FailureKind, PrivateKey, Service, SigningKey, Token, TokenSource, expiry};
 
 pub(super) const KIND: Kind = Kind {
     name: "jwt",
@@ -224,13 +222,9 @@ impl Draft for Settings {
             Some(url) => Arc::new(self.service(setup, url, headers, way)?),
             None => Arc::new(self.signer(setup, way)?),
         };
-        // Every key as it is written, and what every reference gave: nothing that changes the token is left out.
-        let mut key = KeyBuilder::new(setup.account, setup.credential).with("settings", format!("{self:?}"));
-        for reference in self.references() {
-            key = key.with(&reference.to_string(), setup.secrets.get(reference)?.expose());
-        }
+        let key = setup.token_key(self)?;
         let handle = Arc::new(setup.outside.tokens.handle(key.finish(), setup.credential, source));
-        Ok(Arc::new(Jwt { handle, owned, adds: place.adds().into_iter().collect() }))
+        Ok(Arc::new(Obtained { handle, owned, adds: place.adds().into_iter().collect() }))
     }
 }
 
@@ -404,27 +398,6 @@ impl fmt::Debug for Fetcher {
     }
 }
 
-#[derive(Debug)]
-struct Jwt {
-    handle: Arc<Handle>,
-    owned: Vec<HeaderName>,
-    adds: Vec<String>,
-}
-
-impl Scheme for Jwt {
-    fn owned_headers(&self) -> &[HeaderName] {
-        &self.owned
-    }
-
-    fn adds(&self) -> Vec<String> {
-        self.adds.clone()
-    }
-
-    fn identity(&self) -> Identity<'_> {
-        Identity::Token(&self.handle)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -451,7 +424,7 @@ mod tests {
     /// What is signed, without the network there is none of here.
     async fn signed(settings: serde_json::Value, secret: &str) -> Arc<crate::token::Live> {
         let scheme = build(settings, secret).unwrap();
-        let Identity::Token(handle) = scheme.identity() else { panic!("no token") };
+        let crate::scheme::Identity::Token(handle) = scheme.identity() else { panic!("no token") };
         handle.obtain().await.unwrap()
     }
 
@@ -480,7 +453,7 @@ mod tests {
     #[tokio::test]
     async fn one_jwt_serves_every_call_until_its_end_comes_near() {
         let scheme = build(json!({"iss": "me"}), KEY).unwrap();
-        let Identity::Token(handle) = scheme.identity() else { panic!("no token") };
+        let crate::scheme::Identity::Token(handle) = scheme.identity() else { panic!("no token") };
         let (first, second) = (handle.obtain().await.unwrap(), handle.obtain().await.unwrap());
         assert!(Arc::ptr_eq(&first, &second));
     }

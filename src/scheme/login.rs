@@ -9,16 +9,16 @@ mod settings;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{StatusCode, Uri};
 
 use self::body::{Tree, form};
 use self::inject::{Inject, Injection};
 use self::session::{Borrowed, Login, Session, Wanted};
 use self::settings::{Basic, Settings, Spot};
-use super::{Draft, Identity, Kind, Loan, Scheme, Setup, basic};
+use super::{Draft, Kind, Loan, Obtained, Scheme, Setup, basic};
 use crate::base::{ClientOptions, Destination, Public, Secret, SecretField, SecretRef, Unavailable};
-use crate::token::{Handle, KeyBuilder, Service};
+use crate::token::Service;
 
 pub(super) const KIND: Kind = Kind {
     name: "login",
@@ -80,14 +80,8 @@ impl Draft for Settings {
             ClientOptions { allow_addresses: self.allow_addresses.clone(), identity, ..ClientOptions::default() };
         let http = setup.outside.http.client(&endpoint, &options);
         let http = http.map_err(|why| unfit("client_certificate", why))?;
-        // Every key as it is written, and what every reference gave: nothing that changes the token is left out.
-        let mut key = KeyBuilder::new(setup.account, setup.credential).with("settings", format!("{self:?}"));
-        let mut confidential = Vec::new();
-        for reference in self.references() {
-            let secret = secrets.get(reference)?;
-            key = key.with(&reference.to_string(), secret.expose());
-            confidential.push(secret);
-        }
+        let mut key = setup.token_key(self)?;
+        let confidential = setup.confidential(self)?;
         let lender = &setup.outside.lender;
         if let Some(id) = &self.credential {
             let fingerprint = lender.fingerprint(id);
@@ -121,7 +115,7 @@ impl Draft for Settings {
         let expired = statuses(self.expired.as_deref(), &[StatusCode::UNAUTHORIZED]);
         let session = Session { login, wanted, injections, expired: expired.into() };
         let handle = setup.outside.tokens.handle(key.finish(), setup.credential, Arc::new(session));
-        Ok(Arc::new(LoginScheme { handle: Arc::new(handle), owned, adds }))
+        Ok(Arc::new(Obtained { handle: Arc::new(handle), owned, adds }))
     }
 }
 
@@ -158,27 +152,6 @@ fn statuses(written: Option<&[u16]>, default: &[StatusCode]) -> Vec<StatusCode> 
     match written {
         Some(written) => written.iter().filter_map(|status| StatusCode::from_u16(*status).ok()).collect(),
         None => default.to_vec(),
-    }
-}
-
-#[derive(Debug)]
-struct LoginScheme {
-    handle: Arc<Handle>,
-    owned: Vec<HeaderName>,
-    adds: Vec<String>,
-}
-
-impl Scheme for LoginScheme {
-    fn owned_headers(&self) -> &[HeaderName] {
-        &self.owned
-    }
-
-    fn adds(&self) -> Vec<String> {
-        self.adds.clone()
-    }
-
-    fn identity(&self) -> Identity<'_> {
-        Identity::Token(&self.handle)
     }
 }
 

@@ -15,8 +15,8 @@ use http::HeaderName;
 use crate::base::{
     Authorizer, BoxFuture, Challenged, Clock, Destination, Environment, HttpClients, Random, Refusal, RequestView,
 };
-use crate::base::{SecretRef, Secrets, Unavailable};
-use crate::token::{Handle, Live, StateDirectory, Tokens};
+use crate::base::{Secret, SecretRef, Secrets, Unavailable};
+use crate::token::{Handle, KeyBuilder, Live, StateDirectory, Tokens};
 
 mod api_key;
 mod apptio;
@@ -165,6 +165,23 @@ pub struct Setup<'a> {
     pub outside: &'a Outside,
 }
 
+impl Setup<'_> {
+    /// Begins the key of a token with every key of the settings as it is written, and what every reference gave: nothing
+    /// that changes the token is left out.
+    fn token_key(&self, settings: &dyn Draft) -> Result<KeyBuilder, Unavailable> {
+        let mut key = KeyBuilder::new(self.account, self.credential).with("settings", format!("{settings:?}"));
+        for reference in settings.references() {
+            key = key.with(&reference.to_string(), self.secrets.get(reference)?.expose());
+        }
+        Ok(key)
+    }
+
+    /// What every reference gave: no error may repeat it.
+    fn confidential(&self, settings: &dyn Draft) -> Result<Vec<Secret>, Unavailable> {
+        settings.references().into_iter().map(|reference| self.secrets.get(reference)).collect()
+    }
+}
+
 /// Other credentials of the same account, for a scheme whose own request one of them authenticates.
 pub trait Lender: Send + Sync + fmt::Debug {
     /// A digest of everything that a credential is made of, for the key of a token that depends on it; `None` when there
@@ -240,6 +257,28 @@ pub struct Foresight {
     pub adds: Vec<String>,
     /// What else there is to say.
     pub note: Option<String>,
+}
+
+/// A credential that signs with a token and has nothing else to say.
+#[derive(Debug)]
+struct Obtained {
+    handle: Arc<Handle>,
+    owned: Vec<HeaderName>,
+    adds: Vec<String>,
+}
+
+impl Scheme for Obtained {
+    fn owned_headers(&self) -> &[HeaderName] {
+        &self.owned
+    }
+
+    fn adds(&self) -> Vec<String> {
+        self.adds.clone()
+    }
+
+    fn identity(&self) -> Identity<'_> {
+        Identity::Token(&self.handle)
+    }
 }
 
 /// A credential ready to sign. `Debug` of an implementation shows no secret.

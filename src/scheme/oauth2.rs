@@ -6,18 +6,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use http::header::AUTHORIZATION;
 use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::assertion::{AssertionKeys, Claims};
 use super::fields::{AdditionalHeaders, OneOrMany, endpoint};
-use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
+use super::{Draft, Kind, Obtained, Scheme, SettingsError, Setup, at, bearer, settings};
 use crate::base::{Authorizer, BoxFuture, ClientOptions, Mutations, Prepared, Protocol, Random, Secret};
 use crate::base::{Public, SecretField, SecretRef, Unavailable};
 use crate::token::{
-    Answer, Assertion, ClientAuth, Endpoint, ExchangeError, Failure, FailureKind, Grant, Handle, KeyBuilder, Param,
-    RefreshReuse, Rotation, SigningKey, Token, TokenRequest, TokenSource,
+    Answer, Assertion, ClientAuth, Endpoint, ExchangeError, Failure, Grant, KeyBuilder, Param, RefreshReuse, Rotation,
+    SigningKey, Token, TokenRequest, TokenSource,
 };
 
 pub(super) const KIND: Kind = Kind {
@@ -295,13 +295,9 @@ impl Draft for Settings {
             unsaid_lifetime: self.token_lifetime.unwrap_or(UNSAID_LIFETIME),
             random: Arc::clone(&setup.outside.random),
         };
-        // Every key as it is written, and what every reference gave: nothing that changes the token is left out.
-        let mut key = KeyBuilder::new(setup.account, setup.credential).with("settings", format!("{self:?}"));
-        for reference in self.references() {
-            key = key.with(&reference.to_string(), secrets.get(reference)?.expose());
-        }
+        let key = setup.token_key(self)?;
         let handle = setup.outside.tokens.handle(key.finish(), setup.credential, Arc::new(source));
-        Ok(Arc::new(OAuth2 { handle: Arc::new(handle) }))
+        Ok(Arc::new(Obtained { handle: Arc::new(handle), owned: vec![AUTHORIZATION], adds: Vec::new() }))
     }
 }
 
@@ -430,27 +426,7 @@ impl TokenSource for Source {
     }
 
     fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
-        let line = zeroize::Zeroizing::new([b"Bearer ", token.secret.expose()].concat());
-        let mut value = HeaderValue::from_bytes(&line).map_err(|_| {
-            Failure::new(FailureKind::Unavailable, "the access token holds characters that cannot be sent in a header")
-        })?;
-        value.set_sensitive(true);
-        let mutations = Mutations { set: vec![(AUTHORIZATION, value)], ..Mutations::default() };
+        let mutations = Mutations { set: vec![(AUTHORIZATION, bearer::line(token)?)], ..Mutations::default() };
         Ok(Arc::new(Prepared::new(mutations)))
-    }
-}
-
-#[derive(Debug)]
-struct OAuth2 {
-    handle: Arc<Handle>,
-}
-
-impl Scheme for OAuth2 {
-    fn owned_headers(&self) -> &[HeaderName] {
-        &[AUTHORIZATION]
-    }
-
-    fn identity(&self) -> Identity<'_> {
-        Identity::Token(&self.handle)
     }
 }

@@ -10,6 +10,7 @@ use super::federation::Federation;
 use super::impersonation::Impersonation;
 use super::metadata::Metadata;
 use crate::base::{Authorizer, BoxFuture, Mutations, Prepared, Random, Secret};
+use crate::scheme::bearer;
 use crate::token::{Assertion, Failure, FailureKind, Token, TokenSource};
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
@@ -105,12 +106,7 @@ impl TokenSource for Source {
     }
 
     fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
-        let line = zeroize::Zeroizing::new([b"Bearer ", token.secret.expose()].concat());
-        let mut value = HeaderValue::from_bytes(&line).map_err(|_| {
-            Failure::new(FailureKind::Unavailable, "the token holds characters that cannot be sent in a header")
-        })?;
-        value.set_sensitive(true);
-        let mut set = vec![(AUTHORIZATION, value)];
+        let mut set = vec![(AUTHORIZATION, bearer::line(token)?)];
         set.extend(self.quota.iter().map(|project| (USER_PROJECT, project.clone())));
         Ok(Arc::new(Prepared::new(Mutations { set, ..Mutations::default() })))
     }
