@@ -9,15 +9,15 @@ use http::header::{AUTHORIZATION, DATE};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use self::instance::Instance;
+use self::instance::{Instance, metadata_address};
 use self::principal::Session;
 use self::signer::{Covers, Signer, SigningKey, X_CONTENT_SHA256};
 use self::workload::{TOKEN_FILE, Workload};
+use super::fields::endpoint;
 use super::{Draft, Foresight, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
-use crate::base::{Authorizer, Destination, Environment, Protocol, Refusal, RequestView, Secret};
+use crate::base::{Authorizer, Environment, Refusal, RequestView, Secret};
 use crate::base::{Public, SecretField, SecretRef, Unavailable};
-use crate::sigv4::Skew;
-use crate::token::{Handle, KeyBuilder, PrivateKey, Resting, TokenSource};
+use crate::token::{Handle, PrivateKey, Resting, TokenSource};
 
 mod hosts;
 mod instance;
@@ -71,7 +71,7 @@ struct Settings {
     federation_url: Option<Public>,
     /// Of `principal: workload`; without it, the file that every pod has.
     service_account_token: Option<SecretField>,
-    /// Let the exchange go over `http://`.
+    /// Let the exchange, and what a `metadata_url` elsewhere hands out, go over `http://`.
     #[serde(default)]
     allow_cleartext: bool,
     /// Addresses normally refused that `federation_url` and `metadata_url` may have.
@@ -88,10 +88,10 @@ impl Settings {
             }
         }
         if let Some(Public::Literal(url)) = &self.federation_url {
-            self.endpoint(url).map_err(|why| at("federation_url", why))?;
+            endpoint(url, self.allow_cleartext).map_err(|why| at("federation_url", why))?;
         }
         if let Some(Public::Literal(url)) = &self.metadata_url {
-            Destination::from_upstream(url).map_err(|refusal| at("metadata_url", refusal.detail.into_owned()))?;
+            metadata_address(url, self.allow_cleartext).map_err(|why| at("metadata_url", why))?;
         }
         Ok(())
     }
@@ -151,14 +151,6 @@ impl Settings {
             ("user_ocid", self.user_ocid.as_ref(), |text| check_ocid(text, "user")),
             ("fingerprint", self.fingerprint.as_ref(), check_fingerprint),
         ]
-    }
-
-    fn endpoint(&self, url: &str) -> Result<Destination, String> {
-        let endpoint = Destination::from_upstream(url).map_err(|refusal| refusal.detail.into_owned())?;
-        if endpoint.protocol() == Protocol::Http && !self.allow_cleartext {
-            return Err("the exchange would travel unencrypted; use https, or set `allow_cleartext: true` on it".into());
-        }
-        Ok(endpoint)
     }
 }
 
@@ -220,7 +212,7 @@ impl Draft for Settings {
         }
         let text = |key: &str, field: &Option<Public>| setup.secrets.public(field.as_ref().ok_or_else(|| needed(key))?);
         let (tenancy, user) = (text("tenancy_ocid", &self.tenancy_ocid)?, text("user_ocid", &self.user_ocid)?);
-        let signer = Signer::new(Arc::new(key), &format!("{tenancy}/{user}/{fingerprint}"), Arc::default());
+        let signer = Signer::new(Arc::new(key), &format!("{tenancy}/{user}/{fingerprint}"), Arc::new(hosts::skew()));
         let signer = signer.map_err(|why| Unavailable(format!("user_ocid: {why}")))?;
         Ok(Arc::new(Oracle { authorizer: Ready::Fixed(Arc::new(signer)) }))
     }
@@ -259,7 +251,7 @@ impl Settings {
             key: resting(key)?,
             password: self.password.as_ref().map(resting).transpose()?,
             hint: "`oci session refresh` renews it while it lives, `oci session authenticate` begins another",
-            skew: Arc::default(),
+            skew: Arc::new(hosts::skew()),
         };
         self.with_tokens(Arc::new(session), &[], setup)
     }
@@ -268,7 +260,7 @@ impl Settings {
         let environment = &*setup.outside.environment;
         let federation = self.federation_url.as_ref().map(|url| {
             let url = setup.secrets.public(url)?;
-            self.endpoint(&url).map_err(|why| Unavailable(format!("federation_url: {why}")))?;
+            endpoint(&url, self.allow_cleartext).map_err(|why| Unavailable(format!("federation_url: {why}")))?;
             Ok(url)
         });
         let federation: Option<String> = federation.transpose()?;
@@ -277,9 +269,10 @@ impl Settings {
             Principal::Instance => {
                 let metadata = self.metadata_url.as_ref().map(|url| setup.secrets.public(url)).transpose()?;
                 let metadata = metadata.or_else(|| variable(environment, "OCI_METADATA_BASE_URL"));
-                let seen = [metadata.clone().unwrap_or_default()];
+                let seen = [Secret::new(metadata.clone().unwrap_or_default())];
                 let allow = self.allow_addresses.clone();
-                let source = Instance::new(metadata.as_deref(), federation, allow, http).map_err(Unavailable)?;
+                let source = Instance::new(metadata.as_deref(), federation, (self.allow_cleartext, allow), http)
+                    .map_err(Unavailable)?;
                 self.with_tokens(Arc::new(source), &seen, setup)
             }
             Principal::Workload => {
@@ -293,7 +286,7 @@ impl Settings {
                     None => Resting::File(TOKEN_FILE.into()),
                 };
                 let source = Workload::new(&url, allowed, token, &*http).map_err(Unavailable)?;
-                self.with_tokens(Arc::new(source), &[url], setup)
+                self.with_tokens(Arc::new(source), &[Secret::new(url)], setup)
             }
             Principal::Resource => {
                 let (source, seen) = resource(environment)?;
@@ -306,16 +299,10 @@ impl Settings {
     fn with_tokens(
         &self,
         source: Arc<dyn TokenSource>,
-        seen: &[String],
+        seen: &[Secret],
         setup: &Setup<'_>,
     ) -> Result<Arc<dyn Scheme>, Unavailable> {
-        let mut key = KeyBuilder::new(setup.account, setup.credential).with("settings", format!("{self:?}"));
-        for value in seen {
-            key = key.with("environment", value);
-        }
-        for reference in self.references() {
-            key = key.with(&reference.to_string(), setup.secrets.get(reference)?.expose());
-        }
+        let key = seen.iter().fold(setup.token_key(self)?, |key, value| key.with("environment", value.expose()));
         let handle = setup.outside.tokens.handle(key.finish(), setup.credential, source);
         Ok(Arc::new(Oracle { authorizer: Ready::Token(Arc::new(handle)) }))
     }
@@ -326,7 +313,7 @@ fn variable(environment: &dyn Environment, name: &str) -> Option<String> {
 }
 
 /// The session that a resource principal of version 2.2 finds in its environment: values, or the paths of files.
-fn resource(environment: &dyn Environment) -> Result<(Session, Vec<String>), Unavailable> {
+fn resource(environment: &dyn Environment) -> Result<(Session, Vec<Secret>), Unavailable> {
     let named = |name: &str| format!("OCI_RESOURCE_PRINCIPAL_{name}");
     let value = |name: &str| variable(environment, &named(name));
     match value("VERSION").as_deref().map(str::trim) {
@@ -346,8 +333,9 @@ fn resource(environment: &dyn Environment) -> Result<(Session, Vec<String>), Una
     let mut seen = Vec::new();
     let mut resting = |name: &str| {
         let value = value(name)?;
-        seen.push(value.clone());
-        Some(if value.starts_with('/') { Resting::File(value.into()) } else { Resting::Held(Secret::new(value)) })
+        let held = Secret::new(value.as_str());
+        seen.push(held.clone());
+        Some(if value.starts_with('/') { Resting::File(value.into()) } else { Resting::Held(held) })
     };
     let missing = |name: &str| Unavailable(format!("principal: {} is not set", named(name)));
     let session = Session {
@@ -355,7 +343,7 @@ fn resource(environment: &dyn Environment) -> Result<(Session, Vec<String>), Una
         key: resting("PRIVATE_PEM").ok_or_else(|| missing("PRIVATE_PEM"))?,
         password: resting("PRIVATE_PEM_PASSPHRASE"),
         hint: "whoever runs this resource has to renew it",
-        skew: Arc::new(Skew::default()),
+        skew: Arc::new(hosts::skew()),
     };
     Ok((session, seen))
 }

@@ -18,12 +18,21 @@ const LEAST: i64 = 2;
 const STANDS: u64 = 10;
 
 /// How far the clock is from AWS's, as their answers told. It moves the time of signatures and nothing else.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Skew {
-    /// AWS's own endpoints.
-    aws: Offset,
-    /// Whoever else takes these signatures: another's wrong clock, or word, is none of AWS's.
+    /// Which hosts are the provider's own.
+    is_own: fn(&str) -> bool,
+    /// The provider's own endpoints.
+    own: Offset,
+    /// Whoever else takes these signatures: another's wrong clock, or word, is none of the provider's.
     elsewhere: Offset,
+}
+
+impl Default for Skew {
+    /// For AWS.
+    fn default() -> Self {
+        Self::of(|name| host::infer(name).is_ok() && !host::is_strangers(name))
+    }
 }
 
 /// A difference in seconds, and when it was learnt, in seconds since 1970.
@@ -34,9 +43,13 @@ struct Offset {
 }
 
 impl Skew {
+    /// For a provider whose own endpoints are these.
+    pub fn of(is_own: fn(&str) -> bool) -> Self {
+        Self { is_own, own: Offset::default(), elsewhere: Offset::default() }
+    }
+
     fn offset(&self, host: &Host) -> &Offset {
-        let aws = host.name().is_some_and(|name| host::infer(name).is_ok() && !host::is_strangers(name));
-        if aws { &self.aws } else { &self.elsewhere }
+        if host.name().is_some_and(self.is_own) { &self.own } else { &self.elsewhere }
     }
 
     /// What the time of signatures for a host is corrected by, in seconds.

@@ -54,7 +54,7 @@ fn derived(password: &[u8], salt: &[u8], length: usize) -> Zeroizing<Vec<u8>> {
     let mut last = Zeroizing::new(Vec::new());
     while key.len() < length {
         let digest = Md5::new().chain_update(&*last).chain_update(password).chain_update(salt).finalize();
-        *last = digest.to_vec();
+        last = Zeroizing::new(digest.to_vec());
         key.extend_from_slice(&last);
     }
     key.truncate(length);
@@ -63,6 +63,10 @@ fn derived(password: &[u8], salt: &[u8], length: usize) -> Zeroizing<Vec<u8>> {
 
 /// Bytes from hexadecimal digits.
 fn bytes(digits: &str) -> Option<Vec<u8>> {
+    // `from_str_radix` takes a sign too.
+    if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
     let pair = |at: usize| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
     (0..digits.len()).step_by(2).map(pair).collect()
 }

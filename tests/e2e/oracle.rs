@@ -259,7 +259,7 @@ async fn a_clock_that_is_ten_minutes_off_is_corrected_by_the_answer() {
     let Some(kit) = cloud("oracle") else { return };
     let cloud = Cloud::start(&kit, &[]);
     let proxy = cloud.proxy(&cloud.api_key("fingerprint"), &[("KEY", cloud.fact("pem"))], |_| {}).await;
-    for seconds in ["600", "-600", "3600"] {
+    for seconds in ["600", "3600"] {
         cloud.ask(&format!("/clock/{seconds}")).await;
         let (status, text) = regions(&proxy).await;
         // No answer moves the clock further than a quarter of an hour, and none at once after another.
@@ -292,7 +292,7 @@ fn what_is_wrong_with_a_key_is_told_by_check() {
         );
         std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
         let output =
-            countersign(&["check", "--config", path.to_str().unwrap()]).env("PASSWORD", "wrong").output().unwrap();
+            countersign(&["check", "--config", path.to_str().unwrap()]).env("PASSWORD", "Geheim-77").output().unwrap();
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     assert_eq!(checked(good, user, "rsa-with-a-label.pem", ""), (0, String::new()));
@@ -327,6 +327,6 @@ fn what_is_wrong_with_a_key_is_told_by_check() {
     ] {
         let (code, errors) = checked(fingerprint, user, file, more);
         assert!(code == 78 && errors.contains(said), "{code} {errors}, and not {said}");
-        assert!(!errors.contains("wrong\n\n") && !errors.contains("PRIVATE KEY"), "{errors}");
+        assert!(!errors.contains("Geheim-77") && !errors.contains("PRIVATE KEY"), "{errors}");
     }
 }

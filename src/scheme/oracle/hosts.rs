@@ -3,6 +3,8 @@
 //! The shapes are those of the endpoint templates of Oracle's SDK for Python. A customer's instance of a service (an
 //! integration, a notebook, a function, a database) stands below the same domains under a name of its own.
 
+use crate::sigv4::Skew;
+
 /// The domains of every realm there is, and the one of Object Storage's dedicated endpoints.
 pub(super) const DOMAINS: &[&str] = &[
     "*.oraclecloud.com",
@@ -50,6 +52,19 @@ const PARENTS: [&str; 17] = [
     "weblogicmanagement",
     "objectstorage",
 ];
+
+/// The clock as Oracle's own endpoints tell it, and apart from it as others do.
+pub(super) fn skew() -> Skew {
+    Skew::of(|host| {
+        let domain = host.rsplitn(3, '.').take(2).map(str::len).sum::<usize>() + 1;
+        host.len() > domain && is_realm(&host[host.len() - domain..]) && is_service(host)
+    })
+}
+
+/// Whether this is the domain of a realm of Oracle's.
+pub(super) fn is_realm(domain: &str) -> bool {
+    DOMAINS.iter().any(|own| own.strip_prefix("*.") == Some(domain))
+}
 
 /// Whether a host below one of the domains may be a customer's.
 pub(super) fn is_strangers(host: &str) -> bool {

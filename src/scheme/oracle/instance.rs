@@ -4,6 +4,7 @@
 //! SDKs have it (`X509FederationClient`).
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +19,7 @@ use serde_json::json;
 use super::hosts;
 use super::principal::{SessionKey, authorizer, issued};
 use super::signer::{SigningKey, X_CONTENT_SHA256, authorization, pairs};
-use crate::base::{Authorizer, BoxFuture, ClientOptions, Destination, Host, HttpClients, Secret};
+use crate::base::{Authorizer, BoxFuture, ClientOptions, Destination, Host, HttpClients, Protocol, Secret};
 use crate::sigv4::Skew;
 use crate::token::{Failure, FailureKind, PrivateKey, Reply, Service, Token, TokenSource};
 
@@ -56,12 +57,12 @@ impl Instance {
     pub(super) fn new(
         metadata: Option<&str>,
         federation: Option<String>,
-        allow_addresses: Vec<IpNet>,
+        (allow_cleartext, allow_addresses): (bool, Vec<IpNet>),
         http: Arc<dyn HttpClients>,
     ) -> Result<Self, String> {
         let base = metadata.unwrap_or(METADATA).trim().trim_end_matches('/').to_owned();
         let unfit = |why: String| format!("metadata_url: {why}");
-        let destination = Destination::from_upstream(&base).map_err(|refusal| unfit(refusal.detail.into_owned()))?;
+        let destination = metadata_address(&base, allow_cleartext).map_err(unfit)?;
         // Exactly the address that is meant, which nothing else of ours may dial.
         let addresses = match destination.host() {
             Host::Address(address) => vec![IpNet::from(*address)],
@@ -75,7 +76,7 @@ impl Instance {
         };
         let client = http.client(&destination, &options).map_err(unfit)?;
         let metadata = Service::new(destination, client);
-        Ok(Self { base, metadata, federation, allow_addresses, http, skew: Arc::default() })
+        Ok(Self { base, metadata, federation, allow_addresses, http, skew: Arc::new(hosts::skew()) })
     }
 
     async fn get(&self, path: &str, now: SystemTime) -> Result<Reply, Failure> {
@@ -105,6 +106,12 @@ impl Instance {
         let unusable = |why: String| key.unusable(&format!("key.pem cannot be used: {why}"));
         let private = PrivateKey::from_pem(key.body(), None).map_err(unusable)?;
         let signing = SigningKey::new(&private).map_err(unusable)?;
+        // The two were asked for one after the other, and may have been replaced in between.
+        let own = x509_parser::parse_x509_certificate(&leaf_der)
+            .is_ok_and(|(_, leaf)| signing.public().is_ok_and(|public| leaf.public_key().raw == public));
+        if !own {
+            return Err(key.unusable("key.pem and cert.pem do not belong together"));
+        }
         Ok(Certificate { leaf: leaf_der, intermediate, key: signing, tenancy })
     }
 
@@ -117,11 +124,31 @@ impl Instance {
         let info = reply.object()?;
         let text = |name: &str| info.get(name).and_then(|value| value.as_str()).unwrap_or_default();
         let host = format!("auth.{}.{}", text("regionIdentifier"), text("realmDomainComponent"));
-        if hosts::is_strangers(&host) {
+        // Whoever answers in the metadata service's place must not choose who gets the certificate.
+        if !hosts::is_realm(text("realmDomainComponent")) || hosts::is_strangers(&host) {
             return Err(reply.unusable("it names no region of Oracle's; write `federation_url`"));
         }
         Ok(format!("https://{host}/v1/x509"))
     }
+}
+
+/// The address of a metadata service. The instance's key comes from there, so without TLS it is one beside us.
+///
+/// # Errors
+/// When it is no address, or the key would travel unencrypted.
+pub(super) fn metadata_address(url: &str, allow_cleartext: bool) -> Result<Destination, String> {
+    let destination = Destination::from_upstream(url).map_err(|refusal| refusal.detail.into_owned())?;
+    let beside = match destination.host() {
+        Host::Address(IpAddr::V4(address)) => address.is_loopback() || address.is_link_local(),
+        Host::Address(IpAddr::V6(address)) => {
+            address.is_loopback() || address.is_unicast_link_local() || address.is_unique_local()
+        }
+        Host::Name(name) => &**name == "localhost",
+    };
+    if destination.protocol() == Protocol::Http && !beside && !allow_cleartext {
+        return Err("the instance's key would travel unencrypted; use a link-local address, https, or set `allow_cleartext: true` on it".into());
+    }
+    Ok(destination)
 }
 
 /// The OCID of the tenancy, which stands in one of the names of the certificate's subject.

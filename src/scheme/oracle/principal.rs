@@ -43,7 +43,10 @@ pub(super) fn issued(token: &Secret, key: &[u8], now: SystemTime, hint: &str) ->
         let ended = httpdate::fmt_http_date(expires_at);
         return Err(unusable(format!("the session token ended at {ended}; {hint}")));
     }
-    let mut both = token.expose().trim_ascii().to_vec();
+    // Of its whole length at once, so that growing leaves no copy behind.
+    let token = token.expose().trim_ascii();
+    let mut both = Vec::with_capacity(token.len() + 1 + key.len());
+    both.extend_from_slice(token);
     both.push(b'\n');
     both.extend_from_slice(key);
     Ok(Token { secret: Secret::new(both), expires_at })

@@ -228,6 +228,10 @@ impl Authorizer for Signer {
         true
     }
 
+    fn suspects(&self, status: StatusCode) -> bool {
+        status == StatusCode::UNAUTHORIZED
+    }
+
     fn verdict(&self, answer: &AnswerView<'_>, now: SystemTime) -> Verdict {
         if answer.status != StatusCode::UNAUTHORIZED {
             return Verdict::Fine;

@@ -57,7 +57,12 @@ impl Workload {
         let destination = Destination::from_upstream(url).map_err(|refusal| unfit(refusal.detail.into_owned()))?;
         let options = ClientOptions { allow_addresses: allowed, direct: true, ..ClientOptions::default() };
         let client = http.client(&destination, &options).map_err(unfit)?;
-        Ok(Self { url: url.to_owned(), service: Service::new(destination, client), token, skew: Arc::default() })
+        Ok(Self {
+            url: url.to_owned(),
+            service: Service::new(destination, client),
+            token,
+            skew: Arc::new(super::hosts::skew()),
+        })
     }
 }
 
