@@ -124,6 +124,11 @@ pub trait Challenged: Send + Sync + fmt::Debug {
     /// `credential_rejected` when the server asks for what cannot be given: another scheme, an algorithm that is not known.
     fn answer(&self, view: &RequestView<'_>, challenge: &Challenge<'_>) -> Result<Arc<dyn Authorizer>, Refusal>;
 
+    /// Whether a server that refused an answer says that only its nonce was old, so that another answer is worth it.
+    fn is_stale(&self, _headers: &HeaderMap) -> bool {
+        false
+    }
+
     /// What a server said beside its answer to a signed request: a nonce for the next one. `refused` when the answer was
     /// 401: what is remembered for this place is not used again.
     fn heard(&self, _view: &RequestView<'_>, _headers: &HeaderMap, _refused: bool) {}

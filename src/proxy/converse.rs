@@ -1,22 +1,23 @@
-//! Requests with a credential that is asked before it can answer (digest, NTLM): the head goes first without the body, the
-//! server's 401 asks, and the request itself carries the answer.
+//! Requests with a credential that is asked before it can answer (digest, NTLM): a first leg gets the server's 401, which
+//! asks, and the request itself carries the answer.
 //!
-//! A conversation has at most three legs, and the body goes out once unless all of it is held here: nothing that a server
-//! says makes us ask it again and again.
+//! NTLM's first leg, and that of a body which is not held here, is the head alone; such a body goes out once. The number of
+//! legs is bounded, whatever a server says.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HeaderMap, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use tokio::sync::oneshot;
 
 use super::headers::remove_owned;
-use super::pipeline::{Call, REPEATED_BODY, judge_trailers};
+use super::pipeline::{Call, REPEATED_BODY, await_continue, judge_trailers};
 use super::spool::{Spooled, spool};
 use crate::base::{Authorizer, Body, BodyNeed, Challenge, Code, Holds, Mutations, Refusal, RequestView};
 use crate::route::Talk;
@@ -24,6 +25,9 @@ use crate::upstream::{Egress, Link, Owner};
 
 /// How long a body that may be short is waited for, to see whether it can be sent again.
 const BODY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often a server may say that the nonce was old which it gave for this very request: others may have used it up.
+const STALE: usize = 1;
 
 /// As much of the answer to a first leg is read, and for so long, to free its connection for the next.
 const DRAINED: usize = 256 * 1024;
@@ -64,11 +68,16 @@ struct Subject<'a> {
     parts: Parts,
     removed: HeaderMap,
     payload: Payload,
+    /// The caller sends its body when it is asked for it.
+    waits: bool,
+    /// Lives as long as the answer, where the body waits.
+    holds: Option<oneshot::Sender<()>>,
     h1_only: bool,
 }
 
 impl Call<'_> {
-    /// Asks the server where it has to be asked, answers, and sends the request.
+    /// Asks the server where it has to be asked, answers, and sends the request. What comes back beside the answer lives as
+    /// long as it does.
     ///
     /// # Errors
     /// `credential_rejected` when the server asks for what cannot be given, or does not stop asking; what sending refuses.
@@ -78,19 +87,22 @@ impl Call<'_> {
         request: Request<Body>,
         egress: &Egress,
         h1_only: bool,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<(Response<Body>, Option<oneshot::Sender<()>>), Refusal> {
+        if let Some(account) = self.account {
+            talk.in_account(account)?;
+        }
         let (mut parts, body) = request.into_parts();
-        // The first leg stands for the question whether the body is wanted.
-        let may_wait = parts.headers.remove(EXPECT).is_none();
+        // It goes with the leg that has the body.
+        let waits = parts.headers.remove(EXPECT).is_some();
         let removed = remove_owned(&mut parts.headers, talk.owned_headers());
         let body = judge_trailers(body, talk.owned_headers());
-        let payload = self.held(body, may_wait).await;
-        let mut subject = Subject { call: self, egress, talk, parts, removed, payload, h1_only };
-        match subject.talk.challenged().holds() {
+        let payload = self.held(body, !waits).await;
+        let mut subject = Subject { call: self, egress, talk, parts, removed, payload, waits, holds: None, h1_only };
+        let response = match subject.talk.challenged().holds() {
             Holds::ForRequest => subject.by_request().await,
             Holds::ForConnection => subject.by_connection().await,
-        }
-        .map(|response| response.map(Body::incoming))
+        }?;
+        Ok((response.map(Body::incoming), subject.holds))
     }
 
     /// Holds a body that is short; `may_read` unless the caller waits to be asked for it.
@@ -133,12 +145,21 @@ impl Subject<'_> {
     async fn by_request(&mut self) -> Result<Response<Incoming>, Refusal> {
         let challenged = Arc::clone(self.talk.challenged());
         let remembered = challenged.remembered(&self.view()).filter(|_| self.payload.is_repeatable());
-        let known = remembered.is_some();
-        let asked = match remembered {
+        let mut proven = remembered.is_some();
+        let mut asked = match remembered {
             Some(authorizer) => {
                 let request = self.signed(&*authorizer).await?;
                 let response = self.send(request).await?;
                 if !self.heard(&response) {
+                    return Ok(response);
+                }
+                response
+            }
+            // With its body: a server that does not ask has the whole request then, and once.
+            None if self.payload.is_repeatable() => {
+                let request = self.plain()?;
+                let response = self.send(request).await?;
+                if response.status() != StatusCode::UNAUTHORIZED {
                     return Ok(response);
                 }
                 response
@@ -148,26 +169,28 @@ impl Subject<'_> {
                 Opened::Answered(response) => return Ok(response),
                 Opened::Unasked => {
                     let request = self.plain()?;
-                    let response = self.send(request).await?;
-                    if response.status() != StatusCode::UNAUTHORIZED || !self.payload.is_repeatable() {
-                        return Ok(response);
-                    }
-                    response
+                    return self.send(request).await;
                 }
             },
         };
-        let challenge = Challenge { headers: asked.headers(), certificate: None };
-        let authorizer = match challenged.answer(&self.view(), &challenge) {
-            Ok(authorizer) => authorizer,
-            // It asked properly before: this 401 is about something else.
-            Err(_) if known => return Ok(asked),
-            Err(refusal) => return Err(refusal),
-        };
-        self.drain(Body::incoming(asked.into_body())).await;
-        let request = self.signed(&*authorizer).await?;
-        let response = self.send(request).await?;
-        self.heard(&response);
-        Ok(response)
+        for last in (0..=STALE).rev() {
+            let challenge = Challenge { headers: asked.headers(), certificate: None };
+            let authorizer = match challenged.answer(&self.view(), &challenge) {
+                Ok(authorizer) => authorizer,
+                // It asked properly before: this 401 is about something else.
+                Err(_) if proven => return Ok(asked),
+                Err(refusal) => return Err(refusal),
+            };
+            self.drain(Body::incoming(asked.into_body())).await;
+            let request = self.signed(&*authorizer).await?;
+            let response = self.send(request).await?;
+            let again = self.heard(&response) && challenged.is_stale(response.headers());
+            if !again || last == 0 || !self.payload.is_repeatable() {
+                return Ok(response);
+            }
+            (asked, proven) = (response, true);
+        }
+        Ok(asked)
     }
 
     /// Tells the scheme what the server said beside its answer. Says whether the server refused.
@@ -181,7 +204,8 @@ impl Subject<'_> {
     async fn by_connection(&mut self) -> Result<Response<Incoming>, Refusal> {
         let challenged = Arc::clone(self.talk.challenged());
         let owner = Owner::new(&challenged, self.talk.account(), &self.call.caller.name);
-        // A body that can be sent once goes over a connection that was proven a moment ago, which will not be refused.
+        // A body that can be sent once goes over a connection that was proven a moment ago, which will not be refused. Such a
+        // connection is one too many afterwards, if there is another.
         let again = self.payload.is_repeatable();
         let proven = || again.then(|| self.egress.proven_link(&owner, self.call.destination)).flatten();
         while let Some(mut link) = proven() {
@@ -190,7 +214,7 @@ impl Subject<'_> {
                 // What was proven may have ended with a restart over there: it is proven anew.
                 Ok(response) if response.status() == StatusCode::UNAUTHORIZED => break,
                 Ok(response) => {
-                    self.egress.keep(owner, link);
+                    self.egress.keep(owner, link, !again);
                     return Ok(response);
                 }
                 // It was closed while nobody looked.
@@ -203,13 +227,12 @@ impl Subject<'_> {
         let asked = self.over(&mut link, opening).await?;
         if asked.status() != StatusCode::UNAUTHORIZED {
             // Whoever is let in without being asked has proven nothing: the connection is nobody's afterwards.
-            if self.payload.is_empty() {
+            if self.payload.is_empty() || is_final(asked.status()) {
                 return Ok(asked);
             }
-            self.drain(Body::incoming(asked.into_body())).await;
-            self.await_next(&mut link).await?;
+            drop(asked);
             let request = self.plain()?;
-            return self.over(&mut link, request).await;
+            return self.send(request).await;
         }
         let challenge = Challenge { headers: asked.headers(), certificate: link.certificate() };
         let authorizer = challenged.answer(&self.view(), &challenge)?;
@@ -218,7 +241,7 @@ impl Subject<'_> {
         let request = self.signed(&*authorizer).await?;
         let response = self.over(&mut link, request).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
-            self.egress.keep(owner, link);
+            self.egress.keep(owner, link, !again);
             return Ok(response);
         }
         let challenge = Challenge { headers: response.headers(), certificate: link.certificate() };
@@ -231,16 +254,14 @@ impl Subject<'_> {
 
     async fn await_next(&self, link: &mut Link) -> Result<(), Refusal> {
         let patience = self.call.clock.sleep_until(self.call.clock.instant() + DRAIN_PATIENCE);
-        let ready = tokio::select! {
-            ready = link.is_ready() => ready,
-            () = patience => false,
-        };
-        if ready {
-            return Ok(());
+        tokio::select! {
+            ready = link.is_ready() => if ready { Ok(()) } else {
+                Err(self.rejected(
+                    "the server asks and does not keep the connection open for the answer, which is good for it alone",
+                ))
+            },
+            () = patience => Err(Refusal::new(Code::UpstreamTimeout, "the server's challenge does not end")),
         }
-        Err(self.rejected(
-            "the server asks and does not keep the connection open for the answer, which is good for it alone",
-        ))
     }
 
     fn rejected(&self, why: &str) -> Refusal {
@@ -248,13 +269,13 @@ impl Subject<'_> {
         Refusal::new(Code::CredentialRejected, format!("credential {id} at {host}: {why}"))
     }
 
-    /// The first leg of a request whose proof holds for itself.
+    /// The first leg of a request whose proof holds for itself, and whose body is not held here.
     async fn open(&mut self) -> Result<Opened, Refusal> {
         let opening = self.opening()?;
         let response = self.send(opening).await?;
         Ok(match response.status() {
             StatusCode::UNAUTHORIZED => Opened::Asked(response),
-            _ if self.payload.is_empty() => Opened::Answered(response),
+            status if is_final(status) => Opened::Answered(response),
             _ => {
                 self.drain(Body::incoming(response.into_body())).await;
                 Opened::Unasked
@@ -268,7 +289,6 @@ impl Subject<'_> {
         if !self.payload.is_empty() || parts.headers.contains_key(CONTENT_LENGTH) {
             parts.headers.insert(CONTENT_LENGTH, 0.into());
         }
-        parts.headers.remove(TRANSFER_ENCODING);
         let opening: Mutations = self.talk.challenged().opening()?;
         opening.apply(&mut parts)?;
         Ok(Request::from_parts(parts, Body::empty()))
@@ -276,8 +296,22 @@ impl Subject<'_> {
 
     /// The request without any proof: the connection has it, or nobody asked for one.
     fn plain(&mut self) -> Result<Request<Body>, Refusal> {
+        let parts = self.parts.clone();
+        self.whole(parts)
+    }
+
+    /// A head and the body, which the server is asked about first if the caller wants that.
+    fn whole(&mut self, mut parts: Parts) -> Result<Request<Body>, Refusal> {
+        let waits = self.waits && !self.payload.is_repeatable();
         let body = self.payload.body().ok_or_else(spent)?;
-        Ok(Request::from_parts(self.parts.clone(), body))
+        if !waits {
+            return Ok(Request::from_parts(parts, body));
+        }
+        parts.headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
+        let patience = self.call.state.limits.expect_continue;
+        let (request, holds) = await_continue(Request::from_parts(parts, body), patience);
+        self.holds = Some(holds);
+        Ok(request)
     }
 
     /// The request with its proof.
@@ -297,8 +331,7 @@ impl Subject<'_> {
             parts.headers.insert(CONTENT_LENGTH, facts.length.into());
         }
         authorized.mutations.apply(&mut parts)?;
-        let body = self.payload.body().ok_or_else(spent)?;
-        Ok(Request::from_parts(parts, body))
+        self.whole(parts)
     }
 
     async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, Refusal> {
@@ -324,6 +357,13 @@ enum Opened {
     Answered(Response<Incoming>),
     /// It did not ask, and the body has not gone out yet.
     Unasked,
+}
+
+/// Whether an answer to a head alone is the answer to its request as well: it is not about the body that was missing.
+fn is_final(status: StatusCode) -> bool {
+    use StatusCode as S;
+    let about_the_head = [S::FORBIDDEN, S::NOT_FOUND, S::METHOD_NOT_ALLOWED, S::GONE, S::TOO_MANY_REQUESTS];
+    status.is_redirection() || status.is_server_error() || about_the_head.contains(&status)
 }
 
 fn spent() -> Refusal {

@@ -250,7 +250,11 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
     let mut response = match talk {
         None => egress.send(&destination, request, h1_only).await?.map(Body::incoming),
         // In a box, as all that is rare: what is not awaited often must not make every request's future larger.
-        Some(talk) => Box::pin(call.converse(talk, request, &egress, h1_only)).await?,
+        Some(talk) => {
+            let (response, holds) = Box::pin(call.converse(talk, request, &egress, h1_only)).await?;
+            record.holds = holds;
+            response
+        }
     };
     if let Some((repeat, receipt)) = signed.filter(|(_, receipt)| is_suspicious(response.status(), receipt))
         && let Some(better) = Box::pin(call.again(repeat, &receipt, &mut response, &egress, h1_only)).await
@@ -280,7 +284,7 @@ pub(super) struct Call<'a> {
     pub(super) caller: &'a Caller,
     pub(super) destination: &'a Destination,
     named: Option<&'a str>,
-    account: Option<&'a str>,
+    pub(super) account: Option<&'a str>,
     route: Option<&'a str>,
 }
 
@@ -478,7 +482,7 @@ pub(super) fn judge_trailers(body: Body, owned: &[HeaderName]) -> Body {
 /// Holds the body back until the upstream says `100 Continue`, so that the caller is asked for it only then. An upstream
 /// that says nothing (many do not know the header) gets the body after `patience`, as RFC 9110 section 10.1.1 advises.
 /// The returned sender lives as long as the answer; when it is dropped, a body that was never wanted is given up.
-fn await_continue(request: Request<Body>, patience: Duration) -> (Request<Body>, oneshot::Sender<()>) {
+pub(super) fn await_continue(request: Request<Body>, patience: Duration) -> (Request<Body>, oneshot::Sender<()>) {
     let (go, word) = oneshot::channel();
     let (answer, over) = oneshot::channel();
     let go = std::sync::Mutex::new(Some(go));

@@ -112,6 +112,14 @@ pub struct Talk {
 }
 
 impl Talk {
+    /// For another account of the provider, which no scheme of this kind knows.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn in_account(&self, account: &str) -> Result<(), Refusal> {
+        self.scheme.identity_in(account).map(drop)
+    }
+
     /// What answers.
     pub fn challenged(&self) -> &Arc<dyn Challenged> {
         &self.challenged

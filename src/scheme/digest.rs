@@ -94,7 +94,7 @@ impl Scheme for Digest {
     }
 
     fn foresee(&self, _: &RequestView<'_>) -> Result<Foresight, Refusal> {
-        let note = "the first request to a server asks for its challenge, without the body";
+        let note = "the first request to a server goes without it, to be asked; a long body stays behind";
         Ok(Foresight { adds: vec![AUTHORIZATION.to_string()], note: Some(note.into()) })
     }
 
@@ -139,6 +139,10 @@ impl Challenged for Conversation {
         let asked = challenge::choose(challenge.headers, self.forbid_md5)?;
         let session = Session::begin(asked, &self.account, self.cnonce()?);
         Ok(self.spaces.remember(view, session))
+    }
+
+    fn is_stale(&self, headers: &HeaderMap) -> bool {
+        challenge::is_stale(headers)
     }
 
     fn heard(&self, view: &RequestView<'_>, headers: &HeaderMap, refused: bool) {
@@ -325,7 +329,8 @@ mod tests {
                 narrowing: None,
             };
             let headers = headers("www-authenticate", challenge);
-            conversation.answer(&view, &Challenge { headers: &headers, certificate: None }).unwrap();
+            let signs = conversation.answer(&view, &Challenge { headers: &headers, certificate: None }).unwrap();
+            signs.authorize(&view, std::time::UNIX_EPOCH).unwrap();
             conversation.heard(&view, &self::headers("authentication-info", &format!("nextnonce=next-{path}")), false);
             assert!(conversation.remembered(&view).is_some());
         };

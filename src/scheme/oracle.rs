@@ -486,7 +486,7 @@ mod tests {
             (json!({ "principal": "instance", "service_account_token": { "env": "T" } }), "service_account_token: "),
             (
                 json!({ "principal": "instance", "federation_url": "http://a.test/v1" }),
-                "federation_url: the exchange would",
+                "federation_url: the credential would",
             ),
             (json!({ "principal": "instance", "metadata_url": "a b" }), "metadata_url: `a b` is not an address"),
             (json!({ "principal": "user" }), "principal: unknown variant `user`"),

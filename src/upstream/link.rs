@@ -14,8 +14,9 @@ use super::connect::Connector;
 use super::plain::Failure;
 use crate::base::{Body, Challenged, Destination};
 
-/// Idle connections kept for all owners together; beyond it the oldest goes.
+/// Idle connections kept for all owners together, and for one owner at one place; beyond it the oldest goes.
 const IDLE: usize = 256;
+const IDLE_OF_ONE: usize = 64;
 
 /// Whose connection it is: a credential in its present version, and a caller.
 #[derive(Clone)]
@@ -133,6 +134,11 @@ impl Links {
         }
     }
 
+    /// Whether this owner has an idle connection to this destination.
+    pub(super) fn has(&self, owner: &Owner, destination: &Destination) -> bool {
+        self.lock().idle.iter().any(|idle| idle.owner.is(owner) && idle.link.destination == *destination)
+    }
+
     /// Keeps a connection for its owner's next request, once the answer on it has been read.
     pub(super) fn keep(self: &Arc<Self>, owner: Owner, mut link: Link) {
         let links = Arc::downgrade(self);
@@ -151,7 +157,11 @@ impl Links {
         if owner.is_gone() {
             return;
         }
-        if state.idle.len() >= IDLE {
+        let own = |idle: &&Idle| idle.owner.is(&owner) && idle.link.destination == link.destination;
+        let crowded = state.idle.iter().filter(own).count() >= IDLE_OF_ONE;
+        if crowded && let Some(oldest) = state.idle.iter().position(|idle| own(&idle)) {
+            state.idle.remove(oldest);
+        } else if state.idle.len() >= IDLE {
             state.idle.remove(0);
         }
         state.idle.push(Idle { owner, link, until });
@@ -243,7 +253,7 @@ mod tests {
     async fn used(egress: &Egress, destination: &Destination, owner: &Owner) {
         let mut link = egress.link(destination).await.unwrap();
         let response = egress.send_over(&mut link, Request::new(Body::empty())).await.unwrap();
-        egress.keep(owner.clone(), link);
+        egress.keep(owner.clone(), link, false);
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
         // It is put back by a task of its own.
         for _ in 0..1000 {

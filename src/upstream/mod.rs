@@ -12,7 +12,7 @@ mod tls;
 
 pub use guard::{Guard, OwnAddresses};
 pub use link::{Link, Owner};
-pub use pool::{Egress, Unsent, Upstream};
+pub use pool::{Egress, Unanswered, Upstream};
 pub use tls::{Roots, system_roots};
 
 use std::collections::HashMap;

@@ -186,9 +186,9 @@ pub struct Egress {
     response_timeout: Duration,
 }
 
-/// A request over an owned connection that brought no answer.
+/// A request that brought no answer.
 #[derive(Debug)]
-pub struct Unsent {
+pub struct Unanswered {
     /// Why.
     pub refusal: Refusal,
     /// None of it went out.
@@ -273,14 +273,16 @@ impl Egress {
     ///
     /// # Errors
     /// As [`Egress::send`], and whether anything of the request went out.
-    pub async fn send_over(&self, link: &mut Link, request: Request<Body>) -> Result<Response<Incoming>, Unsent> {
+    pub async fn send_over(&self, link: &mut Link, request: Request<Body>) -> Result<Response<Incoming>, Unanswered> {
         let destination = link.destination().clone();
         self.send_by(Way::Link(link), &destination, request).await
     }
 
-    /// Keeps a connection for its owner, once the answer on it has been read.
-    pub fn keep(&self, owner: Owner, link: Link) {
-        self.links.keep(owner, link);
+    /// Keeps a connection for its owner, once the answer on it has been read. `spare` ones are not kept beside another.
+    pub fn keep(&self, owner: Owner, link: Link, spare: bool) {
+        if !(spare && self.links.has(&owner, link.destination())) {
+            self.links.keep(owner, link);
+        }
     }
 
     #[cfg(test)]
@@ -293,8 +295,8 @@ impl Egress {
         way: Way<'_>,
         destination: &Destination,
         mut request: Request<Body>,
-    ) -> Result<Response<Incoming>, Unsent> {
-        let unsent = |refusal| Unsent { refusal, untouched: true };
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let unsent = |refusal| Unanswered { refusal, untouched: true };
         let mut target = std::mem::take(request.uri_mut()).into_parts();
         (target.scheme, target.authority) = match (&way, destination.protocol()) {
             (Way::Plain | Way::Link(_), _) => (None, None),
@@ -353,7 +355,7 @@ impl Egress {
         way: Way<'_>,
         destination: &Destination,
         request: Request<Body>,
-    ) -> Result<Response<Incoming>, Unsent> {
+    ) -> Result<Response<Incoming>, Unanswered> {
         match way {
             Way::Client(client) => client.request(request).await.map_err(|error| explain(&error).into()),
             Way::Plain => self.plain.send(destination, request).await.map_err(|failure| match failure {
@@ -362,7 +364,7 @@ impl Egress {
             }),
             Way::Link(link) => link.sender.try_send_request(request).await.map_err(|mut error| {
                 let untouched = error.take_message().is_some();
-                Unsent { refusal: explain(&error.into_error()), untouched }
+                Unanswered { refusal: explain(&error.into_error()), untouched }
             }),
         }
     }
@@ -428,7 +430,7 @@ enum Way<'a> {
     Link(&'a mut Link),
 }
 
-impl From<Refusal> for Unsent {
+impl From<Refusal> for Unanswered {
     fn from(refusal: Refusal) -> Self {
         Self { refusal, untouched: false }
     }

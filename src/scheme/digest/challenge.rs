@@ -33,7 +33,7 @@ pub(super) enum Protection {
     AuthInt,
 }
 
-/// A challenge that can be answered. `stale` is not in it: either way the answer is sent once and no second time.
+/// A challenge that can be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Asked {
     pub(super) realm: Vec<u8>,
@@ -86,6 +86,21 @@ pub(super) fn choose(headers: &HeaderMap, forbid_md5: bool) -> Result<Asked, Ref
 /// The realms of every digest challenge.
 pub(super) fn realms(headers: &HeaderMap) -> Vec<Vec<u8>> {
     Offers::read(headers).digests.into_iter().filter_map(|parameters| parameters.realm).collect()
+}
+
+/// Whether a digest challenge says that the nonce was old and the answer right (RFC 7616 section 3.3).
+pub(super) fn is_stale(headers: &HeaderMap) -> bool {
+    headers.get_all(WWW_AUTHENTICATE).iter().any(|line| {
+        let mut digest = false;
+        Items(line.as_bytes()).any(|item| match item {
+            Item::Word(word) => {
+                digest = word.eq_ignore_ascii_case(b"digest");
+                false
+            }
+            Item::Parameter(name, Some(value)) => digest && *name == *b"stale" && value.eq_ignore_ascii_case(b"true"),
+            Item::Parameter(..) | Item::Garbage => false,
+        })
+    })
 }
 
 /// `nextnonce` and `cnonce` of `Authentication-Info` (RFC 7616 section 3.5).

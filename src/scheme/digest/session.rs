@@ -1,7 +1,7 @@
 //! How a challenge is answered: the hashes of RFC 7616 section 3.4, and the header that carries them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256, SHA512_256};
@@ -25,6 +25,8 @@ pub(super) struct Session {
     proof: Arc<Proof>,
     nonce: Vec<u8>,
     count: Arc<AtomicU32>,
+    /// The request that was asked has been signed, or the nonce is for whoever comes next.
+    begun: AtomicBool,
 }
 
 /// What stays the same for an authentication session, which ends with the next challenge (RFC 7616 section 3.6).
@@ -72,12 +74,17 @@ impl Session {
             opening.extend_from_slice(b", userhash=true");
         }
         let nonce = asked.nonce.clone();
-        Self { proof: Arc::new(Proof { asked, opening, cnonce, key }), nonce, count: Arc::default() }
+        Self {
+            proof: Arc::new(Proof { asked, opening, cnonce, key }),
+            nonce,
+            count: Arc::default(),
+            begun: AtomicBool::new(false),
+        }
     }
 
     /// The same session with the nonce that the server wants next.
     pub(super) fn go_on(&self, nonce: Vec<u8>) -> Self {
-        Self { proof: Arc::clone(&self.proof), nonce, count: Arc::default() }
+        Self { proof: Arc::clone(&self.proof), nonce, count: Arc::default(), begun: AtomicBool::new(true) }
     }
 
     /// The same count as another one of this nonce.
@@ -95,6 +102,11 @@ impl Session {
 
     pub(super) fn cnonce(&self) -> &[u8] {
         self.proof.cnonce.as_bytes()
+    }
+
+    /// Whether others may go on with it.
+    pub(super) fn is_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Whether the nonce was used so often that a new one is due: the count has eight digits.
@@ -154,6 +166,7 @@ impl Authorizer for Session {
         let mut value = HeaderValue::try_from(line)
             .map_err(|_| Refusal::bad_request("the request target cannot be quoted in a header"))?;
         value.set_sensitive(true);
+        self.begun.store(true, Ordering::Relaxed);
         Ok(Mutations { set: vec![(AUTHORIZATION, value)], ..Mutations::default() }.into())
     }
 }

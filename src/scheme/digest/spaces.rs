@@ -85,7 +85,8 @@ impl Spaces {
         let tick = known.next_tick();
         let space = known.find(view).filter(|space| !space.refused)?;
         space.used = tick;
-        space.sessions.first().filter(|session| !session.is_spent()).cloned()
+        // Before it has signed for whoever was asked, somebody else's request could use it up.
+        space.sessions.first().filter(|session| session.is_begun() && !session.is_spent()).cloned()
     }
 
     /// Remembers what a server asked for this request. Where it asked the same before, that session goes on, so that callers
@@ -144,11 +145,11 @@ impl Spaces {
         session
     }
 
-    /// The server answered 401 to what was remembered. Where it asks for other realms only, these are the right ones for
-    /// this place, and the one that was used stays right for its own.
+    /// The server answered 401 to what was remembered. Where it does not ask for this realm, the 401 is about something else,
+    /// or another realm is the right one for this place: this one stays right for its own.
     pub(super) fn refused(&self, view: &RequestView<'_>, realms: &[Vec<u8>]) {
         if let Some(space) = self.lock().find(view)
-            && (realms.is_empty() || realms.contains(&space.realm))
+            && realms.contains(&space.realm)
         {
             space.refused = true;
         }
