@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::Method;
 
 use super::watch::Fingerprints;
-use crate::base::{Deps, HttpClients, Narrowing};
+use crate::base::{Deps, HttpClients, Narrowing, Protocol};
 use crate::base::{SecretRef, Secrets};
 use crate::config::{CallerProof, CallerSettings, Config, ConfigError, CredentialSettings};
 use crate::listen::framing::HeadLimits;
@@ -233,7 +233,8 @@ impl Builder {
             let mut key = KeyBuilder::new(crate::route::DEFAULT_ACCOUNT, "");
             let (mut chain, mut next) = (vec![&credential.id], Some(credential));
             while let Some(link) = next {
-                key = key.with("settings", format!("{} {:?}", link.kind.name, link.draft));
+                let place = (link.enabled, &link.hosts);
+                key = key.with("settings", format!("{} {place:?} {:?}", link.kind.name, link.draft));
                 for reference in link.draft.references() {
                     // One that cannot be loaded makes the credential unusable; that is said where it is built.
                     let loaded = self.secrets.get(reference).ok();
@@ -249,6 +250,9 @@ impl Builder {
                     }
                     (Some(next), Some(to)) if !next.hosts.iter().any(|pattern| pattern.matches(to)) => {
                         Some(format!("{id} is not for {}; list it under its `hosts`", to.host()))
+                    }
+                    (Some(_), Some(to)) if to.protocol() == Protocol::Http => {
+                        Some(format!("{id} would travel unencrypted; it is lent over https only"))
                     }
                     (Some(_), _) => None,
                 };

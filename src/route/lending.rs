@@ -11,7 +11,7 @@ use md5::Digest as _;
 
 use super::binding::CredentialEntry;
 use crate::base::request::{BodyDigest, is_spelling_of};
-use crate::base::{Authorizer, BodyNeed, BoxFuture, Clock, Code, Destination, Refusal, RequestView};
+use crate::base::{Authorizer, BodyNeed, BoxFuture, Clock, Code, Destination, Protocol, Refusal, RequestView};
 use crate::scheme::{Identity, Lender, Lent, LentToken};
 
 /// The credentials of one configuration, for each other.
@@ -39,14 +39,24 @@ impl Lending {
     async fn signed(&self, id: &str, request: Request<Vec<u8>>) -> Result<Lent, Refusal> {
         let unusable = |why: String| Refusal::new(Code::CredentialRejected, format!("credential {id}: {why}"));
         let entry = self.entries.get().and_then(|entries| entries.get(id)).and_then(Weak::upgrade);
-        let entry = entry.ok_or_else(|| unusable("it cannot be used now".into()))?;
+        let gone = || Refusal::new(Code::TokenEndpointUnavailable, format!("credential {id}: it cannot be used now"));
+        let entry = entry.ok_or_else(gone)?;
         let destination = Destination::from_absolute(request.uri())?;
         if !entry.is_for(&destination) {
             let host = destination.host();
             let why = format!("credential {id} is not for {host}; list it under its `hosts`");
             return Err(Refusal::new(Code::DestinationForbidden, why));
         }
-        let scheme = entry.scheme_now().map_err(unusable)?;
+        if destination.protocol() == Protocol::Http {
+            let why = format!(
+                "credential {id} would travel unencrypted to {}; it is lent over https only",
+                destination.host()
+            );
+            return Err(Refusal::new(Code::CleartextRefused, why));
+        }
+        // It may be loaded again at any moment, so this is no verdict about it.
+        let now = |why: String| Refusal::new(Code::TokenEndpointUnavailable, format!("credential {id}: {why}"));
+        let scheme = entry.scheme_now().map_err(now)?;
         let mut token = None;
         let authorizer: Arc<dyn Authorizer> = match scheme.identity() {
             Identity::Fixed(authorizer) => Arc::clone(authorizer),
@@ -207,7 +217,7 @@ mod tests {
         assert_eq!(refusal.code, Code::DestinationForbidden);
         assert!(refusal.detail.contains("credential a is not for login.test; list it under its `hosts`"), "{refusal}");
         let refusal = lending([&away]).sign("b", request()).await.unwrap_err();
-        assert_eq!(refusal.code, Code::CredentialRejected);
+        assert_eq!(refusal.code, Code::TokenEndpointUnavailable);
         let gone = lending([&entry("a", "login.test", Arc::new(HashAuthorizer))]);
         assert_eq!(
             gone.sign("a", request()).await.unwrap_err().code,

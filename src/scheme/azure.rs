@@ -22,8 +22,8 @@ use super::{Draft, Foresight, Identity, Kind, Scheme, SettingsError, Setup, at, 
 use crate::base::{AnswerView, Authorized, Authorizer, BoxFuture, ClientOptions, Mutations, Random};
 use crate::base::{Public, Refusal, RequestView, Secret, SecretField, SecretRef, Text, Unavailable, Verdict};
 use crate::token::{
-    Algorithm, Assertion, AssertionParts, Certificate, ClientAuth, Endpoint, Failure, Grant, Handle, IdentityId,
-    KeyBuilder, ManagedIdentity, Param, PrivateKey, Resting, SigningKey, Token, TokenRequest, TokenSource,
+    Algorithm, Assertion, AssertionParts, Certificate, ClientAuth, Endpoint, Failure, FailureKind, Grant, Handle,
+    IdentityId, KeyBuilder, ManagedIdentity, Param, PrivateKey, Resting, SigningKey, Token, TokenRequest, TokenSource,
 };
 
 pub(super) const KIND: Kind = Kind {
@@ -447,13 +447,21 @@ impl Entra {
                     failure
                 })?;
                 let token = Secret::new(token.expose().trim_ascii());
+                if token.expose().is_empty() {
+                    return Err(Failure::new(FailureKind::Unavailable, "federated_token_file: it is empty"));
+                }
                 presented = ClientAuth::Presented(client_id.clone(), token);
                 &presented
             }
         };
         let grant = Grant::ClientCredentials;
         let request = TokenRequest { grant, client, scopes: &self.scopes, params: &self.params };
-        let answer = self.endpoint.exchange(&request, now, &*self.random).await.map_err(|error| error.failure)?;
+        let answer = self.endpoint.exchange(&request, now, &*self.random).await.map_err(|error| {
+            // The file may hold another token a moment later, which nothing tells us.
+            let presented =
+                matches!(self.client, Client::Federated { .. }) && error.failure.kind == FailureKind::Rejected;
+            Failure { kind: if presented { FailureKind::Refused } else { error.failure.kind }, ..error.failure }
+        })?;
         Ok((answer.access_token, answer.lifetime))
     }
 }

@@ -62,8 +62,12 @@ impl Sources {
 /// When it cannot be read or is larger than 1 MiB.
 pub async fn read_file(path: &std::path::Path) -> Result<Secret, Unavailable> {
     let failed = |error: std::io::Error| Unavailable(format!("file {}: {error}", path.display()));
-    let length = tokio::fs::metadata(path).await.map_err(failed)?.len();
-    if length > MAX_SECRET_BYTES {
+    // A pipe or a device would keep the reader waiting, or never end.
+    let found = tokio::fs::metadata(path).await.map_err(failed)?;
+    if !found.is_file() {
+        return Err(Unavailable(format!("file {} is not a file", path.display())));
+    }
+    if found.len() > MAX_SECRET_BYTES {
         return Err(Unavailable(format!("file {} is larger than 1 MiB", path.display())));
     }
     tokio::fs::read(path).await.map(Secret::from_text).map_err(failed)

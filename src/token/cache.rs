@@ -12,6 +12,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::exchange::LONGEST_LIFE;
 use super::failure::{Failure, FailureKind};
 use super::key::Key;
 use super::rotation::Unsaved;
@@ -493,13 +494,14 @@ impl Slot {
         token: &Token,
         authorizer: Arc<dyn Authorizer>,
     ) -> Result<Arc<Live>, Failure> {
-        let lifetime = token.expires_at.duration_since(began.0).unwrap_or_default();
+        // Bounded, whatever the answer says: an end in the wrong unit must not keep a token for ever.
+        let lifetime = token.expires_at.duration_since(began.0).unwrap_or_default().min(LONGEST_LIFE);
         let skew = SKEW.min(lifetime / 10);
         let part = RENEWAL + RENEWAL_JITTER * self.engine.jitter();
         let live = Live {
             authorizer,
             secret: token.secret.clone(),
-            until: token.expires_at - skew,
+            until: token.expires_at.min(began.0 + lifetime) - skew,
             deadline: began.1 + (lifetime - skew),
             renew_at: began.1 + lifetime.mul_f64(part),
             used: AtomicBool::new(false),

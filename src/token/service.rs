@@ -165,14 +165,15 @@ impl Reply {
         Some(Duration::from_secs(seconds).min(LONGEST_LIFE))
     }
 
-    /// A failure for an answer without what was asked for: refused, when it names an `error` in its place, else not usable.
+    /// A failure for an answer without what was asked for: the service refused, when it names an `error` in its place; else a
+    /// setting looks for it in the wrong place, or the service is not well.
     pub fn without(&self, what: &str, secrets: &[Secret]) -> Failure {
         let fields = self.object().unwrap_or_default();
         let (code, words) = error_of(&fields);
         let said = scrubbed(format!("{code}: {words}").trim_matches([' ', ':']), secrets);
         let failure = self.unusable(format!("there is no {what}: {said}").trim_end_matches([' ', ':']));
         let refused = fields.get("error").is_some_and(|error| !matches!(error, Value::Null | Value::Bool(false)));
-        Failure { kind: if refused { FailureKind::Rejected } else { failure.kind }, ..failure }
+        Failure { kind: if refused { FailureKind::Rejected } else { FailureKind::Refused }, ..failure }
     }
 
     /// A failure for an answer that holds no token.

@@ -109,7 +109,11 @@ impl Federation {
         fields.extend(self.options.as_deref().map(|options| ("options", options)));
         let mut secrets = vec![subject.clone()];
         secrets.extend(self.client.iter().map(|(_, secret)| secret.clone()));
-        let reply = self.sts.form(&fields, self.client.as_ref(), &secrets, now).await?;
+        let reply = self.sts.form(&fields, self.client.as_ref(), &secrets, now).await.map_err(|failure| {
+            // The other provider's next token may be taken, and nothing tells us when there is one.
+            let kind = if failure.kind == FailureKind::Rejected { FailureKind::Refused } else { failure.kind };
+            Failure { kind, ..failure }
+        })?;
         token(&reply, Wanted::Access, now)
     }
 }

@@ -81,6 +81,10 @@ impl Login {
         let mut confidential = self.confidential.clone();
         let marked = request.headers().values().filter(|value| value.is_sensitive());
         confidential.extend(marked.map(|value| Secret::new(value.as_bytes())));
+        // What was lent may stand in the query.
+        let query = request.uri().query().unwrap_or_default();
+        confidential
+            .extend(url::form_urlencoded::parse(query.as_bytes()).map(|(_, value)| Secret::new(value.into_owned())));
         let reply = self.service.call(request, &confidential, &self.rejected, now).await;
         Ok((reply.map(|reply| Answered { reply, confidential }), token))
     }
