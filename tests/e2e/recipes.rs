@@ -671,6 +671,9 @@ async fn a_request_through_each_recipe_arrives_as_its_vendor_documents() {
 /// Where a pattern covers names that strangers cannot have.
 const PATTERNS: [&str; 2] = ["*.amazonaws.com", "*.oraclecloud.com"];
 
+/// What a host has in it that stands for somebody's own, and may be a stranger's.
+const PLACEHOLDERS: [&str; 5] = ["example", "instance", "your-", "my", "abc"];
+
 #[test]
 fn every_recipe_says_what_it_is_names_its_hosts_and_stands_in_the_table() {
     let readme = std::fs::read_to_string(root().join("config/recipes/README.md")).unwrap();
@@ -694,6 +697,9 @@ fn every_recipe_says_what_it_is_names_its_hosts_and_stands_in_the_table() {
     for recipe in &recipes {
         for host in recipe.hosts() {
             assert!(!host.contains('*') || PATTERNS.contains(&&*host), "{}: {host}", recipe.name);
+            let placeholder = PLACEHOLDERS.iter().any(|part| host.contains(part));
+            let told = recipe.text.lines().any(|line| line.starts_with("# Replace "));
+            assert!(!placeholder || told, "{}: no line `# Replace …` for {host}", recipe.name);
         }
     }
     let rows: Vec<String> = files("tests/recipes").iter().map(|path| stem(path)).collect();
