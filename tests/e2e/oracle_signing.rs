@@ -202,6 +202,29 @@ fn more_than_a_thousand_requests_are_signed_as_oracles_sdk_signs_them_and_anothe
         change(&mut forged);
         assert_eq!(verified(&python, &[forged]), Err(1));
     }
+    // One that has a body, and covers it.
+    let has_body =
+        |row: &&Value| row["headers"].get("x-content-sha256").is_some() && row["headers"]["content-length"] != "0";
+    let covered = verifiable.iter().find(has_body).unwrap();
+    assert_eq!(verified(&python, std::slice::from_ref(covered)), Ok(1));
+    let header = |row: &Value, name: &str| row["headers"][name].as_str().unwrap().to_owned();
+    let one_byte_of_the_signature = |row: &Value| {
+        let line = header(row, "authorization");
+        let at = line.find("signature=\"").unwrap() + "signature=\"".len();
+        let byte = if line.as_bytes()[at] == b'A' { "B" } else { "A" };
+        format!("{}{byte}{}", &line[..at], &line[at + 1..])
+    };
+    for (name, value) in [
+        ("x-content-sha256", "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=".to_owned()),
+        ("content-length", format!("{}0", header(covered, "content-length"))),
+        ("content-type", format!("{}x", header(covered, "content-type"))),
+        ("authorization", one_byte_of_the_signature(covered)),
+    ] {
+        let mut forged = covered.clone();
+        assert_ne!(forged["headers"][name], value);
+        forged["headers"][name] = value.into();
+        assert_eq!(verified(&python, &[forged]), Err(1), "{name}");
+    }
     measured(&format!(
         "Oracle: {} signatures byte for byte as its SDK's and verified by httpsig, {} with the body covered",
         verifiable.len(),
