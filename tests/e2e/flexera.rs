@@ -232,20 +232,32 @@ async fn rightscale_gets_its_version_and_a_move_to_another_shard_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn authlib_knows_a_service_account_by_each_of_its_clients_and_refuses_a_wrong_secret() {
+async fn authlib_knows_a_service_account_and_a_refresh_token_and_refuses_wrong_and_revoked_ones() {
     let Some(kit) = kit("flexera") else { return };
     let root = Root::new();
-    let all = ["client_credentials", "refresh_token"];
-    let clients = json!([{ "client_id": "first", "client_secret": FIRST, "token_endpoint_auth_method": "client_secret_post", "grant_types": all }]);
+    let clients = json!([
+        { "client_id": "first", "client_secret": FIRST, "token_endpoint_auth_method": "client_secret_post" },
+        { "client_id": "person", "token_endpoint_auth_method": "refresh_token", "grant_types": ["refresh_token"] },
+    ]);
     let idp = Idp::start(&kit, "authlib", &json!({ "clients": clients, "scopes": ["read"] }));
     let (port, url) = (&idp.facts["port"], idp.url("token_url"));
+    let token = async |client: &str| {
+        let made = idp.admin("/admin/refresh-token", Some(json!({ "client_id": client, "scope": "read" }))).await;
+        made["refresh_token"].as_str().unwrap().to_owned()
+    };
+    // A token of a client that has a secret is of no use alone.
+    let (refresh, revoked, foreign) = (token("person").await, token("person").await, token("first").await);
+    idp.admin("/admin/revoke", Some(json!({ "refresh_token": revoked }))).await;
+    let mut variables = VARIABLES.to_vec();
+    variables.retain(|(name, _)| *name != "REFRESH");
+    variables.extend([("REFRESH", &*refresh), ("REVOKED", &*revoked), ("FOREIGN", &*foreign)]);
     let credential = |id: &str, more: &str| {
         format!(
             "  - id: {id}\n    scheme: flexera\n    zone: nam\n    token_url: {url}\n    allow_cleartext: true\n    \
              allow_addresses: [127.0.0.1]\n    hosts: [\"127.0.0.1:{port}\"]\n    {more}\n"
         )
     };
-    let ids = ["account", "second", "wrong"];
+    let ids = ["account", "second", "wrong", "refresh", "revoked", "unknown", "foreign"];
     let credentials = [
         credential("account", "client_id: first\n    client_secret: { env: FIRST }"),
         credential(
@@ -253,6 +265,10 @@ async fn authlib_knows_a_service_account_by_each_of_its_clients_and_refuses_a_wr
             "client_id: gone\n    client_secret: { env: WRONG }\n    second: { client_id: first, client_secret: { env: FIRST } }",
         ),
         credential("wrong", "client_id: first\n    client_secret: { env: WRONG }"),
+        credential("refresh", "refresh_token: { env: REFRESH }"),
+        credential("revoked", "refresh_token: { env: REVOKED }"),
+        credential("unknown", "refresh_token: { env: WRONG }"),
+        credential("foreign", "refresh_token: { env: FOREIGN }"),
     ]
     .concat();
     let bindings: String =
@@ -261,13 +277,21 @@ async fn authlib_knows_a_service_account_by_each_of_its_clients_and_refuses_a_wr
     let config = config.rest("tokens: { directory: FOLDER/tokens }\n").text();
     let pem = root.pem();
     let proxy =
-        Proxy::start_with(&config, &VARIABLES, |folder| std::fs::write(folder.join("origin.pem"), pem).unwrap());
-    for (id, expected) in [("account", "first"), ("second", "first"), ("wrong", "")] {
+        Proxy::start_with(&config, &variables, |folder| std::fs::write(folder.join("origin.pem"), pem).unwrap());
+    for (id, expected) in [
+        ("account", Ok("first")),
+        ("second", Ok("first")),
+        ("wrong", Err("credential_rejected")),
+        ("refresh", Ok("person")),
+        ("revoked", Err("reauthorization_required")),
+        ("unknown", Err("reauthorization_required")),
+        ("foreign", Err("reauthorization_required")),
+    ] {
         let answer = proxy.client().get(idp.url("me_url")).header("countersign-credential", id).send().await.unwrap();
         let body: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
         match expected {
-            "" => assert_eq!(body["code"], "credential_rejected", "{id}: {body}"),
-            client => assert_eq!(body["client_id"], client, "{id}: {body}"),
+            Err(code) => assert_eq!(body["code"], code, "{id}: {body}"),
+            Ok(client) => assert_eq!(body["client_id"], client, "{id}: {body}"),
         }
     }
 }

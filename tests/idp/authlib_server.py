@@ -211,6 +211,17 @@ class ClientAssertion(JWTBearerClientAssertion):
         return KeySet.import_key_set({"keys": self.keys})
 
 
+# Flexera's way: a refresh token alone, which tells whose it is. The library knows public clients by their client_id only.
+def by_refresh_token(find_client, request):
+    form = request.form
+    if request.headers.get("Authorization") or form.keys() != {"grant_type", "refresh_token"}:
+        return None
+    token = refresh_tokens.get(form["refresh_token"])
+    if not token:
+        raise InvalidGrantError(description="Refresh token unknown, expired or revoked.")
+    return find_client(token.client_id)
+
+
 # What each cloud calls the thing that the token is for.
 def audience_of(form):
     if shape == "azure_v1":
@@ -229,7 +240,7 @@ def audience_of(form):
 
 
 class Authenticated:
-    TOKEN_ENDPOINT_AUTH_METHODS = METHODS
+    TOKEN_ENDPOINT_AUTH_METHODS = [*METHODS, "refresh_token"]
 
     # RFC 6749 §2.3: one method in each request; RFC 7521 §4.2: client_id, if sent, is that of the assertion.
     def authenticate_token_endpoint_client(self):
@@ -338,6 +349,7 @@ server = Server()
 server.register_token_generator("default", BearerTokenGenerator(fresh_value, fresh_value, lambda *_: lifetime))
 for method in METHODS[2:]:
     server.register_client_auth_method(method, ClientAssertion(method))
+server.register_client_auth_method("refresh_token", by_refresh_token)
 for grant in (ClientCredentials, Refresh, Assertion):
     server.register_grant(grant)
 server.register_endpoint(Revocation)
