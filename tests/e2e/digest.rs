@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use countersign::token::{StateDirectory, Tokens};
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use crate::support::{Config, DEADLINE, Origin, Proxy, Root, kit, measured, skip, text, tool};
+use crate::support::{Apache, Config, DEADLINE, Origin, Proxy, Root, kit, measured, skip, text, tool};
 
 const USER: &str = "Mufasa";
 const PASSWORD: &str = "Circle of Life";
@@ -60,24 +60,19 @@ async fn ask(request: reqwest::RequestBuilder) -> (u16, String) {
 
 // --- Apache ----------------------------------------------------------------------------------------------------------
 
-const MODULES: &str = "/usr/lib/apache2/modules";
-
 /// Apache with mod_auth_digest, in a folder of the test's own.
-struct Apache {
-    child: Child,
+struct Protected {
+    apache: Apache,
     folder: tempfile::TempDir,
-    address: SocketAddr,
 }
 
-impl Apache {
+impl Protected {
     fn start(test: &str) -> Option<Self> {
         tool(test, "sh")?;
-        if !Path::new("/usr/sbin/apache2").exists() || !Path::new(MODULES).join("mod_auth_digest.so").exists() {
+        if !Path::new("/usr/sbin/apache2").exists() || !Path::new(Apache::MODULES).join("mod_auth_digest.so").exists() {
             return skip(test, "Apache with mod_auth_digest is not installed (apache2-bin)");
         }
         let folder = tempfile::tempdir().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let home = folder.path().to_str().unwrap();
         let users: String = ["the API, all of it", "once"]
             .iter()
             .map(|realm| {
@@ -92,18 +87,31 @@ impl Apache {
             "#!/bin/sh\nsum=$(sha256sum)\nprintf 'Content-Type: text/plain\\n\\n%s %s %s' \"$REQUEST_METHOD\" \"$REMOTE_USER\" \"${sum%% *}\"\n",
         )
         .unwrap();
+        // Apache's workers may be somebody else than whoever runs the tests.
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(folder.path().join("echo"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let apache = Apache::start(|address| Self::program(folder.path(), address));
+        Some(Self { apache, folder })
+    }
+
+    fn program(folder: &Path, address: SocketAddr) -> Command {
+        let home = folder.to_str().unwrap();
         let modules =
             ["mpm_prefork", "authn_core", "authn_file", "authz_core", "authz_user", "auth_digest", "alias", "cgi"];
-        let modules: String =
-            modules.iter().map(|name| format!("LoadModule {name}_module {MODULES}/mod_{name}.so\n")).collect();
+        let folder_of_modules = Apache::MODULES;
+        let modules: String = modules
+            .iter()
+            .map(|name| format!("LoadModule {name}_module {folder_of_modules}/mod_{name}.so\n"))
+            .collect();
         let protected =
             format!("AuthType Digest\nAuthDigestProvider file\nAuthUserFile {home}/users\nRequire valid-user\n");
         std::fs::write(
-            folder.path().join("httpd.conf"),
+            folder.join("httpd.conf"),
             format!(
                 "ServerName server.test\nServerRoot {home}\nDefaultRuntimeDir {home}\nPidFile {home}/pid\nListen {address}\n\
                  {modules}<IfModule unixd_module>\nUser nobody\nGroup nogroup\n</IfModule>\n\
-                 ErrorLog {home}/error.log\nLogFormat \"%>s %m %U %I %{{Authorization}}i\" plain\nCustomLog {home}/access.log plain\n\
+                 ErrorLog /dev/stderr\nLogFormat \"%>s %m %U %I %{{Authorization}}i\" plain\nCustomLog {home}/access.log plain\n\
                  StartServers 8\nAllowEncodedSlashes On\nMaxRequestWorkers 64\nServerLimit 64\nKeepAlive On\nMaxKeepAliveRequests 0\nKeepAliveTimeout 60\n\
                  ScriptAlias /api {home}/echo\nScriptAlias /once {home}/echo\n\
                  <Location /api>\nAuthName \"the API, all of it\"\nAuthDigestDomain /api /more\n{protected}</Location>\n\
@@ -111,12 +119,9 @@ impl Apache {
             ),
         )
         .unwrap();
-        // Apache's workers may be somebody else than whoever runs the tests.
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        std::fs::set_permissions(folder.path().join("echo"), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let child = run_apache(folder.path(), address);
-        Some(Self { child, folder, address })
+        let mut command = Command::new("/usr/sbin/apache2");
+        command.args(["-f", &format!("{home}/httpd.conf")]);
+        command
     }
 
     /// What it logged: status, method, path, bytes received and the Authorization header of every request but its own.
@@ -135,47 +140,16 @@ impl Apache {
         }
     }
 
-    fn stop(&mut self) {
-        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        let _ = self.child.wait();
-    }
-
     /// Another process at the same place, with another secret in its nonces.
-    fn restart(&mut self) {
-        self.stop();
-        self.child = run_apache(self.folder.path(), self.address);
+    fn restart(self) -> Self {
+        let Self { apache, folder } = self;
+        let apache = apache.restart(|address| Self::program(folder.path(), address));
+        Self { apache, folder }
     }
 
     fn proxy(&self, password: &str) -> Proxy {
-        proxy(self.address, USER, password, "")
+        proxy(self.apache.address, USER, password, "")
     }
-}
-
-impl Drop for Apache {
-    fn drop(&mut self) {
-        self.stop();
-        if std::thread::panicking() {
-            for name in ["error.log", "access.log"] {
-                let log = std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
-                let end = log.len().saturating_sub(2000);
-                eprintln!("--- {name} of Apache ---\n{}", log.get(end..).unwrap_or(&log));
-            }
-        }
-    }
-}
-
-fn run_apache(folder: &Path, address: SocketAddr) -> Child {
-    let mut command = Command::new("/usr/sbin/apache2");
-    command.args(["-DFOREGROUND", "-f", folder.join("httpd.conf").to_str().unwrap()]);
-    // When it ends, it ends its whole process group.
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap();
-    let began = Instant::now();
-    while TcpStream::connect(address).is_err() {
-        assert!(child.try_wait().unwrap().is_none() && began.elapsed() < DEADLINE, "Apache did not start");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    child
 }
 
 /// The value of a parameter of an Authorization header.
@@ -186,7 +160,7 @@ fn parameter(line: &str, name: &str) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn apache_asks_once_and_lets_in_whoever_has_the_password() {
-    let Some(apache) = Apache::start("digest_apache") else { return };
+    let Some(apache) = Protected::start("digest_apache") else { return };
     let right = apache.proxy(PASSWORD);
     let client = right.client();
     let none = sha256(b"");
@@ -216,7 +190,7 @@ async fn apache_asks_once_and_lets_in_whoever_has_the_password() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_megabytes_stream_to_apache_after_their_head() {
-    let Some(apache) = Apache::start("digest_apache_large") else { return };
+    let Some(apache) = Protected::start("digest_apache_large") else { return };
     let proxy = apache.proxy(PASSWORD);
     let client = proxy.client();
     let body = large();
@@ -244,7 +218,7 @@ async fn ten_megabytes_stream_to_apache_after_their_head() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_callers_at_once_use_no_count_of_apaches_twice() {
-    let Some(apache) = Apache::start("digest_apache_parallel") else { return };
+    let Some(apache) = Protected::start("digest_apache_parallel") else { return };
     let proxy = apache.proxy(PASSWORD);
     let client = proxy.client();
     let callers = (0..50).map(|caller| {
@@ -272,11 +246,11 @@ async fn fifty_callers_at_once_use_no_count_of_apaches_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_apache_finds_the_old_nonce_stale_and_no_caller_notices() {
-    let Some(mut apache) = Apache::start("digest_apache_stale") else { return };
+    let Some(apache) = Protected::start("digest_apache_stale") else { return };
     let proxy = apache.proxy(PASSWORD);
     let client = proxy.client();
     assert_eq!(ask(client.get("http://server.test/api")).await.0, 200);
-    apache.restart();
+    let apache = apache.restart();
     let answer = ask(client.post("http://server.test/api").body("again")).await;
     assert_eq!(answer, (200, format!("POST {USER} {}", sha256(b"again"))));
     let log = apache.log(4);
@@ -290,7 +264,7 @@ async fn a_restarted_apache_finds_the_old_nonce_stale_and_no_caller_notices() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn apaches_next_nonce_is_taken_where_each_is_good_for_one_request() {
-    let Some(apache) = Apache::start("digest_apache_nextnonce") else { return };
+    let Some(apache) = Protected::start("digest_apache_nextnonce") else { return };
     let proxy = apache.proxy(PASSWORD);
     let client = proxy.client();
     for _ in 0..10 {

@@ -4,11 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::SystemTime;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use countersign::base::{Challenge, Deps, Destination, Mutations, RequestView, Secret, SecretRef};
+use countersign::scheme::{Identity, Setup, find};
+use http::Method;
+use http::header::{HeaderMap, WWW_AUTHENTICATE};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
-use crate::support::{Config, DEADLINE, Origin, Proxy, Root, kit, measured, provider, read_answer, skip, text, tool};
+use crate::aws_signing::outside;
+use crate::support::{
+    Apache, Config, DEADLINE, Origin, Proxy, Root, kit, measured, provider, read_answer, skip, text, tool,
+};
 
 const PASSWORD: &str = "Passw0rd!-of-anna";
 const OTHER: &str = "Geheim-2-of-bert";
@@ -440,65 +452,143 @@ async fn callers_and_servers_of_http2_meet_over_http11() {
     assert_eq!((&seen[0].body[..], &seen[1].body[..]), (&b""[..], &b"a body"[..]));
 }
 
-/// Apache with mod_auth_gssapi and gss-ntlmssp, in front of an origin that records what Apache says of the user. It ends
-/// with the test.
-struct Apache {
+/// pyspnego's judgement of third messages of one exchange, which ends with the test.
+struct Judge {
     child: Child,
-    address: SocketAddr,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
 }
 
-impl Apache {
-    fn start(test: &str, scene: &Scene, origin: SocketAddr) -> Option<Self> {
-        let program = tool(test, "apache2")?;
-        let modules = Path::new("/usr/lib/apache2/modules");
-        if !modules.join("mod_auth_gssapi.so").exists() || !Path::new("/etc/gss/mech.d/mech.ntlmssp.conf").exists() {
-            return skip(test, "mod_auth_gssapi or gss-ntlmssp is not installed");
-        }
-        // Where Apache runs as root its children do not, and have to read the users.
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(scene.folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let names =
-            ["mpm_event", "authn_core", "authz_core", "authz_user", "auth_gssapi", "headers", "proxy", "proxy_http"];
-        let load =
-            |name: &&str| format!("LoadModule {name}_module {}\n", modules.join(format!("mod_{name}.so")).display());
-        let loads: String = names.iter().map(load).collect();
-        let folder = scene.folder.path().display();
-        // With fewer threads it ends idle connections when it is busy. It cannot choose a port: a free one may be taken again before it binds it.
-        (0..5).find_map(|_| {
-            let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-            let config = format!(
-                "ServerRoot {folder}\nDefaultRuntimeDir {folder}\nPidFile {folder}/httpd.pid\nServerName {HOST}\nListen {address}\n{loads}\
-                 User #65534\nGroup #65534\nErrorLog /dev/stderr\nKeepAlive On\nMaxKeepAliveRequests 0\nKeepAliveTimeout 60\nStartServers 1\nServerLimit 2\nThreadsPerChild 128\nMaxRequestWorkers 256\n\
-                 <Location />\nAuthType GSSAPI\nAuthName intranet\nGssapiAllowedMech ntlmssp\nGssapiConnectionBound On\nRequire valid-user\n\
-                 RequestHeader set X-User \"expr=%{{REMOTE_USER}}\"\nRequestHeader set X-Connection \"expr=%{{REMOTE_PORT}}\"\n</Location>\n\
-                 ProxyPass / http://{origin}/\n"
-            );
-            std::fs::write(scene.path("httpd.conf"), config).unwrap();
-            let mut child = Command::new(&program)
-                .args(["-f", &scene.path("httpd.conf"), "-DFOREGROUND"])
-                .env("NTLM_USER_FILE", scene.path("users"))
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-            let mut lines = lines.map_while(Result::ok);
-            let log: Vec<String> = lines.by_ref().take_while(|line| !line.contains("resuming normal operations")).collect();
-            // Whatever else it says must be read, or it stands still.
-            std::thread::spawn(move || lines.count());
-            let mut apache = Self { child, address };
-            let ended = apache.child.try_wait().unwrap();
-            assert!(ended.is_none() || log.iter().any(|line| line.contains("could not bind")), "{log:#?}");
-            ended.is_none().then_some(apache)
-        })
+impl Judge {
+    fn start(python: &Path, scene: &Scene) -> Self {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ntlm/judge.py");
+        let mut command = Command::new(python);
+        command.arg(program).args([scene.path("users"), scene.path("server.pem")]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// What it says to a message in base64.
+    fn tell(&mut self, message: &str) -> String {
+        writeln!(self.child.stdin.as_ref().unwrap(), "{message}").unwrap();
+        self.lines.next().expect("the judge is gone").unwrap()
+    }
+
+    /// Why the acceptor that requires the binding refuses a message, and why the one that does not look at it.
+    fn refusals(&mut self, message: &[u8]) -> [Option<String>; 2] {
+        let said: Value = serde_json::from_str(&self.tell(&STANDARD.encode(message))).unwrap();
+        ["bound", "unbound"].map(|name| said[name].as_str().map(str::to_owned))
     }
 }
 
-impl Drop for Apache {
+impl Drop for Judge {
     fn drop(&mut self) {
-        // Its children end with it only when it is asked.
-        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The base64 of the message that these are to be applied for.
+fn message(mutations: &Mutations) -> String {
+    mutations.set[0].1.to_str().unwrap().strip_prefix("NTLM ").unwrap().to_owned()
+}
+
+#[test]
+fn one_wrong_byte_of_the_proof_of_the_integrity_code_or_of_what_they_cover_is_refused() {
+    let Some(python) = python("ntlm one wrong byte") else { return };
+    let scene = Scene::new();
+    let mut judge = Judge::start(&python, &scene);
+    let secrets = [(SecretRef::Env { env: "P".into() }, Secret::new(PASSWORD))].into_iter().collect();
+    let outside = outside(Deps::system());
+    let setup = Setup { account: "default", credential: "anna", secrets: &secrets, outside: &outside };
+    let settings = json!({ "username": r"INTRANET\anna", "password": { "env": "P" } });
+    let scheme = (find("ntlm").unwrap().parse)(settings).unwrap().build(&setup).unwrap();
+    let Identity::Challenged(challenged) = scheme.identity() else { panic!("NTLM is asked") };
+    let second = judge.tell(&message(&challenged.opening().unwrap()));
+    let headers = [(WWW_AUTHENTICATE, format!("NTLM {second}").parse().unwrap())].into_iter().collect();
+    let pem = std::fs::read(scene.path("server.pem")).unwrap();
+    let certificate = CertificateDer::from_pem_slice(&pem).unwrap();
+    let (none, method) = (HeaderMap::new(), Method::GET);
+    let view = RequestView {
+        method: &method,
+        path_and_query: "/",
+        headers: &none,
+        removed: &none,
+        destination: &Destination::from_upstream(&format!("https://{HOST}")).unwrap(),
+        length: None,
+        body: None,
+        narrowing: None,
+    };
+    let challenge = Challenge { headers: &headers, certificate: Some(&certificate) };
+    let answer = challenged.answer(&view, &challenge).unwrap().authorize(&view, SystemTime::UNIX_EPOCH).unwrap();
+    let third = STANDARD.decode(message(&answer.mutations)).unwrap();
+    assert_eq!(judge.refusals(&third), [None, None]);
+
+    // MS-NLMP section 2.2.1.3: where the response is; section 2.2.2.7: 28 bytes before the pairs of the temp.
+    let short = |at: usize| usize::from(u16::from_le_bytes(third[at..at + 2].try_into().unwrap()));
+    let (length, proof) = (short(20), short(24));
+    let temp = proof + 16;
+    let (mut pair, mut pairs) = (temp + 28, BTreeMap::new());
+    while short(pair) != 0 {
+        pairs.insert(short(pair), pair + 4..pair + 4 + short(pair + 2));
+        pair += 4 + short(pair + 2);
+    }
+    let (name, binding) = (pairs[&9].clone(), pairs[&10].clone());
+    let rest = (temp..proof + length).filter(|at| !name.contains(at) && !binding.contains(at));
+    let groups: [(&str, Vec<usize>, [&str; 2]); 5] = [
+        ("NTProofStr", (proof..temp).collect(), ["Invalid NTLM response"; 2]),
+        ("integrity code", (72..88).collect(), ["Invalid MIC"; 2]),
+        ("channel binding", binding.clone().collect(), ["Acceptor bindings do not match", "Invalid NTLM response"]),
+        ("target name", name.clone().collect(), ["Invalid NTLM response"; 2]),
+        // Also lengths, so that it may be refused for something else.
+        ("rest", rest.collect(), [""; 2]),
+    ];
+    assert_eq!((binding.len(), name.len()), (16, 2 * format!("HTTP/{HOST}").len()));
+    let mut count = 0;
+    for (group, bytes, reasons) in groups {
+        for at in bytes {
+            let mut forged = third.clone();
+            forged[at] ^= 1;
+            for (refusal, reason) in judge.refusals(&forged).into_iter().zip(reasons) {
+                let refusal = refusal.unwrap_or_else(|| panic!("{group}: byte {at} may be another"));
+                assert!(refusal.contains(reason), "{group}, byte {at}: {refusal}");
+            }
+            count += 1;
+        }
+    }
+    assert_eq!(judge.refusals(&third), [None, None]);
+    measured(&format!("NTLM: pyspnego takes the third message, and none of {count} with one wrong byte"));
+}
+
+/// Apache with mod_auth_gssapi and gss-ntlmssp, in front of an origin that records what Apache says of the user.
+fn apache(test: &str, scene: &Scene, origin: SocketAddr) -> Option<Apache> {
+    let program = tool(test, "apache2")?;
+    let modules = Path::new(Apache::MODULES);
+    if !modules.join("mod_auth_gssapi.so").exists() || !Path::new("/etc/gss/mech.d/mech.ntlmssp.conf").exists() {
+        return skip(test, "mod_auth_gssapi or gss-ntlmssp is not installed");
+    }
+    // Where Apache runs as root its children do not, and have to read the users.
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(scene.folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let names =
+        ["mpm_event", "authn_core", "authz_core", "authz_user", "auth_gssapi", "headers", "proxy", "proxy_http"];
+    let load = |name: &&str| format!("LoadModule {name}_module {}\n", modules.join(format!("mod_{name}.so")).display());
+    let loads: String = names.iter().map(load).collect();
+    let folder = scene.folder.path().display();
+    Some(Apache::start(|address| {
+        // With fewer threads it ends idle connections when it is busy.
+        let config = format!(
+            "ServerRoot {folder}\nDefaultRuntimeDir {folder}\nPidFile {folder}/httpd.pid\nServerName {HOST}\nListen {address}\n{loads}\
+             User #65534\nGroup #65534\nErrorLog /dev/stderr\nKeepAlive On\nMaxKeepAliveRequests 0\nKeepAliveTimeout 60\nStartServers 1\nServerLimit 2\nThreadsPerChild 128\nMaxRequestWorkers 256\n\
+             <Location />\nAuthType GSSAPI\nAuthName intranet\nGssapiAllowedMech ntlmssp\nGssapiConnectionBound On\nRequire valid-user\n\
+             RequestHeader set X-User \"expr=%{{REMOTE_USER}}\"\nRequestHeader set X-Connection \"expr=%{{REMOTE_PORT}}\"\n</Location>\n\
+             ProxyPass / http://{origin}/\n"
+        );
+        std::fs::write(scene.path("httpd.conf"), config).unwrap();
+        let mut command = Command::new(&program);
+        command.args(["-f", &scene.path("httpd.conf")]).env("NTLM_USER_FILE", scene.path("users"));
+        command
+    }))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -511,7 +601,7 @@ async fn apache_with_gss_ntlmssp_takes_what_is_sent_and_refuses_wrong_passwords(
         text(200, &facts.to_string())
     })
     .await;
-    let Some(apache) = Apache::start(test, &scene, origin.address) else { return };
+    let Some(apache) = apache(test, &scene, origin.address) else { return };
     let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ntlm/ntlm_client.py");
     for (password, status) in [(PASSWORD, 200), ("wrong", 401)] {
         let url = format!("http://{}/", apache.address);

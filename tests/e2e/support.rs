@@ -699,3 +699,78 @@ impl Drop for Idp {
         let _ = self.child.wait();
     }
 }
+
+/// Apache in the foreground, which ends with the test.
+pub struct Apache {
+    child: Child,
+    pub address: SocketAddr,
+    /// What it said: read all the time, or it stands still.
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Apache {
+    pub const MODULES: &str = "/usr/lib/apache2/modules";
+
+    /// Starts it at a free port. `program` is told the address and has to write it into the configuration, with
+    /// `ErrorLog /dev/stderr`. It cannot choose a port itself, and a free one may be taken again before it binds it.
+    pub fn start(program: impl Fn(SocketAddr) -> Command) -> Self {
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut attempts = (0..5).map(|_| free()).filter_map(|address| Self::at(address, program(address)));
+        attempts.next().expect("five free ports were taken by others")
+    }
+
+    /// Starts it at an address, or `None` when somebody else has that.
+    fn at(address: SocketAddr, mut program: Command) -> Option<Self> {
+        // When it ends, it ends its whole process group.
+        std::os::unix::process::CommandExt::process_group(&mut program, 0);
+        let child =
+            program.arg("-DFOREGROUND").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        // Whatever goes wrong from here on, it is ended.
+        let mut apache = Self { child: child.unwrap(), address, log: Arc::default() };
+        let lines = BufReader::new(apache.child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let (ready, readiness) = std::sync::mpsc::channel();
+        let log = Arc::clone(&apache.log);
+        std::thread::spawn(move || {
+            for line in lines {
+                let resuming = line.contains("resuming normal operations");
+                log.lock().unwrap().push(line);
+                if resuming {
+                    let _ = ready.send(());
+                }
+            }
+        });
+        match readiness.recv_timeout(DEADLINE) {
+            Ok(()) => Some(apache),
+            // Its standard error ended before it was ready.
+            Err(_) => {
+                let log = apache.log.lock().unwrap();
+                assert!(log.iter().any(|line| line.contains("could not bind")), "Apache did not start: {log:#?}");
+                None
+            }
+        }
+    }
+
+    /// Another process at the same place.
+    pub fn restart(mut self, program: impl Fn(SocketAddr) -> Command) -> Self {
+        self.stop();
+        Self::at(self.address, program(self.address)).expect("its port was taken by somebody else")
+    }
+
+    fn stop(&mut self) {
+        // Its children end with it only when it is asked.
+        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Apache {
+    fn drop(&mut self) {
+        self.stop();
+        if std::thread::panicking() {
+            eprintln!(
+                "--- log of Apache ---\n{}",
+                self.log.lock().map_or_else(|_| String::new(), |log| log.join("\n"))
+            );
+        }
+    }
+}
