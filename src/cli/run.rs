@@ -1,5 +1,7 @@
 //! `countersign run -- COMMAND…`: a private proxy for one command, its tools pointed at it, nothing left behind.
 
+mod azure;
+mod endpoint;
 mod google;
 mod oracle;
 
@@ -15,6 +17,7 @@ use clap::Args;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::azure::Azure;
 use self::google::Google;
 use super::{Context, Failure, raise_file_limit, variable};
 use crate::app::App;
@@ -50,22 +53,6 @@ const AWS_KEYS: [&str; 17] = [
     "AWS_BEARER_TOKEN_BEDROCK",
 ];
 
-/// Where Azure's clients find a proof of their own, or a way to one.
-const AZURE_KEYS: [&str; 12] = [
-    "AZURE_CLIENT_SECRET",
-    "AZURE_CLIENT_CERTIFICATE_PATH",
-    "AZURE_CLIENT_CERTIFICATE_PASSWORD",
-    "AZURE_FEDERATED_TOKEN_FILE",
-    "AZURE_USERNAME",
-    "AZURE_PASSWORD",
-    "IDENTITY_ENDPOINT",
-    "IDENTITY_HEADER",
-    "IDENTITY_SERVER_THUMBPRINT",
-    "IMDS_ENDPOINT",
-    "MSI_ENDPOINT",
-    "MSI_SECRET",
-];
-
 /// What tools of AWS's get in their place: they sign with these, and Countersign signs again.
 const WORTHLESS: [(&str, &str); 3] = [
     ("AWS_ACCESS_KEY_ID", "AKIACOUNTERSIGN00000"),
@@ -96,23 +83,15 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
     raise_file_limit();
     // A tool of AWS's that finds no keys does not even ask; one that finds real ones would not need us.
     let has = |scheme: &str| config.credentials.iter().any(|one| one.enabled && one.kind.name.starts_with(scheme));
-    let (aws, google, oracle) = (has("aws"), has("google"), has("oracle"));
+    let (aws, azure, google, oracle) = (has("aws"), has("azure"), has("google"), has("oracle"));
     // From here on no signal ends us before what we made is gone again.
     let mut signals = Signals::new().map_err(|error| Failure::Other(error.to_string()))?;
     // What Countersign reads from the environment is not for the command.
     let mut hidden: Vec<String> = config.references().into_iter().filter_map(variable_of).collect();
-    if aws {
-        hidden.extend(AWS_KEYS.iter().map(|name| (*name).to_owned()));
-    }
-    if google {
-        hidden.extend(google::KEYS.iter().map(|name| (*name).to_owned()));
-    }
-    if has("azure") {
-        hidden.extend(AZURE_KEYS.iter().map(|name| (*name).to_owned()));
-    }
-    if oracle {
-        hidden.extend(oracle::KEYS.iter().map(|name| (*name).to_owned()));
-    }
+    // A configuration of Google's may prove itself with AWS's keys.
+    let groups: [(bool, &[&str]); 4] =
+        [(aws || google, &AWS_KEYS), (azure, &azure::KEYS), (google, &google::KEYS), (oracle, &oracle::KEYS)];
+    hidden.extend(groups.iter().filter(|(has, _)| *has).flat_map(|(_, names)| *names).map(|name| (*name).to_owned()));
     let tenancy = oracle::tenancy(&config);
     let app = tokio::select! {
         app = App::start_private(config, context.deps.clone(), arguments.caller, arguments.credential) => app?,
@@ -122,7 +101,7 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
         .prefix("countersign-run-")
         .tempdir()
         .map_err(|error| Failure::Other(error.to_string()))?;
-    let worthless = Worthless { aws, google, oracle, tenancy };
+    let worthless = Worthless { aws, azure, google, oracle, tenancy };
     let status = supervise(context, &app, folder.path(), &arguments.command, &hidden, worthless, &mut signals).await;
     // Before the exit code: nothing is left behind even when the command failed.
     folder.close().map_err(|error| Failure::Other(error.to_string()))?;
@@ -141,6 +120,7 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
 /// For whose programs the command gets what stands in for keys.
 struct Worthless {
     aws: bool,
+    azure: bool,
     google: bool,
     oracle: bool,
     /// For Oracle's.
@@ -194,7 +174,16 @@ async fn supervise(
     if worthless.aws {
         prepared.envs(WORTHLESS);
     }
-    // Its endpoint is there for as long as the command is.
+    // These endpoints are there for as long as the command is.
+    let azure = match worthless.azure {
+        true => Some(Azure::begin(&context.deps).await),
+        false => None,
+    };
+    let azure = azure.transpose();
+    let azure = azure.map_err(|why| Failure::Other(format!("Azure's programs cannot be given a token: {why}")))?;
+    if let Some(azure) = &azure {
+        prepared.envs(azure.variables());
+    }
     let google = match worthless.google {
         true => Some(Google::begin(folder, Arc::clone(&context.deps.clock)).await),
         false => None,

@@ -75,22 +75,25 @@ impl ManagedIdentity {
     ) -> Result<Self, String> {
         let variable = |name: &str| environment.variable(name).filter(|value| !value.trim().is_empty());
         let (endpoint, header) = (variable("IDENTITY_ENDPOINT"), variable("IDENTITY_HEADER"));
-        let own = |endpoint: &str| local(endpoint).map_err(|why| format!("IDENTITY_ENDPOINT: {why}"));
+        let own = |endpoint: &str, beside| local(endpoint, beside).map_err(|why| format!("IDENTITY_ENDPOINT: {why}"));
         let (platform, endpoint, allow) = match (url, endpoint, header) {
             (Some((url, allow)), _, _) => (Platform::Imds, url.to_owned(), allow.to_vec()),
             (None, Some(_), Some(_)) if variable("IDENTITY_SERVER_THUMBPRINT").is_some() => {
                 return Err("managed identities of Service Fabric are not spoken; use a certificate or a secret".into());
             }
             (None, Some(endpoint), Some(header)) => {
-                let allow = own(&endpoint)?;
+                // On Linux its endpoint is outside the container, at a private address of the worker.
+                let allow = own(&endpoint, true)?;
                 (Platform::AppService { header: Secret::new(header) }, endpoint, allow)
             }
             (None, Some(endpoint), None) if variable("IMDS_ENDPOINT").is_some() => {
-                let allow = own(&endpoint)?;
+                let allow = own(&endpoint, false)?;
                 (Platform::Arc(ARC_KEYS.into()), endpoint, allow)
             }
-            (None, _, _) if Path::new(ARC_AGENT).exists() => (Platform::Arc(ARC_KEYS.into()), ARC.into(), local(ARC)?),
-            (None, _, _) => (Platform::Imds, IMDS.into(), local(IMDS)?),
+            (None, _, _) if Path::new(ARC_AGENT).exists() => {
+                (Platform::Arc(ARC_KEYS.into()), ARC.into(), local(ARC, false)?)
+            }
+            (None, _, _) => (Platform::Imds, IMDS.into(), local(IMDS, false)?),
         };
         let destination = Destination::from_upstream(&endpoint).map_err(|refusal| refusal.detail.into_owned())?;
         let options =
@@ -153,19 +156,24 @@ impl ManagedIdentity {
     }
 }
 
-/// The addresses that an identity service beside us may have: a secret may go there without TLS.
-fn local(url: &str) -> Result<Vec<IpNet>, String> {
+/// The addresses that an identity service on this host may have, or one beside it: a secret may go there without TLS.
+fn local(url: &str, beside: bool) -> Result<Vec<IpNet>, String> {
     let destination = Destination::from_upstream(url).map_err(|refusal| refusal.detail.into_owned())?;
     let loopback =
         || vec![IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 8)), IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST))];
     match destination.host() {
-        Host::Address(IpAddr::V4(address)) if address.is_loopback() || address.is_link_local() => {
+        Host::Address(IpAddr::V4(address))
+            if address.is_loopback() || address.is_link_local() || (beside && address.is_private()) =>
+        {
             Ok(vec![IpNet::from(IpAddr::V4(*address))])
         }
         Host::Address(IpAddr::V6(address)) if address.is_loopback() => Ok(loopback()),
         Host::Name(name) if &**name == "localhost" => Ok(loopback()),
         _ if destination.protocol() == Protocol::Https => Ok(Vec::new()),
-        _ => Err("http is for localhost and link-local addresses; what it sends would travel unencrypted".into()),
+        _ => {
+            let hosts = if beside { "localhost, link-local and private" } else { "localhost and link-local" };
+            Err(format!("http is for {hosts} addresses; what it sends would travel unencrypted"))
+        }
     }
 }
 
@@ -283,12 +291,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_app_service_on_linux_is_asked_at_its_private_address_and_no_other() {
+        for (url, only) in [
+            ("http://172.16.5.3:8081/msi/token", "172.16.5.3/32"),
+            ("http://10.0.0.7/msi", "10.0.0.7/32"),
+            ("http://192.168.1.1/msi", "192.168.1.1/32"),
+        ] {
+            let line = format!("GET {url}?api-version=2019-08-01&{QUERY}");
+            let network = Network::answering([(&*line, answer(200, TOKEN))]);
+            fetched(&[("IDENTITY_ENDPOINT", url), ("IDENTITY_HEADER", "h")], &network).await.unwrap();
+            assert_eq!(network.calls().remove(0).options.allow_addresses, [only.parse().unwrap()]);
+        }
+    }
+
+    #[tokio::test]
     async fn an_address_that_would_show_the_header_to_others_is_refused() {
-        for url in ["http://10.0.0.7/msi", "http://msi.test/x", "http://localhost.test/x", "ftp://localhost/x", "x"] {
+        for url in [
+            "http://8.8.8.8/msi",
+            "http://172.32.0.1/msi",
+            "http://[fd00::1]/msi",
+            "http://msi.test/x",
+            "http://localhost.test/x",
+            "ftp://localhost/x",
+            "x",
+        ] {
             let pairs = [("IDENTITY_ENDPOINT", url), ("IDENTITY_HEADER", "h")];
             let error = opened(&pairs, &Network::default(), None, None).unwrap_err();
             assert!(error.starts_with("IDENTITY_ENDPOINT: "), "{url}: {error}");
         }
+        // What has no header is Arc's agent, on this very host.
+        let arc = [("IDENTITY_ENDPOINT", "http://10.0.0.7/x"), ("IMDS_ENDPOINT", "http://10.0.0.7")];
+        assert!(opened(&arc, &Network::default(), None, None).unwrap_err().contains("http is for localhost"));
         let fabric = [
             ("IDENTITY_ENDPOINT", "https://localhost:2377/x"),
             ("IDENTITY_HEADER", "h"),

@@ -483,6 +483,23 @@ async fn a_machines_identity_is_asked_for_where_the_platform_says_and_as_it_is_d
     call_each(&proxy, &cases).await;
 }
 
+/// Where the operator of Countersign may have proofs for it, and for other tools.
+const OPERATORS: [&str; 13] = [
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "IDENTITY_HEADER",
+    "IDENTITY_SERVER_THUMBPRINT",
+    "MSI_ENDPOINT",
+    "ARM_CLIENT_SECRET",
+    "ARM_CLIENT_CERTIFICATE_PASSWORD",
+    "ARM_OIDC_TOKEN",
+    "ARM_OIDC_TOKEN_FILE_PATH",
+    "ARM_ACCESS_KEY",
+    "ARM_SAS_TOKEN",
+    "AZURE_STORAGE_KEY",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_SAS_TOKEN",
+];
+
 /// Azure's clients under `countersign run`, with these credentials: whether all went to plan, their rows, all that was said.
 fn run(entra: &Entra, kit: &Path, credentials: &str, arguments: &[&str]) -> (bool, Vec<Value>, String) {
     let ids = credentials.lines().filter_map(|line| line.strip_prefix("  - id: "));
@@ -500,7 +517,7 @@ fn run(entra: &Entra, kit: &Path, credentials: &str, arguments: &[&str]) -> (boo
     run.args(head).args(command).args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
     if credentials.contains("scheme: azure") {
         // What Azure's clients would prove themselves with, were it not kept from them.
-        run.env("AZURE_FEDERATED_TOKEN_FILE", entra.token_file()).env("IDENTITY_HEADER", HEADER);
+        run.envs(OPERATORS.map(|name| (name, format!("real-{name}"))));
     }
     run.env("HOME", folder.path()).env("SECRET", SECRET).env("WRONG", "another-secret").stdin(Stdio::null());
     let output = run.output().unwrap();
@@ -509,23 +526,25 @@ fn run(entra: &Entra, kit: &Path, credentials: &str, arguments: &[&str]) -> (boo
     (output.status.success(), rows, format!("{stdout}\n{}", String::from_utf8_lossy(&output.stderr)))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn azures_clients_work_with_a_worthless_token_and_are_refused_with_another_secret() {
-    let Some(kit) = cloud("azure sdk") else { return };
-    let entra = Entra::start(&kit);
+/// A credential for each service that the clients call.
+fn services(proof: &str) -> String {
+    let one = |(id, target): (&str, &str)| {
+        let settings = application("secret", proof, target).trim().replace('\n', "\n    ");
+        format!("  - id: {id}\n    scheme: azure\n    {settings}\n")
+    };
     let targets = [
         ("azure", "audience: resource_management"),
         ("storage", "audience: storage\nhosts: [myaccount.blob.core.windows.net]"),
         ("vault", "audience: key_vault\nhosts: [myvault.vault.azure.net]"),
     ];
-    let credentials = |proof: &str| {
-        let one = |(id, target): (&str, &str)| {
-            let settings = application("secret", proof, target).trim().replace('\n', "\n    ");
-            format!("  - id: {id}\n    scheme: azure\n    {settings}\n")
-        };
-        targets.map(one).concat()
-    };
-    let (done, rows, said) = run(&entra, &kit, &credentials(BY_SECRET), &[]);
+    targets.map(one).concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn azures_clients_work_with_a_worthless_token_and_are_refused_with_another_secret() {
+    let Some(kit) = cloud("azure sdk") else { return };
+    let entra = Entra::start(&kit);
+    let (done, rows, said) = run(&entra, &kit, &services(BY_SECRET), &[]);
     assert!(done && rows.len() == 13, "{said}");
     let seen = entra.admin("/seen", None).await;
     let seen = seen.as_array().unwrap();
@@ -537,7 +556,7 @@ async fn azures_clients_work_with_a_worthless_token_and_are_refused_with_another
     assert_eq!(seen.iter().filter(|call| call["signed"] == false).count(), 2, "{seen:#?}");
     measured(&format!("Azure SDKs: {} operations, {} requests with a worthless token", rows.len(), seen.len()));
     // With another secret there is no token, and nothing goes out.
-    let (done, rows, said) = run(&entra, &kit, &credentials("client_secret: { env: WRONG }"), &["--expect-refused"]);
+    let (done, rows, said) = run(&entra, &kit, &services("client_secret: { env: WRONG }"), &["--expect-refused"]);
     assert!(done && rows.len() == 13, "{said}");
     assert!(said.contains("AADSTS7000215"), "{said}");
     assert_eq!(entra.admin("/seen", None).await.as_array().unwrap().len(), seen.len());
@@ -546,6 +565,25 @@ async fn azures_clients_work_with_a_worthless_token_and_are_refused_with_another
     let forged = format!("  - id: forged\n    scheme: api_key\n    key: {{ env: WRONG }}\n    {hosts}\n");
     let (done, rows, said) = run(&entra, &kit, &forged, &["--expect-refused"]);
     assert!(done && rows.len() == 13, "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_finds_its_own_credential_works_unmodified_and_is_refused_with_another_secret() {
+    let Some(kit) = cloud("azure sdk") else { return };
+    for found in ["--default", "--managed"] {
+        let entra = Entra::start(&kit);
+        let (done, rows, said) = run(&entra, &kit, &services(BY_SECRET), &[found]);
+        assert!(done && rows.len() == 13, "{found}: {said}");
+        let seen = entra.admin("/seen", None).await;
+        let accepted = seen.as_array().unwrap().iter().filter(|call| call["accepted"] == true).count();
+        measured(&format!("Azure SDKs: {accepted} requests of a program with `{found}`"));
+        // It gets its worthless token all the same, and nothing goes out.
+        let (done, rows, said) =
+            run(&entra, &kit, &services("client_secret: { env: WRONG }"), &[found, "--expect-refused"]);
+        assert!(done && rows.len() == 13 && said.contains("AADSTS7000215"), "{found}: {said}");
+        assert!(rows.iter().all(|row| row["status"] == 502), "{found}: {said}");
+        assert_eq!(entra.admin("/seen", None).await, seen, "{found}");
+    }
 }
 
 /// What `check` says of one credential.

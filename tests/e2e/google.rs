@@ -501,6 +501,7 @@ fn run_sdk(stubs: &Stubs, python: &Path, settings: &str, arguments: &[&str]) -> 
         // What a person may have set is not for the program.
         .env("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/file")
         .env("CLOUDSDK_AUTH_ACCESS_TOKEN", "a-real-token")
+        .env("AWS_SECRET_ACCESS_KEY", "a-real-key")
         .output()
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -8,6 +8,7 @@ finds. Prints {"operations": [...]} with the names of those that ended as they m
 
 import argparse
 import json
+import os
 import sys
 
 from google.api_core import exceptions
@@ -37,6 +38,8 @@ def expect(value, wanted):
     assert value == wanted, (value, wanted)
 
 
+# What a person has set is not for the program that Countersign runs: the test's values say that they are real.
+expect([name for name, value in os.environ.items() if value.startswith("a-real-")], [])
 bucket = storage.Client(project="example-project", **credentials).bucket("reports")
 content = b"0123456789" * 1000
 once = {"retry": None, "timeout": 20}

@@ -4,7 +4,6 @@
 //! real token in the place of the worthless one. Without a key such a program does not even begin, and none of its
 //! settings takes a token as it is.
 
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,12 +12,9 @@ use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use axum::Json;
 use axum::routing::post;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 
+use super::endpoint::{LIFE, Listener, Serving, WORTHLESS, end, unsigned};
 use super::write_private;
 use crate::base::Clock;
 
@@ -37,22 +33,16 @@ pub(super) const KEYS: [&str; 11] = [
     "CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT",
 ];
 
-const WORTHLESS: &str = "worthless-countersign-puts-in-the-real-one";
-
-/// How long a worthless token is said to live, in seconds.
-const LIFE: u64 = 3600;
-
 /// The key file and the endpoint, until it is dropped.
 pub(super) struct Google {
     file: PathBuf,
-    endpoint: JoinHandle<()>,
+    _serving: Serving,
 }
 
 impl Google {
     /// Makes the key file in a private folder, and listens.
     pub(super) async fn begin(folder: &Path, clock: Arc<dyn Clock>) -> Result<Self, String> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|error| error.to_string())?;
-        let address = listener.local_addr().map_err(|error| error.to_string())?;
+        let listener = Listener::bind().await?;
         let file = folder.join("google-credentials.json");
         let document = json!({
             "type": "service_account",
@@ -60,26 +50,16 @@ impl Google {
             "client_id": "0",
             "private_key_id": "worthless",
             "private_key": key()?,
-            "token_uri": format!("http://{address}/token"),
+            "token_uri": format!("http://{}/token", listener.address()),
         });
         write_private(&file, document.to_string().as_bytes()).map_err(|error| error.to_string())?;
         let tokens = axum::Router::new().route("/token", post(move || async move { Json(tokens(clock.now())) }));
-        let endpoint = tokio::spawn(async move {
-            // It ends with its task.
-            let _ = axum::serve(listener, tokens).await;
-        });
-        Ok(Self { file, endpoint })
+        Ok(Self { file, _serving: listener.serve(tokens) })
     }
 
     /// Where the command finds them.
     pub(super) fn variables(&self) -> [(&'static str, &Path); 2] {
         ["GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE"].map(|name| (name, &*self.file))
-    }
-}
-
-impl Drop for Google {
-    fn drop(&mut self) {
-        self.endpoint.abort();
     }
 }
 
@@ -95,13 +75,6 @@ fn key() -> Result<String, String> {
 
 /// An access token, and an ID token whose end can be read and nothing else.
 fn tokens(now: SystemTime) -> Value {
-    let end = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() + LIFE;
-    let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let id_token = format!(
-        "{}.{}.{}",
-        part(json!({ "alg": "RS256", "typ": "JWT" })),
-        part(json!({ "exp": end })),
-        URL_SAFE_NO_PAD.encode(WORTHLESS)
-    );
+    let id_token = unsigned(&json!({ "exp": end(now) }));
     json!({ "access_token": WORTHLESS, "expires_in": LIFE, "token_type": "Bearer", "id_token": id_token })
 }
