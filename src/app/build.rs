@@ -281,7 +281,7 @@ impl Builder {
                 let warning = format!("{} has no hosts, so it signs nothing; list them under `hosts`", settings.id);
                 self.warnings.push(self.config.document.error(&path, warning));
             }
-            let CredentialSettings { id, kind, hosts, default_hosts, enabled, draft, .. } = settings;
+            let CredentialSettings { id, kind, hosts, enabled, draft, .. } = settings;
             let build = |outside: &Outside| {
                 let account = crate::route::DEFAULT_ACCOUNT;
                 draft.build(&Setup { account, credential: &id, secrets: &self.secrets, outside })
@@ -295,10 +295,7 @@ impl Builder {
                 None => Readiness::Unusable("it is switched off".into()),
             };
             let loaded = matches!(readiness, Readiness::Ready(_));
-            let mut entry = CredentialEntry::new(&id, kind.name, hosts, enabled, readiness);
-            if default_hosts {
-                entry = entry.except_for_strangers(kind.strangers);
-            }
+            let entry = CredentialEntry::new(&id, kind.name, hosts, enabled, readiness).except_for_strangers(kind);
             let entry = Arc::new(entry);
             let lifetime = draft.references().iter().filter_map(|reference| reference.expires()).min();
             if enabled && (lifetime.is_some() || !loaded) {

@@ -86,8 +86,6 @@ pub struct CredentialSettings {
     pub kind: &'static Kind,
     /// The hosts it is for.
     pub hosts: Vec<HostPattern>,
-    /// They are the scheme's own, since the credential names none.
-    pub default_hosts: bool,
     /// What it is for, to people and to policy templates.
     pub tags: BTreeMap<String, String>,
     /// A sentence for people.
@@ -477,7 +475,6 @@ impl Reader<'_> {
                 id: raw.id,
                 kind,
                 hosts,
-                default_hosts: raw.hosts.is_empty(),
                 tags: raw.tags,
                 description: raw.description,
                 enabled: raw.enabled,
@@ -593,7 +590,7 @@ mod tests {
             |more: &str| format!("credentials:\n  - id: a\n    scheme: azure\n    managed_identity: true\n{more}");
         let config = Config::parse(&azure("    audience: graph\n")).unwrap();
         let hosts: Vec<_> = config.credentials[0].hosts.iter().map(ToString::to_string).collect();
-        assert!(config.credentials[0].default_hosts && hosts == ["graph.microsoft.com"], "{hosts:?}");
+        assert_eq!(hosts, ["graph.microsoft.com"]);
         let foreign = errors(&azure("    audience: graph\n    hosts: [graph.microsoft.com, Management.Azure.com]\n"));
         assert_eq!(foreign.len(), 1);
         assert!(foreign[0].starts_with("line 6: credentials[0].hosts[1]: management.azure.com: "), "{foreign:?}");

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::matcher::{HostPattern, PathPrefix};
 use crate::base::{Destination, Narrowing};
-use crate::scheme::Scheme;
+use crate::scheme::{Kind, Scheme};
 use crate::token::Handle;
 
 /// A credential as the table knows it: where it may go, and whether it can sign now.
@@ -25,8 +25,10 @@ pub struct CredentialEntry {
     pub hosts: Vec<HostPattern>,
     /// Switched off by the operator.
     pub enabled: bool,
-    /// Hosts that strangers can own, though they are below one of `hosts`.
-    strangers: Option<fn(&str) -> bool>,
+    /// Hosts that strangers can own.
+    is_strangers: fn(&str) -> bool,
+    /// Wildcards of `hosts` that mean a provider's own hosts, and not those that strangers own below the same domain.
+    guarded: Vec<HostPattern>,
     readiness: ArcSwap<Readiness>,
 }
 
@@ -65,23 +67,31 @@ impl CredentialEntry {
             scheme,
             hosts,
             enabled,
-            strangers: None,
+            is_strangers: |_| false,
+            guarded: Vec::new(),
             readiness: ArcSwap::from_pointee(readiness),
         }
     }
 
-    /// The same, except for hosts that strangers can own.
+    /// The same, except for hosts that strangers can own: these are meant by their whole name, or by a wildcard over a
+    /// domain that is all theirs, never by one that means the provider's own hosts as well.
     #[must_use]
-    pub fn except_for_strangers(mut self, strangers: fn(&str) -> bool) -> Self {
-        self.strangers = Some(strangers);
+    pub fn except_for_strangers(mut self, kind: &Kind) -> Self {
+        let is_providers = |domain: &str| {
+            let covers = |own: &&str| own.strip_prefix("*.").is_some_and(|own| is_at_or_below(own, domain));
+            // Where all is strangers', so is whatever name stands there.
+            kind.default_hosts.iter().any(covers) || !(kind.strangers)(&format!("service.{domain}"))
+        };
+        self.guarded = self.hosts.iter().filter(|host| host.domain().is_some_and(is_providers)).cloned().collect();
+        self.is_strangers = kind.strangers;
         self
     }
 
     /// Whether it may be used for this destination.
     pub(super) fn is_for(&self, destination: &Destination) -> bool {
         let name = destination.host().name().unwrap_or_default();
-        self.hosts.iter().any(|pattern| pattern.matches(destination))
-            && !self.strangers.is_some_and(|is_strangers| is_strangers(name))
+        let excludes = |pattern: &HostPattern| self.guarded.contains(pattern) && (self.is_strangers)(name);
+        self.hosts.iter().any(|pattern| pattern.matches(destination) && !excludes(pattern))
     }
 
     /// Its present state.
@@ -113,6 +123,10 @@ impl CredentialEntry {
             Readiness::Unusable(reason) => Err(reason.clone()),
         }
     }
+}
+
+fn is_at_or_below(name: &str, domain: &str) -> bool {
+    name.strip_suffix(domain).is_some_and(|front| front.is_empty() || front.ends_with('.'))
 }
 
 /// One binding, checked.
@@ -182,5 +196,67 @@ impl fmt::Display for Tie {
              services and regions, or set `only_named: true` on the one that requests name themselves",
             self.first, self.second, self.host
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Protocol;
+
+    fn is_for(scheme: &str, hosts: &[&str], authority: &str) -> bool {
+        let hosts = hosts.iter().map(|host| HostPattern::parse(host).unwrap()).collect();
+        let kind = crate::scheme::find(scheme).unwrap();
+        let entry = CredentialEntry::new("a", kind.name, hosts, true, Readiness::Unusable("no".into()));
+        let destination = Destination::from_authority(Protocol::Https, authority).unwrap();
+        entry.except_for_strangers(kind).is_for(&destination)
+    }
+
+    #[test]
+    fn a_wildcard_that_means_a_providers_hosts_does_not_mean_those_of_strangers() {
+        for (scheme, wildcards, own, strangers) in [
+            (
+                "aws",
+                &["*.amazonaws.com", "*.com", "*.us-east-1.amazonaws.com:443"][..],
+                "sqs.us-east-1.amazonaws.com",
+                "abc.execute-api.us-east-1.amazonaws.com",
+            ),
+            ("aws_sts", &["*.amazonaws.com:443"], "iam.amazonaws.com", "lb-1.us-east-1.elb.amazonaws.com"),
+            (
+                "google",
+                &["*.googleapis.com", "*.googleapis.com:443", "*.com"],
+                "storage.googleapis.com",
+                "bucket.storage.googleapis.com",
+            ),
+            (
+                "oracle",
+                &["*.oraclecloud.com", "*.us-ashburn-1.oci.oraclecloud.com"],
+                "query.us-ashburn-1.oci.oraclecloud.com",
+                "x.apigateway.us-ashburn-1.oci.oraclecloud.com",
+            ),
+        ] {
+            for wildcard in wildcards {
+                assert!(is_for(scheme, &[wildcard], own), "{scheme} {wildcard} {own}");
+                assert!(!is_for(scheme, &[wildcard], strangers), "{scheme} {wildcard} {strangers}");
+                assert!(is_for(scheme, &[wildcard, strangers], strangers), "{scheme} {strangers} by its whole name");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wildcard_over_a_domain_of_strangers_and_one_elsewhere_mean_all_that_is_there() {
+        for (scheme, wildcard, host) in [
+            ("aws", "*.execute-api.us-east-1.amazonaws.com", "abc.execute-api.us-east-1.amazonaws.com"),
+            ("aws", "*.lambda-url.us-east-1.on.aws", "abc.lambda-url.us-east-1.on.aws"),
+            ("aws", "*.us-east-1.es.amazonaws.com", "search-a-b.us-east-1.es.amazonaws.com"),
+            ("aws", "*.s3.minio.test", "bucket.s3.minio.test"),
+            ("google", "*.p.googleapis.com", "storage-mine.p.googleapis.com"),
+            ("google", "*.example.com", "reports.example.com"),
+            ("oracle", "*.example.com", "gateway.example.com"),
+            ("basic", "*.example.com", "a.example.com"),
+        ] {
+            assert!(is_for(scheme, &[wildcard], host), "{scheme} {wildcard} {host}");
+            assert!(!is_for(scheme, &[wildcard], "other.test"), "{scheme} {wildcard}");
+        }
     }
 }

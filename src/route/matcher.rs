@@ -59,6 +59,11 @@ impl HostPattern {
         }
     }
 
+    /// The domain that it means everything below, if it is a wildcard.
+    pub(super) fn domain(&self) -> Option<&str> {
+        self.host.name().filter(|_| self.wildcard)
+    }
+
     /// Whether some destination is named by both.
     pub fn overlaps(&self, other: &Self) -> bool {
         let ports = match (self.port, other.port) {

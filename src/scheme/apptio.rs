@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Value, json};
 
+use super::hosts::{self, overlap, shared, write_the_whole_name};
 use super::{Draft, Kind, Obtained, Scheme, SettingsError, Setup, at, is_reserved, settings};
 use crate::base::{Authorizer, BoxFuture, ClientOptions, Destination, Mutations, Prepared, Protocol, Public, Secret};
 use crate::base::{SecretField, SecretRef, Unavailable};
@@ -40,6 +41,9 @@ const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The header, and the cookie, that the token comes in, and the header that it goes out in.
 const TOKEN: HeaderName = HeaderName::from_static("apptio-opentoken");
 
+/// Every customer of Apptio has hosts under these, so no wildcard means them.
+const SHARED: &[&str] = &["apptio.com", "cloudability.com"];
+
 /// Frontdoor says 400 for a wrong key; the others are what a gateway in front of it would say.
 const REJECTED: [StatusCode; 3] = [StatusCode::BAD_REQUEST, StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
 
@@ -58,6 +62,8 @@ enum Region {
 }
 
 impl Region {
+    const ALL: [Self; 6] = [Self::Us, Self::Eu, Self::Au, Self::Usgov, Self::Aug, Self::Me];
+
     fn frontdoor(self) -> &'static str {
         match self {
             Self::Us => "frontdoor.apptio.com",
@@ -78,6 +84,10 @@ impl Region {
             Self::Me => Some("api-me.cloudability.com"),
             Self::Usgov | Self::Aug => None,
         }
+    }
+
+    fn hosts(self) -> impl Iterator<Item = &'static str> {
+        self.cloudability().into_iter().chain([self.frontdoor()])
     }
 }
 
@@ -262,8 +272,23 @@ impl Draft for Settings {
     }
 
     fn default_hosts(&self) -> Option<Vec<String>> {
-        let hosts = self.region.cloudability().into_iter().chain([self.region.frontdoor()]);
-        Some(hosts.map(str::to_owned).collect())
+        Some(self.region.hosts().map(str::to_owned).collect())
+    }
+
+    /// A token is of one region; and every customer has hosts under the same domains.
+    fn check_hosts(&self, named: &[String]) -> Result<(), SettingsError> {
+        hosts::each(named, |host| {
+            if let Some(domain) = shared(host, SHARED) {
+                return Some(write_the_whole_name(domain, "example"));
+            }
+            let others = Region::ALL.into_iter().filter(|other| *other != self.region);
+            let other = others.into_iter().find(|other| other.hosts().any(|own| overlap(host, own)))?;
+            let other = format!("{other:?}").to_lowercase();
+            let own = self.region.frontdoor();
+            Some(format!(
+                "it is of the region {other}, where this token is good for nothing: write {own} or set `region: {other}`"
+            ))
+        })
     }
 
     fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {
@@ -461,6 +486,28 @@ mod tests {
         assert_eq!(hosts("me"), ["api-me.cloudability.com", "frontdoor-me.apptio.com"]);
         assert_eq!(hosts("usgov"), ["frontdoor-usgov.apptio.com"]);
         assert_eq!(hosts("aug"), ["frontdoor-aug.apptio.com"]);
+        let check = |region: &str, host: &str| {
+            let draft = parsed(&KIND, with(json!({"region": region}))).unwrap();
+            draft.check_hosts(&["gateway.example.com".into(), host.into()])
+        };
+        for region in ["us", "eu", "au", "usgov", "aug", "me"] {
+            for host in hosts(region) {
+                for other in ["us", "eu", "au", "usgov", "aug", "me"] {
+                    for host in [host.clone(), format!("{host}:443")] {
+                        assert_eq!(check(other, &host).is_ok(), other == region, "{other} {host}");
+                    }
+                }
+            }
+        }
+        for host in
+            ["*.apptio.com", "*.com:443", "*.cloudability.com", "*.example.apptio.com", "api-eu.cloudability.com"]
+        {
+            let error = check("us", host).unwrap_err();
+            assert!(error.path == "hosts[1]" && error.message.contains("write "), "{error:?}");
+        }
+        for host in ["example.apptio.com", "example.apptio.com:443", "*.example.com", "*.xapptio.com"] {
+            assert_eq!(check("us", host), Ok(()), "{host}");
+        }
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use self::audience::{Audience, Cloud, Target};
 use super::bearer::{Bearer, Supplied};
 use super::fields::endpoint;
-use super::{Draft, Foresight, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
+use super::{Draft, Foresight, Identity, Kind, Scheme, SettingsError, Setup, at, hosts, settings};
 use crate::base::{AnswerView, Authorized, Authorizer, BoxFuture, ClientOptions, Mutations, Random};
 use crate::base::{Public, Refusal, RequestView, Secret, SecretField, SecretRef, Text, Unavailable, Verdict};
 use crate::token::{
@@ -275,11 +275,7 @@ impl Draft for Azure {
             let why = format!("every customer has hosts there: name your own, such as {}", place.example());
             return Err(at("hosts", why));
         }
-        for (index, host) in named.iter().enumerate() {
-            let checked = self.target.check(host, self.settings.allow_foreign_hosts);
-            checked.map_err(|why| at(format!("hosts[{index}]"), format!("{host}: {why}")))?;
-        }
-        Ok(())
+        hosts::each(named, |host| self.target.check(host, self.settings.allow_foreign_hosts).err())
     }
 
     fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {
@@ -692,6 +688,23 @@ mod tests {
         ] {
             let error = check(&storage, named).unwrap_err();
             assert!(error.path == path && error.message.contains(said), "{error:?}");
+        }
+        let own = json!({ "audience": null, "resource": "api://mine" });
+        let hosts = ["*.azurewebsites.net", "*.cloudapp.azure.com:443", "*.eastus.cloudapp.azure.com", "*.azurefd.net"];
+        let more = ["*.azureedge.net", "*.azurecontainerapps.io", "*.trafficmanager.net", "*.azure-api.net", "*.io"];
+        for host in
+            hosts.iter().chain(&more).chain(&["*.web.core.windows.net", "*.azurestaticapps.net", "*.cloudapp.net"])
+        {
+            for foreign in [false, true] {
+                let mut settings = own.clone();
+                settings["allow_foreign_hosts"] = foreign.into();
+                let error = check(&settings, &["mine.azurewebsites.net", host]).unwrap_err();
+                assert!(error.path == "hosts[1]" && error.message.contains("write the whole name"), "{error:?}");
+            }
+        }
+        for host in ["mine.azurewebsites.net:443", "*.example.com", "*.xazurefd.net", "mine.eastus.cloudapp.azure.com"]
+        {
+            assert_eq!(check(&own, &[host]), Ok(()), "{host}");
         }
         let foreign = json!({ "audience": "storage", "allow_foreign_hosts": true });
         assert_eq!(check(&foreign, &["storage.example.com"]), Ok(()));

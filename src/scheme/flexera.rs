@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::bearer::{Bearer, Supplied};
 use super::fields::endpoint;
+use super::hosts::{self, name, overlap};
 use super::{Draft, Foresight, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
 use crate::base::{Authorizer, BoxFuture, ClientOptions, Random};
 use crate::base::{Public, Refusal, RequestView, SecretField, SecretRef, Unavailable};
@@ -79,6 +80,23 @@ impl Zone {
                 "grs-front.ap-southeast-2.iam-apac.flexeraeng.com",
             ],
         }
+    }
+
+    /// All of Flexera One is here.
+    fn domain(self) -> &'static str {
+        match self {
+            Self::Nam => "flexera.com",
+            Self::Eu => "flexera.eu",
+            Self::Apac => "flexera.au",
+        }
+    }
+
+    /// Whether anything that a pattern means is here.
+    fn has(self, pattern: &str) -> bool {
+        let all = format!("*.{}", self.domain());
+        name(pattern) == self.domain()
+            || overlap(pattern, &all)
+            || self.hosts().iter().any(|host| overlap(pattern, host))
     }
 }
 
@@ -213,20 +231,12 @@ impl Draft for Settings {
     /// A token is of one zone; one that its organization could use there is not for the login of another.
     fn check_hosts(&self, named: &[String]) -> Result<(), SettingsError> {
         let Some(zone) = self.zone else { return Ok(()) };
-        let of = |host: &str| {
-            let name = host.strip_prefix("*.").unwrap_or(host);
-            let name = name.split(':').next().unwrap_or_default();
-            let is_there = |own: &&str| *own == name || (host.starts_with("*.") && own.ends_with(&host[1..]));
-            Zone::ALL.into_iter().find(|other| *other != zone && other.hosts().iter().any(is_there))
-        };
-        for (index, host) in named.iter().enumerate() {
-            if let Some(other) = of(host) {
-                let why =
-                    format!("{host} is of the zone {other:?}, where this token is good for nothing").to_lowercase();
-                return Err(at(format!("hosts[{index}]"), why));
-            }
-        }
-        Ok(())
+        hosts::each(named, |host| {
+            let own = zone.hosts().first().copied().unwrap_or_default();
+            let other = Zone::ALL.into_iter().filter(|other| *other != zone).find(|other| other.has(host))?;
+            let other = format!("{other:?}").to_lowercase();
+            Some(format!("hosts of the zone {other} are there, where this token is good for nothing: write {own}"))
+        })
     }
 
     fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {
@@ -460,9 +470,36 @@ mod tests {
         let error = check("nam", "*.flexera.eu").unwrap_err();
         assert_eq!(
             (&*error.path, &*error.message),
-            ("hosts[0]", "*.flexera.eu is of the zone eu, where this token is good for nothing")
+            (
+                "hosts[0]",
+                "*.flexera.eu: hosts of the zone eu are there, where this token is good for nothing: write api.flexera.com"
+            )
         );
-        assert_eq!(check("nam", "gateway.example.com"), Ok(()));
+        for (zone, host) in [
+            ("nam", "*.flexera.eu:443"),
+            ("nam", "*.eu"),
+            ("nam", "app.flexera.eu"),
+            ("nam", "flexera.eu"),
+            ("nam", "login.flexera.au"),
+            ("nam", "*.app.flexera.au"),
+            ("eu", "app.flexera.com:443"),
+            ("eu", "*.com"),
+            ("eu", "*.flexeraeng.com"),
+            ("eu", "*.rightscale.com:443"),
+            ("apac", "*.iam-eu.flexeraeng.com"),
+        ] {
+            assert_eq!(check(zone, host).unwrap_err().path, "hosts[0]", "{zone} {host}");
+        }
+        for (zone, host) in [
+            ("nam", "gateway.example.com"),
+            ("nam", "*.flexera.com:443"),
+            ("eu", "app.flexera.eu"),
+            ("eu", "*.flexera.eu"),
+            ("eu", "flexera.eu.example.com"),
+            ("apac", "*.xflexera.eu"),
+        ] {
+            assert_eq!(check(zone, host), Ok(()), "{zone} {host}");
+        }
         let legacy = parsed(&json!({ "shard": "us-4", "refresh_token": { "env": "R" } })).unwrap();
         let hosts = ["us-4.rightscale.com", "cloud-4.rightscale.com", "governance-4.rightscale.com"];
         assert_eq!(legacy.default_hosts().unwrap(), hosts);

@@ -21,6 +21,7 @@ use serde::Deserialize;
 use self::document::{Form, PUBLIC, is_strangers};
 use self::plan::{METADATA_HOST, Plan};
 use super::fields::{self, OneOrMany};
+use super::hosts::{self, is_below, is_wildcard, name, shared, write_the_whole_name};
 use super::{Draft, Kind, Obtained, Scheme, SettingsError, Setup, at, settings};
 use crate::base::{Destination, Host, Public, SecretField, SecretRef, Text, Unavailable};
 
@@ -38,8 +39,25 @@ pub(super) const KIND: Kind = Kind {
     },
 };
 
-/// Where Google's customers have services, under one domain for all of them.
-const ANYBODYS: [&str; 4] = [".run.app", ".cloudfunctions.net", ".appspot.com", ".storage.googleapis.com"];
+/// Where Google's customers have services, under one domain for all of them: never meant by a wildcard.
+const SHARED: &[&str] = &[
+    "run.app",
+    "cloudfunctions.net",
+    "appspot.com",
+    "pkg.dev",
+    "web.app",
+    "firebaseapp.com",
+    "hosted.app",
+    "gateway.dev",
+    "cloudshell.dev",
+    "cloudworkstations.dev",
+    "cloud.goog",
+    "usercontent.goog",
+    "googleusercontent.com",
+];
+
+/// Below these every name is a bucket. A wildcard above them does not mean these: see [`is_strangers`].
+const BUCKETS: &[&str] = &["storage.googleapis.com", "commondatastorage.googleapis.com"];
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -209,15 +227,11 @@ impl Draft for Settings {
                 "list the host of the service: this token is for it alone, and no host follows from it",
             ));
         }
-        let is_anybodys =
-            |host: &String| ANYBODYS.iter().any(|domain| host.starts_with("*.") && host.ends_with(domain));
-        match named.iter().position(is_anybodys) {
-            Some(index) => {
-                let why = "everybody can have a service there: write the whole name of yours";
-                Err(at(format!("hosts[{index}]"), why))
-            }
-            None => Ok(()),
-        }
+        hosts::each(named, |host| {
+            let is_within = |domain: &&&str| name(host) == **domain || is_below(name(host), domain);
+            let bucket = || BUCKETS.iter().filter(|_| is_wildcard(host)).find(is_within).copied();
+            shared(host, SHARED).or_else(bucket).map(|domain| write_the_whole_name(domain, "mine"))
+        })
     }
 
     fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {
@@ -311,9 +325,41 @@ mod tests {
             assert_eq!(settings.check_hosts(&["x.a.run.app".into()]), Ok(()), "{value}");
         }
         let wide = |host: &str| parsed(json!({})).unwrap().check_hosts(&["storage.googleapis.com".into(), host.into()]);
-        for host in ["*.run.app", "*.a.run.app", "*.cloudfunctions.net", "*.storage.googleapis.com"] {
-            assert_eq!(wide(host).unwrap_err().path, "hosts[1]", "{host}");
+        for host in [
+            "*.run.app",
+            "*.run.app:443",
+            "*.a.run.app:443",
+            "*.app",
+            "*.net",
+            "*.com",
+            "*.cloudfunctions.net",
+            "*.r.appspot.com",
+            "*.pkg.dev",
+            "*.web.app",
+            "*.firebaseapp.com",
+            "*.cloudshell.dev:8443",
+            "*.bc.googleusercontent.com",
+            "*.storage.googleapis.com:443",
+            "*.bucket.storage.googleapis.com",
+            "*.commondatastorage.googleapis.com",
+        ] {
+            for value in [json!({}), json!({ "target_audience": "x" })] {
+                let error = parsed(value).unwrap().check_hosts(&["storage.googleapis.com".into(), host.into()]);
+                let error = error.unwrap_err();
+                assert_eq!(error.path, "hosts[1]", "{host}");
+                assert!(error.message.contains("write the whole name of yours, such as mine."), "{}", error.message);
+            }
         }
-        assert_eq!((wide("*.googleapis.com"), wide("bucket.storage.googleapis.com")), (Ok(()), Ok(())));
+        for host in [
+            "*.googleapis.com",
+            "*.p.googleapis.com",
+            "bucket.storage.googleapis.com",
+            "x.a.run.app:443",
+            "us-docker.pkg.dev",
+            "*.example.com:443",
+            "*.xrun.app",
+        ] {
+            assert_eq!(wide(host), Ok(()), "{host}");
+        }
     }
 }

@@ -30,6 +30,7 @@ mod digest;
 mod fields;
 mod flexera;
 mod google;
+mod hosts;
 mod jwt;
 mod login;
 mod ntlm;
@@ -63,7 +64,7 @@ pub struct Kind {
     pub about: &'static str,
     /// Hosts of the provider, used when the credential names none. Never hosts that strangers can own there.
     pub default_hosts: &'static [&'static str],
-    /// Hosts below the default ones that strangers can own: a credential has to name these.
+    /// Hosts that strangers can own: a credential has to name these; a wildcard over them and others does not mean them.
     pub strangers: fn(&str) -> bool,
     /// Where a binding may narrow it to `services`, `regions` and `actions`: judges a request as far as it tells these by itself.
     pub narrows: Option<Narrows>,

@@ -6,6 +6,8 @@
 
 use serde::Deserialize;
 
+use super::super::hosts::{is_below, is_wildcard, name, overlap, shared, write_the_whole_name};
+
 /// One of Azure's separate worlds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,6 +83,34 @@ const fn place(
 ) -> Place {
     Place { audience, cloud, resource, aliases, hosts, customers }
 }
+
+/// Where every customer of Azure has services, of whatever kind: never meant by a wildcard.
+const SHARED: &[&str] = &[
+    "azurewebsites.net",
+    "azurewebsites.us",
+    "chinacloudsites.cn",
+    "azurestaticapps.net",
+    "azurecontainerapps.io",
+    "azurecontainer.io",
+    "cloudapp.net",
+    "cloudapp.azure.com",
+    "usgovcloudapp.net",
+    "cloudapp.usgovcloudapi.net",
+    "chinacloudapp.cn",
+    "cloudapp.chinacloudapi.cn",
+    "trafficmanager.net",
+    "usgovtrafficmanager.net",
+    "trafficmanager.cn",
+    "azurefd.net",
+    "azureedge.net",
+    "azure-api.net",
+    "azure-api.us",
+    "azure-api.cn",
+    "web.core.windows.net",
+    "web.storage.azure.net",
+    "web.core.usgovcloudapi.net",
+    "web.core.chinacloudapi.cn",
+];
 
 /// The first of an audience and a cloud is the one that the name means.
 static PLACES: &[Place] = {
@@ -256,6 +286,9 @@ impl Target {
 
     /// Judges one host that the credential names. `foreign` allows what is none of Microsoft's.
     pub(super) fn check(&self, pattern: &str, foreign: bool) -> Result<(), String> {
+        if let Some(domain) = shared(pattern, SHARED) {
+            return Err(write_the_whole_name(domain, "mine"));
+        }
         let overlapped: Vec<&'static Place> = PLACES.iter().filter(|place| place.overlaps(pattern)).collect();
         let Some(own) = self.place else {
             return match overlapped.first() {
@@ -276,7 +309,7 @@ impl Target {
                 other.cloud.name()
             ));
         }
-        if pattern.starts_with("*.") && !own.customers.is_empty() && !overlapped.is_empty() {
+        if is_wildcard(pattern) && !own.customers.is_empty() && !overlapped.is_empty() {
             return Err(format!("others have hosts there too: name your own, such as {}", own.example()));
         }
         if !own.contains(pattern) && !foreign {
@@ -310,37 +343,17 @@ impl Place {
     fn contains(&self, pattern: &str) -> bool {
         let within = |domain: &str| is_below(name(pattern), domain);
         let own = self.hosts.iter().any(|host| match host.strip_prefix("*.") {
-            Some(domain) => within(domain) || (pattern.starts_with("*.") && name(pattern) == domain),
-            None => name(pattern) == *host && !pattern.starts_with("*."),
+            Some(domain) => within(domain) || (is_wildcard(pattern) && name(pattern) == domain),
+            None => name(pattern) == *host && !is_wildcard(pattern),
         });
         own || self.customers.iter().any(|domain| within(domain))
     }
 
     /// Whether anything that a pattern means is here.
     fn overlaps(&self, pattern: &str) -> bool {
-        let meets = |host: &str| match (pattern.starts_with("*."), host.strip_prefix("*.")) {
-            (false, None) => name(pattern) == host,
-            (false, Some(domain)) => is_below(name(pattern), domain),
-            (true, None) => is_below(host, name(pattern)),
-            (true, Some(domain)) => {
-                domain == name(pattern) || is_below(domain, name(pattern)) || is_below(name(pattern), domain)
-            }
-        };
-        self.hosts.iter().any(|host| meets(host)) || self.customers.iter().any(|domain| meets(&format!("*.{domain}")))
+        self.hosts.iter().any(|host| overlap(pattern, host))
+            || self.customers.iter().any(|domain| overlap(pattern, &format!("*.{domain}")))
     }
-}
-
-/// The name in a pattern, without wildcard and port.
-fn name(pattern: &str) -> &str {
-    let name = pattern.strip_prefix("*.").unwrap_or(pattern);
-    match name.rsplit_once(':') {
-        Some((name, _)) if !name.ends_with(':') && !name.contains(':') => name,
-        _ => name,
-    }
-}
-
-fn is_below(name: &str, domain: &str) -> bool {
-    name.strip_suffix(domain).is_some_and(|front| front.len() > 1 && front.ends_with('.'))
 }
 
 #[cfg(test)]
