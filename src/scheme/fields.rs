@@ -38,6 +38,26 @@ pub(super) fn endpoint(url: &str, allow_cleartext: bool) -> Result<Destination, 
     Ok(endpoint)
 }
 
+/// Whether a field of this name holds a secret, which does not stand in the configuration file.
+pub(super) fn is_confidential(name: &str) -> bool {
+    let name: String = name.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+    let ends = [
+        "password",
+        "passwd",
+        "pass",
+        "pwd",
+        "passphrase",
+        "passcode",
+        "secret",
+        "token",
+        "apikey",
+        "secretkey",
+        "privatekey",
+        "sharedkey",
+    ];
+    name == "pin" || ends.iter().any(|end| name.ends_with(end))
+}
+
 /// `additional_headers`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(transparent)]

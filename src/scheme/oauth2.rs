@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::assertion::{AssertionKeys, Claims};
-use super::fields::{AdditionalHeaders, OneOrMany, endpoint};
+use super::fields::{AdditionalHeaders, OneOrMany, endpoint, is_confidential};
 use super::{Draft, Kind, Obtained, Scheme, SettingsError, Setup, at, bearer, settings};
 use crate::base::{Authorizer, BoxFuture, ClientOptions, Mutations, Prepared, Protocol, Random, Secret};
 use crate::base::{Public, SecretField, SecretRef, Unavailable};
@@ -137,8 +137,7 @@ impl Settings {
             }
         }
         for (name, value) in &self.additional_params {
-            let confidential = ["password", "passwd", "secret", "token"].iter().any(|end| name.ends_with(end));
-            if confidential && value.reference().is_none() {
+            if is_confidential(name) && value.reference().is_none() {
                 let why = "a secret does not stand in this file; write { env: NAME }, { file: PATH } or { command: [PROGRAM] }";
                 return Err(at(format!("additional_params.{name}"), why));
             }

@@ -150,7 +150,8 @@ impl PrivateKey {
         key.validate().map_err(|_| "its numbers do not belong together: it is damaged".to_owned())?;
         let bits = key.n().bits();
         if !(2048..=8192).contains(&bits) {
-            return Err(format!("it has {bits} bits; RSA keys of 2048 to 8192 bits are used"));
+            let wanted = if bits < 2048 { "2048 at least are needed" } else { "8192 at most are read" };
+            return Err(format!("it has {bits} bits; {wanted}"));
         }
         // Written anew: what signs wants every number there, and two-prime keys alone have them all.
         let der = key.to_pkcs1_der().map_err(|_| "it cannot be used: more than two primes".to_owned())?;

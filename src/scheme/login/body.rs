@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use url::form_urlencoded;
 
 use crate::base::{Public, Secret, SecretRef, Secrets, Unavailable};
+use crate::scheme::fields;
 
 /// JSON with references in it.
 #[derive(Debug, Clone)]
@@ -95,9 +96,7 @@ pub(super) fn form(fields: &BTreeMap<String, Public>, secrets: &Secrets) -> Resu
 
 /// Whether a text under this name would be a secret written into the file.
 pub(super) fn is_confidential(name: &str, text: &str) -> bool {
-    let name: String = name.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
-    let ends = ["password", "passwd", "pwd", "passphrase", "secret", "token", "apikey", "secretkey"];
-    !text.is_empty() && ends.iter().any(|end| name.ends_with(end))
+    !text.is_empty() && fields::is_confidential(name)
 }
 
 /// `{ env: X }` where a value is meant.
