@@ -221,7 +221,7 @@ mod tests {
         let gone = lending([&entry("a", "login.test", Arc::new(HashAuthorizer))]);
         assert_eq!(
             gone.sign("a", request()).await.unwrap_err().code,
-            Code::CredentialRejected,
+            Code::TokenEndpointUnavailable,
             "it keeps nobody alive"
         );
         let off = Readiness::Unusable("it is switched off".into());
