@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::Method;
 
 use super::watch::Fingerprints;
-use crate::base::{Deps, HttpClients, Narrowing, Protocol};
+use crate::base::{Deps, HttpClients, Narrowing};
 use crate::base::{SecretRef, Secrets};
 use crate::config::{CallerProof, CallerSettings, Config, ConfigError, CredentialSettings};
 use crate::listen::framing::HeadLimits;
@@ -250,9 +250,6 @@ impl Builder {
                     }
                     (Some(next), Some(to)) if !next.hosts.iter().any(|pattern| pattern.matches(to)) => {
                         Some(format!("{id} is not for {}; list it under its `hosts`", to.host()))
-                    }
-                    (Some(_), Some(to)) if to.protocol() == Protocol::Http => {
-                        Some(format!("{id} would travel unencrypted; it is lent over https only"))
                     }
                     (Some(_), _) => None,
                 };

@@ -11,7 +11,7 @@ use md5::Digest as _;
 
 use super::binding::CredentialEntry;
 use crate::base::request::{BodyDigest, is_spelling_of};
-use crate::base::{Authorizer, BodyNeed, BoxFuture, Clock, Code, Destination, Protocol, Refusal, RequestView};
+use crate::base::{Authorizer, BodyNeed, BoxFuture, Clock, Code, Destination, Refusal, RequestView};
 use crate::scheme::{Identity, Lender, Lent, LentToken};
 
 /// The credentials of one configuration, for each other.
@@ -46,13 +46,6 @@ impl Lending {
             let host = destination.host();
             let why = format!("credential {id} is not for {host}; list it under its `hosts`");
             return Err(Refusal::new(Code::DestinationForbidden, why));
-        }
-        if destination.protocol() == Protocol::Http {
-            let why = format!(
-                "credential {id} would travel unencrypted to {}; it is lent over https only",
-                destination.host()
-            );
-            return Err(Refusal::new(Code::CleartextRefused, why));
         }
         // It may be loaded again at any moment, so this is no verdict about it.
         let now = |why: String| Refusal::new(Code::TokenEndpointUnavailable, format!("credential {id}: {why}"));

@@ -512,7 +512,8 @@ fn compare(name: &str, row: &Row, heard: &[Seen], wrong: &mut Vec<String>) {
     }
     for seen in &heard[row.token.len()..count - 1] {
         compare_headers(&format!("{name}: what is sent first"), seen, &row.call.opening, wrong);
-        if !seen.body.is_empty() {
+        // NTLM proves a connection, and its first leg is the head alone; digest's is the request as it is.
+        if !seen.body.is_empty() && row.call.opening.values().any(Option::is_some) {
             wrong.push(format!("{name}: a body is sent before the server has asked"));
         }
     }
