@@ -1,7 +1,7 @@
 //! The life of one request: clean it, decide, sign, send, answer.
 //!
-//! **Never gathers a body that no scheme must hash, never follows a redirect, never sends a request that was not decided
-//! about, never tells a caller more of a credential than its id.**
+//! **Never gathers a body that no scheme must hash and no conversation may have to send again, never follows a redirect,
+//! never sends a request that was not decided about, never tells a caller more of a credential than its id.**
 
 mod converse;
 mod headers;

@@ -12,9 +12,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Value, json};
 
+use super::fields;
 use super::hosts::{self, overlap, shared, write_the_whole_name};
 use super::{Draft, Kind, Obtained, Scheme, SettingsError, Setup, at, is_reserved, settings};
-use crate::base::{Authorizer, BoxFuture, ClientOptions, Destination, Mutations, Prepared, Protocol, Public, Secret};
+use crate::base::{Authorizer, BoxFuture, ClientOptions, Destination, Mutations, Prepared, Public, Secret};
 use crate::base::{SecretField, SecretRef, Unavailable};
 use crate::token::{Failure, FailureKind, Pairs, Place, Reply, Service, Token, TokenSource, lifetime};
 
@@ -205,10 +206,7 @@ impl Settings {
 
     /// Frontdoor's destination, and its address without a slash at the end.
     fn frontdoor(&self, url: &str) -> Result<(Destination, String), String> {
-        let endpoint = Destination::from_upstream(url).map_err(|refusal| refusal.detail.into_owned())?;
-        if endpoint.protocol() == Protocol::Http && !self.allow_cleartext {
-            return Err("the keys would travel unencrypted; use https, or set `allow_cleartext: true`".into());
-        }
+        let endpoint = fields::endpoint(url, self.allow_cleartext)?;
         let uri: Uri = url.parse().map_err(|_| "not an address".to_owned())?;
         if uri.query().is_some() || !matches!(uri.path(), "" | "/") {
             return Err("the address of Frontdoor has no path; write https://frontdoor.example.com".into());
@@ -458,7 +456,7 @@ mod tests {
             (json!({"region": "mars"}), "region:"),
             (json!({"key_secret": "hunter2"}), "key_secret: a secret does not stand"),
             (json!({"second": {"key_access": "x"}}), "second: missing field `key_secret`"),
-            (json!({"frontdoor_url": "http://f.test"}), "frontdoor_url: the keys would travel"),
+            (json!({"frontdoor_url": "http://f.test"}), "frontdoor_url: the credential would travel"),
             (
                 json!({"frontdoor_url": "https://f.test/service/apikeylogin"}),
                 "frontdoor_url: the address of Frontdoor has no path",
