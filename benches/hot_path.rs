@@ -52,7 +52,7 @@ fn scheme(name: &str, settings: serde_json::Value) -> Arc<dyn Scheme> {
     };
     let secret = |(name, value): (&str, Secret)| (SecretRef::Env { env: name.into() }, value);
     let secrets: Secrets = [("S", Secret::new("s3cret-k3y")), ("KEY", rsa_key())].into_iter().map(secret).collect();
-    let setup = Setup { account: "default", credential: "bench", secrets: &secrets, outside: &outside };
+    let setup = Setup { account: "default", credential: "bench", version: 0, secrets: &secrets, outside: &outside };
     let kind = countersign::scheme::find(name).unwrap();
     (kind.parse)(settings).unwrap().build(&setup).unwrap()
 }

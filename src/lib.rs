@@ -11,6 +11,8 @@ pub mod app;
 
 pub mod config;
 
+pub mod api;
+
 pub mod observe;
 
 pub mod listen;
@@ -18,6 +20,8 @@ pub mod listen;
 pub mod proxy;
 
 pub mod route;
+
+pub mod store;
 
 pub mod scheme;
 

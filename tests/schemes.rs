@@ -227,7 +227,7 @@ fn prepare(draft: &dyn countersign::scheme::Draft, vector: &Vector) -> Result<Bu
         lender: Arc::new(countersign::route::Lending::new(Deps::system().clock, Default::default())),
     };
     let secrets = secrets(vector);
-    let setup = Setup { account: "default", credential: "vector", secrets: &secrets, outside: &outside };
+    let setup = Setup { account: "default", credential: "vector", version: 0, secrets: &secrets, outside: &outside };
     let scheme = draft.build(&setup).map_err(|error| error.0)?;
     Ok(Built { scheme, wrong, _state: state })
 }
@@ -491,4 +491,56 @@ fn names_are_found_with_hyphen_or_underscore() {
     assert_eq!(countersign::scheme::find("api-key").unwrap().name, "api_key");
     assert!(countersign::scheme::find("no_such_scheme").is_none());
     assert!(Path::new(&root().join("tests/vectors")).is_dir());
+}
+
+/// The path of every reference in a credential's settings.
+fn references(path: &str, value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) if map.keys().any(|key| ["env", "file", "command"].contains(&key.as_str())) => {
+            found.push(path.to_owned());
+        }
+        Value::Object(map) => {
+            for (name, value) in map {
+                references(&if path.is_empty() { name.clone() } else { format!("{path}.{name}") }, value, found);
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                references(&format!("{path}[{index}]"), item, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn a_field_that_takes_no_text_in_the_file_is_known_to_be_secret_and_nothing_secret_is_left_in_what_is_stored() {
+    let mut seen = 0;
+    for kind in KINDS {
+        for vector in vectors(kind.name) {
+            let mut paths = Vec::new();
+            references("", &vector.credential, &mut paths);
+            for path in paths {
+                let mut changed = vector.credential.clone();
+                let pointer = format!("/{}", path.replace(['.', '['], "/").replace(']', ""));
+                *changed.pointer_mut(&pointer).unwrap() = Value::String("canary-of-the-store".into());
+                let refused =
+                    (kind.parse)(changed.clone()).is_err_and(|error| error.message.contains("does not stand in"));
+                let listed = countersign::scheme::is_at(kind.fields.secret, &path);
+                assert!(listed || !refused, "{}: {path} is secret, and `fields.secret` does not say so", kind.name);
+                if let Ok(sealed) = countersign::scheme::seal(kind, changed, None) {
+                    let shown = sealed.settings.to_string();
+                    assert!(!listed || !shown.contains("canary"), "{}: {path}: {shown}", kind.name);
+                }
+                seen += 1;
+            }
+            // Keys that name a service, wherever they are, decide where a secret goes.
+            for key in vector.credential.as_object().unwrap().keys() {
+                let leads = key.ends_with("url") || key.ends_with("endpoint") || key == "allow_cleartext";
+                let known = [kind.fields.leading, kind.fields.operators, kind.fields.secret].concat();
+                assert!(!leads || countersign::scheme::is_at(&known, key), "{}: {key}", kind.name);
+            }
+        }
+    }
+    assert!(seen > 100, "{seen} references");
 }

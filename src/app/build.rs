@@ -9,7 +9,7 @@ use http::Method;
 
 use super::watch::Fingerprints;
 use crate::base::{Deps, HttpClients, Narrowing};
-use crate::base::{SecretRef, Secrets};
+use crate::base::{Lifetime, SecretRef, Secrets};
 use crate::config::{CallerProof, CallerSettings, Config, ConfigError, CredentialSettings};
 use crate::listen::framing::HeadLimits;
 use crate::listen::{ConnectionLimits, Door, Patience};
@@ -58,6 +58,8 @@ pub struct Built {
     pub expiring: Vec<Expiring>,
     /// What those are prepared with.
     pub outside: Outside,
+    /// Where secrets are read from.
+    pub sources: Sources,
     /// Files whose change means a reload, as they were before they were read.
     pub seen: Fingerprints,
 }
@@ -69,8 +71,8 @@ pub struct Expiring {
     pub entry: Arc<CredentialEntry>,
     /// How to make it.
     pub draft: Box<dyn Draft>,
-    /// How long one load may be used; for ever when nothing about it expires.
-    pub lifetime: Option<Duration>,
+    /// For how long what was loaded is good; for ever when nothing about it expires.
+    pub lifetime: Option<Lifetime>,
     /// Whether the first load gave what was needed.
     pub loaded: bool,
 }
@@ -108,16 +110,11 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
     }
 }
 
-/// Every reference of the configuration, each loaded once.
-async fn load_secrets(config: &Config, deps: &Deps) -> Secrets {
-    Sources::new(deps.clone()).load_all(config.references()).await
-}
-
 /// The files that a configuration names.
 pub(super) fn files(config: &Config) -> Vec<PathBuf> {
     let file = |reference: &SecretRef| match reference {
         SecretRef::File { file } => Some(file.clone()),
-        SecretRef::Env { .. } | SecretRef::Command { .. } => None,
+        _ => None,
     };
     let mut files: Vec<PathBuf> = config.references().into_iter().filter_map(file).collect();
     files.extend(config.upstream.ca_file.clone());
@@ -134,6 +131,7 @@ pub(super) fn files(config: &Config) -> Vec<PathBuf> {
 pub(super) struct Builder {
     pub(super) config: Config,
     pub(super) secrets: Secrets,
+    sources: Sources,
     pub(super) errors: Vec<ConfigError>,
     unresolved: Vec<ConfigError>,
     warnings: Vec<ConfigError>,
@@ -148,9 +146,11 @@ type Credentials = HashMap<String, Arc<CredentialEntry>>;
 
 impl Builder {
     pub(super) async fn new(config: Config, deps: &Deps) -> Self {
+        let sources = Sources::new(deps.clone());
         Self {
             seen: Fingerprints::take(files(&config)),
-            secrets: load_secrets(&config, deps).await,
+            secrets: sources.load_all(config.references()).await,
+            sources,
             config,
             errors: Vec::new(),
             unresolved: Vec::new(),
@@ -174,11 +174,11 @@ impl Builder {
                 CallerProof::Token(token) => match self.secrets.field(token) {
                     Ok(token) => CallerRule::token(name, &token),
                     // `run` proves its caller by the socket, so a token that only the service has is no matter.
-                    Err(_) if private.is_some() => CallerRule { name: name.clone(), proofs: Vec::new() },
+                    Err(_) if private.is_some() => CallerRule::unproven(name),
                     Err(error) => {
                         let path = format!("callers[{index}].token");
                         self.unresolved.push(self.config.document.error(&path, error.0));
-                        CallerRule { name: name.clone(), proofs: Vec::new() }
+                        CallerRule::unproven(name)
                     }
                 },
             });
@@ -281,7 +281,7 @@ impl Builder {
             let CredentialSettings { id, kind, hosts, enabled, draft, .. } = settings;
             let build = |outside: &Outside| {
                 let account = crate::route::DEFAULT_ACCOUNT;
-                draft.build(&Setup { account, credential: &id, secrets: &self.secrets, outside })
+                draft.build(&Setup { account, credential: &id, version: 0, secrets: &self.secrets, outside })
             };
             let readiness = match outside.filter(|_| enabled).map(build) {
                 Some(Ok(scheme)) => Readiness::Ready(scheme),
@@ -294,7 +294,7 @@ impl Builder {
             let loaded = matches!(readiness, Readiness::Ready(_));
             let entry = CredentialEntry::new(&id, kind.name, hosts, enabled, readiness).except_for_strangers(kind);
             let entry = Arc::new(entry);
-            let lifetime = draft.references().iter().filter_map(|reference| reference.expires()).min();
+            let lifetime = self.secrets.lifetime_of(draft.references());
             if enabled && (lifetime.is_some() || !loaded) {
                 self.expiring.push(Expiring { entry: Arc::clone(&entry), draft, lifetime, loaded });
             }
@@ -538,6 +538,7 @@ impl Builder {
             warnings: self.warnings,
             expiring: self.expiring,
             outside,
+            sources: self.sources,
             seen: self.seen,
         }
     }

@@ -61,8 +61,13 @@ pub async fn introduce(
         }
     };
     let credential = id.as_deref().unwrap_or("new");
-    let setup =
-        Setup { account: crate::route::DEFAULT_ACCOUNT, credential, secrets: &builder.secrets, outside: &outside };
+    let setup = Setup {
+        account: crate::route::DEFAULT_ACCOUNT,
+        credential,
+        version: 0,
+        secrets: &builder.secrets,
+        outside: &outside,
+    };
     let introduction = draft.introduce(&setup);
     let introduction =
         introduction.ok_or_else(|| other(format!("scheme {} needs no setup on the other side", kind.name)))?;

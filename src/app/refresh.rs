@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::build::Expiring;
-use crate::base::Deps;
 use crate::route::Readiness;
 use crate::scheme::{Outside, Setup};
 use crate::source::Sources;
@@ -15,29 +14,34 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Keeps one credential usable: loads its secrets again before they expire, and as long as they cannot be loaded.
-pub(super) async fn keep_fresh(expiring: Expiring, deps: Deps, outside: Outside) {
+pub(super) async fn keep_fresh(expiring: Expiring, sources: Sources, outside: Outside) {
     let Expiring { entry, draft, lifetime, loaded } = expiring;
-    let sources = Sources::new(deps);
     let mut expires = Instant::now();
     let mut due = Instant::now() + FIRST_PAUSE;
     if let (Some(lifetime), true) = (lifetime, loaded) {
-        expires += lifetime;
-        due = expires - lifetime / 5;
+        due = expires + lifetime.refresh;
+        expires += lifetime.usable;
     }
     let mut pause = FIRST_PAUSE;
     loop {
         tokio::time::sleep_until(due).await;
         let began = Instant::now();
         let secrets = sources.load_all(draft.references()).await;
-        let setup = Setup { account: &entry.account, credential: &entry.id, secrets: &secrets, outside: &outside };
+        let setup = Setup {
+            account: &entry.account,
+            credential: &entry.id,
+            version: entry.version,
+            secrets: &secrets,
+            outside: &outside,
+        };
         match draft.build(&setup) {
             Ok(scheme) => {
                 entry.set_readiness(Readiness::Ready(scheme));
                 tracing::info!(credential = &*entry.id, "a secret was loaded again");
                 // One that does not expire is followed by its file's changes and by reloads.
-                let Some(lifetime) = lifetime else { return };
-                expires = began + lifetime;
-                due = expires - lifetime / 5;
+                let Some(lifetime) = secrets.lifetime_of(draft.references()) else { return };
+                expires = began + lifetime.usable;
+                due = began + lifetime.refresh.max(FIRST_PAUSE);
                 pause = FIRST_PAUSE;
             }
             Err(error) => {
@@ -63,10 +67,10 @@ pub(super) struct Keepers {
 
 impl Keepers {
     /// Starts one task for each credential whose secrets expire.
-    pub(super) fn start(expiring: Vec<Expiring>, deps: &Deps, outside: &Outside) -> Self {
+    pub(super) fn start(expiring: Vec<Expiring>, sources: &Sources, outside: &Outside) -> Self {
         let mut keepers = Self::default();
         for expiring in expiring {
-            keepers.tasks.spawn(keep_fresh(expiring, deps.clone(), outside.clone()));
+            keepers.tasks.spawn(keep_fresh(expiring, sources.clone(), outside.clone()));
         }
         keepers
     }
@@ -77,7 +81,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::base::Secrets;
+    use crate::base::{Deps, Lifetime, Secrets};
     use crate::route::CredentialEntry;
     use crate::scheme;
     use crate::token::{StateDirectory, Tokens};
@@ -110,17 +114,17 @@ mod tests {
             [(crate::base::SecretRef::Env { env: "X".into() }, crate::base::Secret::new("k"))].into_iter().collect();
         let ready = {
             let outside = outside();
-            let setup = Setup { account: "default", credential: "c", secrets: &loaded, outside: &outside };
+            let setup = Setup { account: "default", credential: "c", version: 0, secrets: &loaded, outside: &outside };
             Readiness::Ready(other.build(&setup).unwrap())
         };
         let entry = Arc::new(CredentialEntry::new("c", "api_key", vec![], true, ready));
         let expiring = Expiring {
             entry: Arc::clone(&entry),
             draft: draft(),
-            lifetime: Some(Duration::from_secs(100)),
+            lifetime: Some(Lifetime::ending(Duration::from_secs(100))),
             loaded: true,
         };
-        let _keepers = Keepers::start(vec![expiring], &Deps::system(), &outside());
+        let _keepers = Keepers::start(vec![expiring], &Sources::new(Deps::system()), &outside());
         tokio::time::sleep(Duration::from_secs(99)).await;
         assert!(matches!(*entry.readiness(), Readiness::Ready(_)));
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -136,7 +140,7 @@ mod tests {
         let unusable = Readiness::Unusable("not yet".into());
         let entry = Arc::new(CredentialEntry::new("c", "api_key", vec![], true, unusable));
         let expiring = Expiring { entry: Arc::clone(&entry), draft, lifetime: None, loaded: false };
-        let mut keeping = std::pin::pin!(keep_fresh(expiring, Deps::system(), outside()));
+        let mut keeping = std::pin::pin!(keep_fresh(expiring, Sources::new(Deps::system()), outside()));
         assert!(tokio::time::timeout(Duration::from_secs(90), keeping.as_mut()).await.is_err());
         std::fs::write(&file, "k").unwrap();
         keeping.await;

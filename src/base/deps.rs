@@ -7,6 +7,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::audit::{AuditSink, NoAudit};
+
 /// A wait for a moment; made by a [`Clock`].
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -42,12 +44,19 @@ pub struct Deps {
     pub random: Arc<dyn Random>,
     /// The environment variables.
     pub environment: Arc<dyn Environment>,
+    /// Where what happens is written down.
+    pub audit: Arc<dyn AuditSink>,
 }
 
 impl Deps {
-    /// The real outside: the system's clock and randomness, and the process's environment.
+    /// The real outside: the system's clock and randomness, and the process's environment; no audit record yet.
     pub fn system() -> Self {
-        Self { clock: Arc::new(SystemClock), random: Arc::new(SystemRandom), environment: Arc::new(ProcessEnvironment) }
+        Self {
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+            environment: Arc::new(ProcessEnvironment),
+            audit: Arc::new(NoAudit),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! **Never does input or output of its own** (the system clock and the process environment in [`deps`] excepted),
 //! **never knows a scheme, a listener or a configuration file.**
 
+pub mod audit;
 pub mod authorizer;
 pub mod body;
 pub mod deps;
@@ -16,8 +17,10 @@ pub mod nets;
 pub mod reference;
 pub mod request;
 pub mod secret;
+pub mod signer;
 pub mod text;
 
+pub use audit::{AuditEvent, AuditSink, AuditUnavailable, NoAudit};
 pub use authorizer::{AnswerView, Authorized, Authorizer, Challenge, Challenged, Holds, Prepared, Verdict};
 pub use body::Body;
 pub use deps::{Clock, Deps, Environment, Random};
@@ -25,6 +28,7 @@ pub use destination::{Destination, Host, Protocol};
 pub use error::{Code, Fault, Refusal};
 pub use http_client::{BoxFuture, CallError, ClientOptions, HttpClient, HttpClients};
 pub use mutations::Mutations;
-pub use reference::{Public, SecretField, SecretRef, Secrets, Text, Unavailable};
+pub use reference::{Lifetime, Public, SecretField, SecretRef, Secrets, StoreRef, Text, Unavailable};
 pub use request::{BodyNeed, Narrowing, RequestView};
 pub use secret::Secret;
+pub use signer::{RequestSigner, SignedRequest};

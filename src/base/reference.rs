@@ -1,4 +1,4 @@
-//! References to secrets, as they stand in the configuration in place of the values, and what they gave.
+//! References to secrets, as they stand in a credential's settings in place of the values, and what they gave.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,7 +9,8 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::secret::Secret;
 
-/// The name of a secret's resting place: `{ env: NAME }`, `{ file: PATH }` or `{ command: [PROGRAM, …], expires: 1h }`.
+/// The name of a secret's resting place: `{ env: NAME }`, `{ file: PATH }`, `{ command: [PROGRAM, …], expires: 1h }`,
+/// `{ store: NAME, name: SECRET }`; for a credential of the encrypted store also a place in that one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SecretRef {
     /// An environment variable of Countersign's own process.
@@ -29,6 +30,37 @@ pub enum SecretRef {
         /// How long its answer may be used; it is run again before that. Without it, until the next reload.
         expires: Option<Duration>,
     },
+    /// A secret store that the operator has configured by name (`secret_stores`).
+    Store(Box<StoreRef>),
+    /// Beside the settings, in the encrypted store: the path of the field that it was taken out of. Never written by
+    /// people; the configuration file and the API refuse it.
+    Sealed {
+        /// Such as `additional[0].key`.
+        sealed: String,
+    },
+}
+
+/// One secret of a secret store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct StoreRef {
+    /// The name of the store, as `secret_stores` lists it.
+    pub store: String,
+    /// The secret's name there: a Key Vault secret, a path of Vault, an ARN or name of Secrets Manager.
+    pub name: String,
+    /// One version of it; the latest if none is named.
+    pub version: Option<String>,
+    /// One member of a secret that is a JSON object or has several fields.
+    pub field: Option<String>,
+}
+
+impl fmt::Display for StoreRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "secret {} of store {}", self.name, self.store)?;
+        if let Some(version) = &self.version {
+            write!(f, ", version {version}")?;
+        }
+        self.field.as_ref().map_or(Ok(()), |field| write!(f, ", field {field}"))
+    }
 }
 
 impl SecretRef {
@@ -36,8 +68,13 @@ impl SecretRef {
     pub fn expires(&self) -> Option<Duration> {
         match self {
             Self::Command { expires, .. } => *expires,
-            Self::Env { .. } | Self::File { .. } => None,
+            Self::Env { .. } | Self::File { .. } | Self::Store(_) | Self::Sealed { .. } => None,
         }
+    }
+
+    /// Whether only the operator may write it: it reads files and variables of this host, or runs commands.
+    pub fn is_operators(&self) -> bool {
+        matches!(self, Self::Env { .. } | Self::File { .. } | Self::Command { .. })
     }
 }
 
@@ -49,6 +86,8 @@ impl fmt::Display for SecretRef {
             Self::Command { command, .. } => {
                 write!(f, "command {}", command.first().map_or("", String::as_str))
             }
+            Self::Store(reference) => write!(f, "{reference}"),
+            Self::Sealed { sealed } => write!(f, "{sealed}, as it was stored"),
         }
     }
 }
@@ -61,6 +100,24 @@ struct Raw {
     command: Option<Vec<String>>,
     #[serde(default, deserialize_with = "crate::base::duration::deserialize_option")]
     expires: Option<Duration>,
+    store: Option<String>,
+    name: Option<String>,
+    version: Option<String>,
+    field: Option<String>,
+    sealed: Option<String>,
+}
+
+impl Raw {
+    /// The keys that go with `store`.
+    fn store(self) -> Result<StoreRef, &'static str> {
+        let Self { store: Some(store), name: Some(name), version, field, .. } = self else {
+            return Err("`store` and `name` go together");
+        };
+        if store.is_empty() || name.is_empty() {
+            return Err("`store` and `name` are not empty");
+        }
+        Ok(StoreRef { store, name, version, field })
+    }
 }
 
 impl<'de> Deserialize<'de> for SecretRef {
@@ -72,6 +129,18 @@ impl<'de> Deserialize<'de> for SecretRef {
         if raw.expires.is_some_and(|expires| expires < Duration::from_secs(1)) {
             return Err(de::Error::custom("`expires` is a second at least"));
         }
+        if raw.store.is_none() && (raw.name.is_some() || raw.version.is_some() || raw.field.is_some()) {
+            return Err(de::Error::custom("`name`, `version` and `field` go with `store`"));
+        }
+        let elsewhere = raw.env.is_some() || raw.file.is_some() || raw.command.is_some();
+        match (&raw.store, &raw.sealed, elsewhere) {
+            (Some(_), None, false) => {
+                return raw.store().map(|stored| Self::Store(Box::new(stored))).map_err(de::Error::custom);
+            }
+            (None, Some(sealed), false) => return Ok(Self::Sealed { sealed: sealed.clone() }),
+            (None, None, _) => {}
+            _ => return Err(de::Error::custom("a reference names one place")),
+        }
         match (raw.env, raw.file, raw.command) {
             (Some(env), None, None) if !env.is_empty() => Ok(Self::Env { env }),
             (None, Some(file), None) if !file.as_os_str().is_empty() => Ok(Self::File { file }),
@@ -79,7 +148,7 @@ impl<'de> Deserialize<'de> for SecretRef {
                 Ok(Self::Command { command, expires: raw.expires })
             }
             _ => Err(de::Error::custom(
-                "a reference is one of { env: NAME }, { file: PATH }, { command: [PROGRAM, ARGUMENT], expires: 1h }",
+                "a reference is one of { env: NAME }, { file: PATH }, { command: [PROGRAM, ARGUMENT], expires: 1h }, { store: NAME, name: SECRET }",
             )),
         }
     }
@@ -189,19 +258,53 @@ impl<'de> Deserialize<'de> for Public {
 #[error("{0}")]
 pub struct Unavailable(pub String);
 
+/// For how long something that was loaded is good, from the moment it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetime {
+    /// After this time it is loaded again.
+    pub refresh: Duration,
+    /// If that does not succeed, it serves for this long and no longer.
+    pub usable: Duration,
+}
+
+impl Lifetime {
+    /// Of something that ends after a time, so that it is loaded again a little earlier.
+    pub fn ending(after: Duration) -> Self {
+        Self { refresh: after - after / 5, usable: after }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { refresh: self.refresh.min(other.refresh), usable: self.usable.min(other.usable) }
+    }
+}
+
 /// Secrets that were loaded, by their reference.
 #[derive(Debug, Default)]
-pub struct Secrets(HashMap<SecretRef, Result<Secret, Unavailable>>);
+pub struct Secrets {
+    loaded: HashMap<SecretRef, Result<Secret, Unavailable>>,
+    lifetimes: HashMap<SecretRef, Lifetime>,
+}
 
 impl Secrets {
+    /// Notes that what a reference gave ends.
+    pub fn ends(&mut self, reference: SecretRef, lifetime: Lifetime) {
+        self.lifetimes.insert(reference, lifetime);
+    }
+
+    /// For how long what these references gave is good; for ever if nothing is known to end.
+    pub fn lifetime_of<'a>(&self, references: impl IntoIterator<Item = &'a SecretRef>) -> Option<Lifetime> {
+        let lifetimes = references.into_iter().filter_map(|reference| self.lifetimes.get(reference).copied());
+        lifetimes.reduce(Lifetime::and)
+    }
+
     /// Whether a reference was tried, with whatever outcome.
     pub fn contains(&self, reference: &SecretRef) -> bool {
-        self.0.contains_key(reference)
+        self.loaded.contains_key(reference)
     }
 
     /// Notes what a reference gave.
     pub fn insert(&mut self, reference: SecretRef, outcome: Result<Secret, Unavailable>) {
-        self.0.insert(reference, outcome);
+        self.loaded.insert(reference, outcome);
     }
 
     /// The secret of a reference.
@@ -209,7 +312,7 @@ impl Secrets {
     /// # Errors
     /// Why there is none.
     pub fn get(&self, reference: &SecretRef) -> Result<Secret, Unavailable> {
-        self.0.get(reference).cloned().unwrap_or_else(|| Err(Unavailable(format!("{reference} was not loaded"))))
+        self.loaded.get(reference).cloned().unwrap_or_else(|| Err(Unavailable(format!("{reference} was not loaded"))))
     }
 
     /// The secret of a field.
@@ -238,7 +341,8 @@ impl Secrets {
 
 impl FromIterator<(SecretRef, Secret)> for Secrets {
     fn from_iter<I: IntoIterator<Item = (SecretRef, Secret)>>(iter: I) -> Self {
-        Self(iter.into_iter().map(|(reference, secret)| (reference, Ok(secret))).collect())
+        let loaded = iter.into_iter().map(|(reference, secret)| (reference, Ok(secret))).collect();
+        Self { loaded, lifetimes: HashMap::new() }
     }
 }
 
@@ -254,6 +358,9 @@ mod tests {
         assert_eq!(read(json!({"env": "A"})).unwrap(), SecretRef::Env { env: "A".into() });
         let command = read(json!({"command": ["vault", "read"], "expires": "1h"})).unwrap();
         assert_eq!(command.expires(), Some(Duration::from_secs(3600)));
+        let stored = read(json!({"store": "kv", "name": "db", "version": "3", "field": "password"})).unwrap();
+        assert_eq!(stored.to_string(), "secret db of store kv, version 3, field password");
+        assert!(!stored.is_operators() && command.is_operators());
         for value in [
             json!({}),
             json!({"env": "A", "file": "b"}),
@@ -261,6 +368,11 @@ mod tests {
             json!({"command": []}),
             json!({"command": ["x"], "expires": "1ms"}),
             json!({"enw": "A"}),
+            json!({"name": "A"}),
+            json!({"store": "A"}),
+            json!({"store": "A", "name": ""}),
+            json!({"store": "A", "name": "b", "env": "C"}),
+            json!({"sealed": "key", "env": "C"}),
         ] {
             assert!(read(value.clone()).is_err(), "{value}");
         }

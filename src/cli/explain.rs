@@ -111,6 +111,10 @@ fn explain(built: &Built, caller: &str, arguments: &Arguments) -> Result<Answer,
     let foreseen = |addresses| built.state.upstream.egress(addresses).and_then(|egress| egress.foresee(&destination));
     match routes.decide(&ask) {
         Decision::Deny(refusal) => denied(&refusal),
+        Decision::Wake(credential) => denied(&Refusal::new(
+            Code::SecretUnavailable,
+            format!("credential {} cannot be loaded from the store", credential.id),
+        )),
         Decision::Use(permit) => {
             if let Err(refusal) = foreseen(permit.allow_addresses()) {
                 return denied(&refusal);

@@ -137,7 +137,7 @@ enum Ended {
 fn variable_of(reference: &SecretRef) -> Option<String> {
     match reference {
         SecretRef::Env { env } => Some(env.clone()),
-        SecretRef::File { .. } | SecretRef::Command { .. } => None,
+        _ => None,
     }
 }
 

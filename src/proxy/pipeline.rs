@@ -1,5 +1,6 @@
 //! The pipeline: what happens to one request, from the moment its destination and its caller are known.
 
+use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,7 +24,7 @@ use super::spool::{Spooled, spool};
 use super::upgrade;
 use crate::base::body::{BoxError, Kept};
 use crate::base::{AnswerView, Body, BodyNeed, Clock, Code, Deps, Destination, Refusal, RequestView};
-use crate::route::{Ask, Caller, Decision, Passage, Permit, Receipt, RouteTable};
+use crate::route::{Ask, Caller, CredentialEntry, Decision, Passage, Permit, Receipt, RouteTable};
 use crate::upstream::{Egress, Upstream};
 
 /// A body up to here can be sent again after a refusal: API calls have less, uploads have more. One that was spooled can
@@ -130,8 +131,11 @@ impl Proxy {
         for credential in state.routes.credentials() {
             credential.adopt();
         }
-        let old = self.state.swap(Arc::new(state));
-        for credential in old.routes.credentials() {
+        let state = Arc::new(state);
+        let old = self.state.swap(Arc::clone(&state));
+        // What did not change is the same in both.
+        let kept: HashSet<_> = state.routes.credentials().iter().map(Arc::as_ptr).collect();
+        for credential in old.routes.credentials().iter().filter(|one| !kept.contains(&Arc::as_ptr(one))) {
             credential.retire();
         }
     }
@@ -208,7 +212,10 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
         account: account.as_deref(),
         route,
     };
-    let decision = call.decide(request.method(), request.uri(), request.headers());
+    let mut decision = call.decide(request.method(), request.uri(), request.headers());
+    if let Decision::Wake(credential) = decision {
+        decision = Box::pin(call.wake(&credential, &request)).await?;
+    }
     let on_upgrade = found.websocket.then(|| upgrade::of_request(&mut request));
     let (parts, body) = request.into_parts();
     let mut request = Request::from_parts(parts, Body::incoming(body));
@@ -220,6 +227,7 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
     let mut talk = None;
     let egress = match decision {
         Decision::Deny(refusal) => return Err(refusal),
+        Decision::Wake(credential) => return Err(unloaded(&credential.id, "it was changed again and again")),
         Decision::Pass(passage) => {
             observed = Some(passage);
             request = request.map(|body| judge_trailers(body, &[]));
@@ -228,6 +236,7 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
         Decision::Use(permit) => {
             record.binding = Some(Arc::clone(permit.binding()));
             record.credential = Some(Arc::clone(permit.credential()));
+            permit.usage().count(&caller.name, clock.now());
             let egress = state.upstream.egress(permit.allow_addresses())?;
             match permit.talk() {
                 Ok(asked) => talk = Some(asked),
@@ -300,6 +309,12 @@ impl Call<'_> {
             named: self.named,
             route: self.route,
         })
+    }
+
+    /// Brings the content of a credential that nobody used yet, and decides again.
+    async fn wake<B>(&self, credential: &CredentialEntry, request: &Request<B>) -> Result<Decision, Refusal> {
+        credential.wake().await.map_err(|error| unloaded(&credential.id, &error.0))?;
+        Ok(self.decide(request.method(), request.uri(), request.headers()))
     }
 
     /// Consumes the permit: obtains what signs, removes the caller's copies, hashes the body if need be, applies what the
@@ -440,6 +455,11 @@ impl Repeat {
         *request.uri_mut() = self.uri;
         Some(request)
     }
+}
+
+/// A credential's content cannot be brought now.
+fn unloaded(credential: &str, why: &str) -> Refusal {
+    Refusal::new(Code::SecretUnavailable, format!("credential {credential} cannot be used: {why}"))
 }
 
 fn too_many(state: &State) -> Refusal {

@@ -8,7 +8,8 @@ use http::Method;
 use ipnet::IpNet;
 
 use super::matcher::{HostPattern, PathPrefix};
-use crate::base::{Destination, Narrowing};
+use super::usage::Usage;
+use crate::base::{BoxFuture, Destination, Narrowing, Unavailable};
 use crate::scheme::{Kind, Scheme};
 use crate::token::Handle;
 
@@ -19,6 +20,10 @@ pub struct CredentialEntry {
     pub account: Arc<str>,
     /// Its id within the account.
     pub id: Arc<str>,
+    /// The version of its content; 0 where the configuration file declares it.
+    pub version: i64,
+    /// Who used it, and when.
+    pub usage: Arc<Usage>,
     /// The scheme's name.
     pub scheme: &'static str,
     /// The hosts it is used for, and no others.
@@ -30,6 +35,8 @@ pub struct CredentialEntry {
     /// Wildcards of `hosts` that mean a provider's own hosts, and not those that strangers own below the same domain.
     guarded: Vec<HostPattern>,
     readiness: ArcSwap<Readiness>,
+    /// Held by whoever brings the content.
+    waking: tokio::sync::Mutex<()>,
 }
 
 /// Whether a credential can sign.
@@ -39,13 +46,24 @@ pub enum Readiness {
     Ready(Arc<dyn Scheme>),
     /// It cannot, and why (never a secret).
     Unusable(String),
+    /// Its content rests in the encrypted store until somebody uses it.
+    Resting(Arc<dyn Waking>),
+}
+
+/// Brings the content of a credential from where it rests.
+pub trait Waking: Send + Sync + fmt::Debug {
+    /// What the credential is from now on.
+    ///
+    /// # Errors
+    /// When it cannot be told now; the next use tries again.
+    fn wake<'a>(&'a self, entry: &'a CredentialEntry) -> BoxFuture<'a, Result<Readiness, Unavailable>>;
 }
 
 impl Readiness {
     fn handles(&self) -> Vec<&Arc<Handle>> {
         match self {
             Self::Ready(scheme) => scheme.handles(),
-            Self::Unusable(_) => Vec::new(),
+            Self::Unusable(_) | Self::Resting(_) => Vec::new(),
         }
     }
 
@@ -64,13 +82,23 @@ impl CredentialEntry {
         Self {
             account: super::caller::DEFAULT_ACCOUNT.into(),
             id: id.into(),
+            version: 0,
+            usage: Arc::default(),
             scheme,
             hosts,
             enabled,
             is_strangers: |_| false,
             guarded: Vec::new(),
             readiness: ArcSwap::from_pointee(readiness),
+            waking: tokio::sync::Mutex::new(()),
         }
+    }
+
+    /// The same in an account of the encrypted store.
+    #[must_use]
+    pub fn stored(mut self, account: &Arc<str>, version: i64, usage: Arc<Usage>) -> Self {
+        (self.account, self.version, self.usage) = (Arc::clone(account), version, usage);
+        self
     }
 
     /// The same, except for hosts that strangers can own: these are meant by their whole name, or by a wildcard over a
@@ -116,11 +144,32 @@ impl CredentialEntry {
         self.readiness.load().retire();
     }
 
+    /// Brings its content if that rests in the store: once, however many ask.
+    ///
+    /// # Errors
+    /// When it cannot be brought now.
+    pub async fn wake(&self) -> Result<(), Unavailable> {
+        if !self.rests() {
+            return Ok(());
+        }
+        let _one = self.waking.lock().await;
+        let Readiness::Resting(waking) = &*self.readiness() else { return Ok(()) };
+        let readiness = waking.wake(self).await?;
+        self.set_readiness(readiness);
+        Ok(())
+    }
+
+    /// Whether its content was not used yet.
+    pub fn rests(&self) -> bool {
+        matches!(**self.readiness.load(), Readiness::Resting(_))
+    }
+
     /// Its scheme, when it can sign, without counting a reference to the whole state.
     pub(super) fn scheme_now(&self) -> Result<Arc<dyn Scheme>, String> {
         match &**self.readiness.load() {
             Readiness::Ready(scheme) => Ok(Arc::clone(scheme)),
             Readiness::Unusable(reason) => Err(reason.clone()),
+            Readiness::Resting(_) => Err("it was not loaded yet".to_owned()),
         }
     }
 }

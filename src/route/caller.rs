@@ -1,6 +1,6 @@
 //! Who is calling, proven by the channel: a token, the uid behind a unix socket, a client certificate.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -38,18 +38,18 @@ enum Proof {
 }
 
 impl Caller {
-    fn new(name: &str, proof: Proof) -> Self {
-        Self { name: name.into(), account: DEFAULT_ACCOUNT.into(), in_flight: Arc::default(), proof }
+    fn new(account: &str, name: &str, proof: Proof) -> Self {
+        Self { name: name.into(), account: account.into(), in_flight: Arc::default(), proof }
     }
 
     /// Whoever reaches a listener that asks for no proof.
     pub fn local() -> Self {
-        Self::new(LOCAL, Proof::None)
+        Self::new(DEFAULT_ACCOUNT, LOCAL, Proof::None)
     }
 
     /// The command that `run` started, under the name the operator gave it.
     pub fn same_user(name: &str) -> Self {
-        Self::new(name, Proof::SameUser)
+        Self::new(DEFAULT_ACCOUNT, name, Proof::SameUser)
     }
 
     /// Whether both are the same caller, proven in the same way.
@@ -58,9 +58,11 @@ impl Caller {
     }
 }
 
-/// One entry of `callers`, its token loaded.
+/// One entry of `callers`, or one of the encrypted store, its token loaded.
 #[derive(Debug)]
 pub struct CallerRule {
+    /// The account whose credentials it may be bound to.
+    pub account: String,
     /// The name.
     pub name: String,
     /// What proves it: see [`fingerprint`].
@@ -69,7 +71,7 @@ pub struct CallerRule {
 
 /// The SHA-256 of one kind of evidence. Looking a digest up instead of comparing tokens takes the same time
 /// whatever part of a guess is right.
-fn fingerprint(kind: &str, evidence: &[u8]) -> [u8; 32] {
+pub fn fingerprint(kind: &str, evidence: &[u8]) -> [u8; 32] {
     let mut context = Context::new(&SHA256);
     context.update(kind.as_bytes());
     context.update(&[0]);
@@ -82,17 +84,26 @@ fn fingerprint(kind: &str, evidence: &[u8]) -> [u8; 32] {
 impl CallerRule {
     /// A caller proven by a token.
     pub fn token(name: &str, token: &Secret) -> Self {
-        Self { name: name.into(), proofs: vec![fingerprint("token", token.expose())] }
+        Self::proven(name, fingerprint("token", token.expose()))
     }
 
     /// A caller proven by the uid behind a unix socket.
     pub fn uid(name: &str, uid: u32) -> Self {
-        Self { name: name.into(), proofs: vec![fingerprint("uid", &uid.to_be_bytes())] }
+        Self::proven(name, fingerprint("uid", &uid.to_be_bytes()))
     }
 
     /// A caller proven by a subject alternative name of its client certificate.
     pub fn client_cert(name: &str, san: &str) -> Self {
-        Self { name: name.into(), proofs: vec![fingerprint("san", san.as_bytes())] }
+        Self::proven(name, fingerprint("san", san.as_bytes()))
+    }
+
+    /// A caller of the configuration file that nothing proves at present.
+    pub fn unproven(name: &str) -> Self {
+        Self { account: DEFAULT_ACCOUNT.into(), name: name.into(), proofs: Vec::new() }
+    }
+
+    fn proven(name: &str, proof: [u8; 32]) -> Self {
+        Self { proofs: vec![proof], ..Self::unproven(name) }
     }
 }
 
@@ -100,7 +111,9 @@ impl CallerRule {
 #[derive(Debug, Default)]
 pub struct Callers {
     by_proof: HashMap<[u8; 32], Arc<Caller>>,
-    names: Vec<String>,
+    /// By account and name; a caller may have several proofs, or none at present.
+    names: HashSet<(String, String)>,
+    asked: bool,
 }
 
 impl Callers {
@@ -109,30 +122,51 @@ impl Callers {
         let mut callers = Self::default();
         for rule in rules {
             for proof in rule.proofs {
-                callers.by_proof.insert(proof, Arc::new(Caller::new(&rule.name, Proof::Shown(proof))));
+                let caller = Caller::new(&rule.account, &rule.name, Proof::Shown(proof));
+                callers.by_proof.insert(proof, Arc::new(caller));
             }
-            callers.names.push(rule.name);
+            callers.names.insert((rule.account, rule.name));
         }
+        callers.asked = !callers.names.is_empty();
         callers
     }
 
-    /// Whether no caller is listed, so that none is asked to prove itself.
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
+    /// The same, where callers are asked although none is listed yet.
+    #[must_use]
+    pub fn asking(mut self) -> Self {
+        self.asked = true;
+        self
     }
 
-    /// Whether a caller of that name is listed.
+    /// Whether none is asked to prove itself, since no caller is listed.
+    pub fn is_empty(&self) -> bool {
+        !self.asked
+    }
+
+    /// Whether a caller of that name is listed in the account of the configuration file.
     pub fn knows(&self, name: &str) -> bool {
-        self.names.iter().any(|known| known == name)
+        self.knows_in(DEFAULT_ACCOUNT, name)
+    }
+
+    /// Whether a caller of that name is listed in an account.
+    pub fn knows_in(&self, account: &str, name: &str) -> bool {
+        self.names.contains(&(account.to_owned(), name.to_owned()))
     }
 
     /// The listed caller of that name as if proven, for `explain` and the like.
     pub fn named(&self, name: &str) -> Option<Caller> {
-        if name == LOCAL && self.is_empty() {
+        self.named_in(DEFAULT_ACCOUNT, name)
+    }
+
+    /// The same of an account.
+    pub fn named_in(&self, account: &str, name: &str) -> Option<Caller> {
+        if name == LOCAL && self.is_empty() && account == DEFAULT_ACCOUNT {
             return Some(Caller::local());
         }
-        let proven = self.by_proof.values().find(|caller| &*caller.name == name);
-        proven.map(|caller| Caller::clone(caller)).or_else(|| self.knows(name).then(|| Caller::new(name, Proof::None)))
+        let is_it = |caller: &&Arc<Caller>| &*caller.name == name && &*caller.account == account;
+        let proven = self.by_proof.values().find(is_it);
+        let unproven = || self.knows_in(account, name).then(|| Caller::new(account, name, Proof::None));
+        proven.map(|caller| Caller::clone(caller)).or_else(unproven)
     }
 
     /// Who shows this token, if anybody may.

@@ -11,7 +11,9 @@ use md5::Digest as _;
 
 use super::binding::CredentialEntry;
 use crate::base::request::{BodyDigest, is_spelling_of};
-use crate::base::{Authorizer, BodyNeed, BoxFuture, Clock, Code, Destination, Refusal, RequestView};
+use crate::base::{
+    Authorizer, BodyNeed, BoxFuture, Clock, Code, Destination, Refusal, RequestSigner, RequestView, SignedRequest,
+};
 use crate::scheme::{Identity, Lender, Lent, LentToken};
 
 /// The credentials of one configuration, for each other.
@@ -49,6 +51,7 @@ impl Lending {
         }
         // It may be loaded again at any moment, so this is no verdict about it.
         let now = |why: String| Refusal::new(Code::TokenEndpointUnavailable, format!("credential {id}: {why}"));
+        entry.wake().await.map_err(|error| now(error.0))?;
         let scheme = entry.scheme_now().map_err(now)?;
         let mut token = None;
         let authorizer: Arc<dyn Authorizer> = match scheme.identity() {
@@ -91,6 +94,20 @@ impl Lending {
         parts.headers.remove(HOST);
         parts.headers.remove(CONTENT_LENGTH);
         Ok(Lent { request: Request::from_parts(parts, body), token })
+    }
+}
+
+impl RequestSigner for Lending {
+    fn sign<'a>(
+        &'a self,
+        credential: &'a str,
+        request: Request<Vec<u8>>,
+    ) -> BoxFuture<'a, Result<SignedRequest, Refusal>> {
+        Box::pin(async move {
+            let Lent { request, token } = self.signed(credential, request).await?;
+            let refused = token.map(|token| Box::new(move || token.refused()) as Box<dyn FnOnce() -> bool + Send>);
+            Ok(SignedRequest { request, refused })
+        })
     }
 }
 
@@ -187,7 +204,7 @@ mod tests {
     async fn a_request_is_signed_as_it_will_be_sent() {
         let entry = entry("a", "login.test", Arc::new(HashAuthorizer));
         let lending = lending([&entry]);
-        let lent = lending.sign("a", request()).await.unwrap();
+        let lent = lending.signed("a", request()).await.unwrap();
         // SHA-256 of `body` begins with 230d.
         assert_eq!(lent.request.headers()[AUTHORIZATION], "POST /x?y=1 login.test 4 230d");
         assert!(!lent.request.headers().contains_key(HOST) && lent.token.is_none());
@@ -199,28 +216,28 @@ mod tests {
     async fn a_query_key_goes_into_the_address() {
         let query = vec![("key".to_owned(), crate::base::Secret::new("k%261"))];
         let entry = entry("a", "*.test", Arc::new(Prepared::new(Mutations { query, ..Mutations::default() })));
-        let lent = lending([&entry]).sign("a", request()).await.unwrap();
+        let lent = lending([&entry]).signed("a", request()).await.unwrap();
         assert_eq!(lent.request.uri(), "https://login.test/x?y=1&key=k%261");
     }
 
     #[tokio::test]
     async fn what_is_for_another_host_or_not_there_lends_nothing() {
         let away = entry("a", "api.test", Arc::new(HashAuthorizer));
-        let refusal = lending([&away]).sign("a", request()).await.unwrap_err();
+        let refusal = lending([&away]).signed("a", request()).await.unwrap_err();
         assert_eq!(refusal.code, Code::DestinationForbidden);
         assert!(refusal.detail.contains("credential a is not for login.test; list it under its `hosts`"), "{refusal}");
-        let refusal = lending([&away]).sign("b", request()).await.unwrap_err();
+        let refusal = lending([&away]).signed("b", request()).await.unwrap_err();
         assert_eq!(refusal.code, Code::TokenEndpointUnavailable);
         let gone = lending([&entry("a", "login.test", Arc::new(HashAuthorizer))]);
         assert_eq!(
-            gone.sign("a", request()).await.unwrap_err().code,
+            gone.signed("a", request()).await.unwrap_err().code,
             Code::TokenEndpointUnavailable,
             "it keeps nobody alive"
         );
         let off = Readiness::Unusable("it is switched off".into());
         let hosts = vec![HostPattern::parse("login.test").unwrap()];
         let off = Arc::new(CredentialEntry::new("a", "test", hosts, false, off));
-        let refusal = lending([&off]).sign("a", request()).await.unwrap_err();
+        let refusal = lending([&off]).signed("a", request()).await.unwrap_err();
         assert!(refusal.detail.contains("it is switched off"), "{refusal}");
     }
 }

@@ -9,10 +9,12 @@ mod lending;
 mod matcher;
 mod permit;
 mod table;
+mod usage;
 
-pub use binding::{Binding, CredentialEntry, Readiness, Tie};
-pub use caller::{Caller, CallerRule, Callers, DEFAULT_ACCOUNT, LOCAL};
+pub use binding::{Binding, CredentialEntry, Readiness, Tie, Waking};
+pub use caller::{Caller, CallerRule, Callers, DEFAULT_ACCOUNT, LOCAL, fingerprint};
 pub use lending::Lending;
 pub use matcher::{HostPattern, PathPrefix, refuse_path_tricks};
 pub use permit::{Passage, Permit, Receipt, Signer, Talk};
 pub use table::{Ask, Decision, Gate, RouteTable, Unbound};
+pub use usage::{Usage, Uses};

@@ -7,6 +7,7 @@ use http::{HeaderName, StatusCode};
 use ipnet::IpNet;
 
 use super::binding::Binding;
+use super::usage::Usage;
 use crate::base::{AnswerView, Authorized, Authorizer, BodyNeed, Challenged, Code, Destination};
 use crate::base::{Refusal, RequestView, Verdict};
 use crate::scheme::{Foresight, Identity, Scheme};
@@ -33,6 +34,11 @@ impl Permit {
     /// The credential's id.
     pub fn credential(&self) -> &Arc<str> {
         &self.binding.credential.id
+    }
+
+    /// Where its uses are counted.
+    pub fn usage(&self) -> &Usage {
+        &self.binding.credential.usage
     }
 
     /// Addresses that this binding may reach though they are normally refused.

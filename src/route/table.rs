@@ -55,6 +55,8 @@ pub struct Ask<'a> {
 pub enum Decision {
     /// Sign with this.
     Use(Permit),
+    /// Bring the content of this credential, then decide again.
+    Wake(Arc<CredentialEntry>),
     /// Forward without a credential.
     Pass(Passage),
     /// Refuse.
@@ -263,7 +265,8 @@ impl RouteTable {
                 Decision::Deny(Refusal::bad_request("TRACE would send the credential back to the caller"))
             }
             Ok(Some(binding)) => match permit(binding, ask.destination) {
-                Ok(permit) => Decision::Use(permit),
+                Ok(Some(permit)) => Decision::Use(permit),
+                Ok(None) => Decision::Wake(Arc::clone(&binding.credential)),
                 Err(refusal) => Decision::Deny(refusal),
             },
             Ok(None) => match self.unbound(ask.destination, ask.named, Some((ask.method, ask.path))) {
@@ -336,6 +339,10 @@ impl RouteTable {
             if !binding.allows(ask.method) {
                 continue;
             }
+            if binding.narrowing.is_some() && binding.credential.rests() {
+                // Its own settings say what it is for; they are brought first.
+                return Ok(Some(binding));
+            }
             match outside_narrowing(binding, ask) {
                 None => return Ok(Some(binding)),
                 // Another binding may be for this service; if none is, this is why.
@@ -401,7 +408,8 @@ fn unknown(destination: &Destination) -> Refusal {
     )
 }
 
-fn permit(binding: &Arc<Binding>, destination: &Destination) -> Result<Permit, Refusal> {
+/// The permit; nothing while the credential's content rests in the store.
+fn permit(binding: &Arc<Binding>, destination: &Destination) -> Result<Option<Permit>, Refusal> {
     let credential = &binding.credential;
     if !credential.is_for(destination) {
         return Err(Refusal::new(
@@ -426,10 +434,13 @@ fn permit(binding: &Arc<Binding>, destination: &Destination) -> Result<Permit, R
     if !credential.enabled {
         return Err(Refusal::new(Code::CredentialUnknown, "the credential bound to this call is switched off"));
     }
+    if credential.rests() {
+        return Ok(None);
+    }
     let scheme = credential.scheme_now().map_err(|reason| {
         Refusal::new(Code::SecretUnavailable, format!("credential {} cannot be used: {reason}", credential.id))
     })?;
-    Ok(Permit::new(Arc::clone(binding), scheme, destination.clone()))
+    Ok(Some(Permit::new(Arc::clone(binding), scheme, destination.clone())))
 }
 
 fn refuse_method_overrides(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -594,6 +605,7 @@ mod tests {
         });
         match decision {
             Decision::Use(permit) => permit.binding().to_string(),
+            Decision::Wake(credential) => format!("wake {}", credential.id),
             Decision::Pass(passage) => format!("pass {:?}", passage.observed()),
             Decision::Deny(refusal) => refusal.code.as_str().to_owned(),
         }

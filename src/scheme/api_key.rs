@@ -6,7 +6,7 @@ use http::HeaderName;
 use serde::Deserialize;
 
 use super::placement::{self, Location, Place};
-use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, settings};
+use super::{Draft, Fields, Identity, Kind, Scheme, SettingsError, Setup, settings};
 use crate::base::{Authorizer, Mutations, Prepared};
 use crate::base::{SecretField, SecretRef, Unavailable};
 
@@ -16,6 +16,7 @@ pub(super) const KIND: Kind = Kind {
     default_hosts: &[],
     strangers: |_| false,
     narrows: None,
+    fields: Fields { secret: &["key", "additional[].key"], leading: &[], operators: &[] },
     parse: |value| {
         let settings: Settings = settings(value)?;
         settings.check()?;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::fields;
 use super::hosts::{self, overlap, shared, write_the_whole_name};
-use super::{Draft, Kind, Obtained, Scheme, SettingsError, Setup, at, is_reserved, settings};
+use super::{Draft, Fields, Kind, Obtained, Scheme, SettingsError, Setup, at, is_reserved, settings};
 use crate::base::{Authorizer, BoxFuture, ClientOptions, Destination, Mutations, Prepared, Public, Secret};
 use crate::base::{SecretField, SecretRef, Unavailable};
 use crate::token::{Failure, FailureKind, Pairs, Place, Reply, Service, Token, TokenSource, lifetime};
@@ -26,6 +26,11 @@ pub(super) const KIND: Kind = Kind {
     default_hosts: &[],
     strangers: |_| false,
     narrows: None,
+    fields: Fields {
+        secret: &["key_secret", "second.key_secret"],
+        leading: &["frontdoor_url", "region", "allow_cleartext"],
+        operators: &["allow_addresses"],
+    },
     parse: |value| {
         let settings: Settings = settings(value)?;
         settings.check()?;

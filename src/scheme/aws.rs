@@ -9,7 +9,7 @@ use http::HeaderName;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Draft, Foresight, Identity, Kind, Scheme, SettingsError, Setup, at, is_reserved, settings};
+use super::{Draft, Fields, Foresight, Identity, Kind, Scheme, SettingsError, Setup, at, is_reserved, settings};
 use crate::base::{Authorizer, Public, Refusal, RequestView, SecretField, SecretRef, Unavailable};
 use crate::sigv4::{self, OWNED_HEADERS, Payload, Signer};
 
@@ -19,6 +19,7 @@ pub(super) const KIND: Kind = Kind {
     default_hosts: DEFAULT_HOSTS,
     strangers: sigv4::is_strangers,
     narrows: NARROWS,
+    fields: Fields { secret: &["secret_key", "session_token"], leading: &[], operators: &[] },
     parse: |mut value| {
         let signing = take_signing(&mut value)?;
         let keys: Keys = settings(value)?;

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::aws::{DEFAULT_HOSTS, NARROWS, check_access_key, foresight, take_signing};
-use super::{Draft, Foresight, Identity, Introduction, Kind, Scheme, SettingsError, Setup, at, settings};
+use super::{Draft, Fields, Foresight, Identity, Introduction, Kind, Scheme, SettingsError, Setup, at, settings};
 use crate::base::{BoxFuture, Code, Public, Refusal, RequestView, SecretField, SecretRef, Text, Unavailable};
 use crate::sigv4::{self, OWNED_HEADERS, Skew};
 use crate::token::aws::{
@@ -30,6 +30,11 @@ pub(super) const KIND: Kind = Kind {
     default_hosts: DEFAULT_HOSTS,
     strangers: sigv4::is_strangers,
     narrows: NARROWS,
+    fields: Fields {
+        secret: &["secret_key", "session_token"],
+        leading: &["sts_endpoint", "allow_cleartext"],
+        operators: &["allow_addresses", "profile", "web_identity"],
+    },
     parse: |mut value| {
         let signing = take_signing(&mut value)?;
         let own: Own = settings(value)?;
@@ -316,9 +321,7 @@ impl Settings {
             inputs.push((reference.to_string(), setup.secrets.get(reference)?.expose().to_vec()));
         }
         // A digest, so that no copy of a secret is kept here.
-        let digest = inputs
-            .iter()
-            .fold(KeyBuilder::new(setup.account, setup.credential), |key, (name, value)| key.with(name, value));
+        let digest = inputs.iter().fold(setup.key(), |key, (name, value)| key.with(name, value));
         let (digest, account, credential) =
             (digest.finish().hex(), setup.account.to_owned(), setup.credential.to_owned());
         inputs.into_iter().for_each(|(_, value)| drop(zeroize::Zeroizing::new(value)));

@@ -18,12 +18,12 @@ use serde_json::{Map, Value};
 use self::audience::{Audience, Cloud, Target};
 use super::bearer::{Bearer, Supplied};
 use super::fields::endpoint;
-use super::{Draft, Foresight, Identity, Kind, Scheme, SettingsError, Setup, at, hosts, settings};
+use super::{Draft, Fields, Foresight, Identity, Kind, Scheme, SettingsError, Setup, at, hosts, settings};
 use crate::base::{AnswerView, Authorized, Authorizer, BoxFuture, ClientOptions, Mutations, Random};
 use crate::base::{Public, Refusal, RequestView, Secret, SecretField, SecretRef, Text, Unavailable, Verdict};
 use crate::token::{
     Algorithm, Assertion, AssertionParts, Certificate, ClientAuth, Endpoint, Failure, FailureKind, Grant, Handle,
-    IdentityId, KeyBuilder, ManagedIdentity, Param, PrivateKey, Resting, SigningKey, Token, TokenRequest, TokenSource,
+    IdentityId, ManagedIdentity, Param, PrivateKey, Resting, SigningKey, Token, TokenRequest, TokenSource,
 };
 
 pub(super) const KIND: Kind = Kind {
@@ -32,6 +32,11 @@ pub(super) const KIND: Kind = Kind {
     default_hosts: &[],
     strangers: |_| false,
     narrows: None,
+    fields: Fields {
+        secret: &["client_secret", "certificate", "key", "key_password"],
+        leading: &["authority", "token_url", "cloud", "tenant", "allow_cleartext", "allow_foreign_hosts"],
+        operators: &["allow_addresses", "federated_token_file", "workload_identity", "managed_identity"],
+    },
     parse: |value| {
         let settings: Settings = settings(value)?;
         let target = settings.check()?;
@@ -279,7 +284,7 @@ impl Draft for Azure {
     }
 
     fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {
-        let mut key = KeyBuilder::new(setup.account, setup.credential).with("settings", format!("{self:?}"));
+        let mut key = setup.key().with("settings", format!("{self:?}"));
         for reference in self.references() {
             key = key.with(&reference.to_string(), setup.secrets.get(reference)?.expose());
         }

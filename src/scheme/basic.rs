@@ -9,7 +9,7 @@ use http::header::{AUTHORIZATION, HeaderValue};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{Draft, Identity, Kind, Scheme, Setup, at, settings};
+use super::{Draft, Fields, Identity, Kind, Scheme, Setup, at, settings};
 use crate::base::{Authorizer, Mutations, Prepared, Secret};
 use crate::base::{Public, SecretField, SecretRef, Unavailable};
 
@@ -19,6 +19,7 @@ pub(super) const KIND: Kind = Kind {
     default_hosts: &[],
     strangers: |_| false,
     narrows: None,
+    fields: Fields { secret: &["password"], leading: &[], operators: &[] },
     parse: |value| {
         let settings: Settings = settings(value)?;
         if let Public::Literal(username) = &settings.username {

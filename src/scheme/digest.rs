@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use self::session::{Account, Session};
 use self::spaces::Spaces;
-use super::{Draft, Foresight, Identity, Kind, Scheme, Setup, at, settings};
+use super::{Draft, Fields, Foresight, Identity, Kind, Scheme, Setup, at, settings};
 use crate::base::{Authorizer, Challenge, Challenged, Code, Holds, Mutations, Random, Refusal, RequestView};
 use crate::base::{Public, SecretField, SecretRef, Unavailable};
 
@@ -27,6 +27,7 @@ pub(super) const KIND: Kind = Kind {
     default_hosts: &[],
     strangers: |_| false,
     narrows: None,
+    fields: Fields { secret: &["password"], leading: &["forbid_md5"], operators: &[] },
     parse: |value| {
         let settings: Settings = settings(value)?;
         if let Public::Literal(username) = &settings.username {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::bearer::{Bearer, Supplied};
 use super::fields::endpoint;
 use super::hosts::{self, name, overlap};
-use super::{Draft, Foresight, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
+use super::{Draft, Fields, Foresight, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
 use crate::base::{Authorizer, BoxFuture, ClientOptions, Random};
 use crate::base::{Public, Refusal, RequestView, SecretField, SecretRef, Unavailable};
 use crate::token::{
@@ -27,6 +27,11 @@ pub(super) const KIND: Kind = Kind {
     default_hosts: &[],
     strangers: |_| false,
     narrows: None,
+    fields: Fields {
+        secret: &["refresh_token", "client_secret", "second.client_secret"],
+        leading: &["token_url", "zone", "shard", "allow_cleartext"],
+        operators: &["allow_addresses"],
+    },
     parse: |value| {
         let settings: Settings = settings(value)?;
         settings.check()?;
@@ -268,7 +273,7 @@ impl Draft for Settings {
                 ))
             }
         };
-        let mut key = KeyBuilder::new(setup.account, setup.credential).with("settings", format!("{self:?}"));
+        let mut key = setup.key().with("settings", format!("{self:?}"));
         for reference in self.references() {
             key = key.with(&reference.to_string(), setup.secrets.get(reference)?.expose());
         }

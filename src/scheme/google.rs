@@ -22,7 +22,7 @@ use self::document::{Form, PUBLIC, is_strangers};
 use self::plan::{METADATA_HOST, Plan};
 use super::fields::{self, OneOrMany};
 use super::hosts::{self, is_below, is_wildcard, name, shared, write_the_whole_name};
-use super::{Draft, Kind, Obtained, Scheme, SettingsError, Setup, at, settings};
+use super::{Draft, Fields, Kind, Obtained, Scheme, SettingsError, Setup, at, settings};
 use crate::base::{Destination, Host, Public, SecretField, SecretRef, Text, Unavailable};
 
 pub(super) const KIND: Kind = Kind {
@@ -32,6 +32,11 @@ pub(super) const KIND: Kind = Kind {
     default_hosts: &["*.googleapis.com"],
     strangers: is_strangers,
     narrows: None,
+    fields: Fields {
+        secret: &["service_account", "external_account", "authorized_user"],
+        leading: &["token_url", "iam_url", "universe_domain", "allow_cleartext"],
+        operators: &["allow_addresses", "metadata", "metadata_url"],
+    },
     parse: |value| {
         let settings: Settings = settings(value)?;
         settings.check()?;

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use super::assertion::{AssertionKeys, Claims};
 use super::fields::{AdditionalHeaders, endpoint};
 use super::placement::{self, Location, Place};
-use super::{Draft, Kind, Obtained, Scheme, SettingsError, Setup, at, settings};
+use super::{Draft, Fields, Kind, Obtained, Scheme, SettingsError, Setup, at, settings};
 use crate::base::{Authorizer, BoxFuture, ClientOptions, Mutations, Prepared, Public, Random, Secret};
 use crate::base::{SecretField, SecretRef, Unavailable};
 use crate::token::{Assertion, Failure, FailureKind, PrivateKey, Service, SigningKey, Token, TokenSource, expiry};
@@ -28,6 +28,19 @@ pub(super) const KIND: Kind = Kind {
     default_hosts: &[],
     strangers: |_| false,
     narrows: None,
+    fields: Fields {
+        secret: &[
+            "signing_key",
+            "signing_key_password",
+            "shared_secret",
+            "basic_auth_password",
+            "api_key.key",
+            "api_key.additional[].key",
+            "additional_headers.*",
+        ],
+        leading: &["token_url", "allow_cleartext"],
+        operators: &["allow_addresses"],
+    },
     parse: |mut value| {
         let signed = AssertionKeys::among(&mut value)?;
         let settings = Settings { signed, ..settings(value)? };

@@ -16,7 +16,7 @@ use self::body::{Tree, form};
 use self::inject::{Inject, Injection};
 use self::session::{Borrowed, Login, Session, Wanted};
 use self::settings::{Basic, Settings, Spot};
-use super::{Draft, Kind, Loan, Obtained, Scheme, Setup, basic};
+use super::{Draft, Fields, Kind, Loan, Obtained, Scheme, Setup, basic};
 use crate::base::{ClientOptions, Destination, Public, Secret, SecretField, SecretRef, Unavailable};
 use crate::token::Service;
 
@@ -26,6 +26,11 @@ pub(super) const KIND: Kind = Kind {
     default_hosts: &[],
     strangers: |_| false,
     narrows: None,
+    fields: Fields {
+        secret: &["client_certificate", "client_key", "basic.password", "form.*", "json.**", "additional_headers.*"],
+        leading: &["login_url", "credential", "allow_cleartext"],
+        operators: &["allow_addresses"],
+    },
     parse: |value| {
         let settings: Settings = super::settings(value)?;
         settings.check()?;

@@ -37,6 +37,9 @@ mod ntlm;
 mod oauth2;
 mod oracle;
 mod placement;
+mod sealing;
+
+pub use sealing::{SealError, Sealed, Stored, is_at, seal};
 
 /// Every scheme there is.
 pub static KINDS: &[Kind] = &[
@@ -68,8 +71,21 @@ pub struct Kind {
     pub strangers: fn(&str) -> bool,
     /// Where a binding may narrow it to `services`, `regions` and `actions`: judges a request as far as it tells these by itself.
     pub narrows: Option<Narrows>,
+    /// Which of its keys are more than words.
+    pub fields: Fields,
     /// Reads and checks the scheme's own keys.
     pub parse: fn(serde_json::Value) -> Result<Box<dyn Draft>, SettingsError>,
+}
+
+/// Keys of a scheme by what they hold, as paths such as `additional[].key`; `*` is any member, `**` whatever is below.
+#[derive(Debug, Clone, Copy)]
+pub struct Fields {
+    /// What is secret, or may be: kept encrypted and shown to nobody.
+    pub secret: &'static [&'static str],
+    /// What decides where a secret goes: changed only together with the secrets.
+    pub leading: &'static [&'static str],
+    /// What reads this host's own files, keys and networks: written by the operator in the configuration file alone.
+    pub operators: &'static [&'static str],
 }
 
 /// Judges a request without a credential's own settings.
@@ -160,6 +176,8 @@ pub struct Setup<'a> {
     pub account: &'a str,
     /// The credential's id.
     pub credential: &'a str,
+    /// The version of its content; 0 where the configuration file declares it.
+    pub version: i64,
     /// What its references gave.
     pub secrets: &'a Secrets,
     /// What it may use.
@@ -167,10 +185,16 @@ pub struct Setup<'a> {
 }
 
 impl Setup<'_> {
+    /// Begins the key of a token with whose it is.
+    fn key(&self) -> KeyBuilder {
+        let key = KeyBuilder::new(self.account, self.credential);
+        if self.version > 0 { key.with("version", self.version.to_be_bytes()) } else { key }
+    }
+
     /// Begins the key of a token with every key of the settings as it is written, and what every reference gave: nothing
     /// that changes the token is left out.
     fn token_key(&self, settings: &dyn Draft) -> Result<KeyBuilder, Unavailable> {
-        let mut key = KeyBuilder::new(self.account, self.credential).with("settings", format!("{settings:?}"));
+        let mut key = self.key().with("settings", format!("{settings:?}"));
         for reference in settings.references() {
             key = key.with(&reference.to_string(), self.secrets.get(reference)?.expose());
         }
@@ -406,6 +430,6 @@ mod tests {
             state: Arc::new(StateDirectory::new("state".into(), None, Arc::default()).unwrap()),
             lender: Arc::new(NoLender),
         };
-        draft.build(&Setup { account: "default", credential: "c", secrets, outside: &outside })
+        draft.build(&Setup { account: "default", credential: "c", version: 0, secrets, outside: &outside })
     }
 }

@@ -22,7 +22,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::signature_algorithm::RsaSsaPssParams;
 use zeroize::Zeroizing;
 
-use super::{Draft, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
+use super::{Draft, Fields, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
 use crate::base::destination::Protocol;
 use crate::base::{
     Authorized, Authorizer, Challenge, Challenged, Code, Holds, Mutations, Random, Refusal, RequestView,
@@ -35,6 +35,7 @@ pub(super) const KIND: Kind = Kind {
     default_hosts: &[],
     strangers: |_| false,
     narrows: None,
+    fields: Fields { secret: &["password"], leading: &["domain"], operators: &[] },
     parse: |value| {
         let settings: Settings = settings(value)?;
         settings.check()?;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::assertion::{AssertionKeys, Claims};
 use super::fields::{AdditionalHeaders, OneOrMany, endpoint, is_confidential};
-use super::{Draft, Kind, Obtained, Scheme, SettingsError, Setup, at, bearer, settings};
+use super::{Draft, Fields, Kind, Obtained, Scheme, SettingsError, Setup, at, bearer, settings};
 use crate::base::{Authorizer, BoxFuture, ClientOptions, Mutations, Prepared, Protocol, Random, Secret};
 use crate::base::{Public, SecretField, SecretRef, Unavailable};
 use crate::token::{
@@ -26,6 +26,23 @@ pub(super) const KIND: Kind = Kind {
     default_hosts: &[],
     strangers: |_| false,
     narrows: None,
+    fields: Fields {
+        secret: &[
+            "client_secret",
+            "client_password",
+            "client_certificate",
+            "client_key",
+            "token",
+            "signing_key",
+            "signing_key_password",
+            "client_assertion.signing_key",
+            "client_assertion.signing_key_password",
+            "additional_params.*",
+            "additional_headers.*",
+        ],
+        leading: &["token_url", "allow_cleartext"],
+        operators: &["allow_addresses"],
+    },
     parse: |mut value| {
         let assertion = AssertionKeys::among(&mut value)?;
         let settings = Settings { assertion, ..settings(value)? };

@@ -14,7 +14,7 @@ use self::principal::Session;
 use self::signer::{Covers, Signer, SigningKey, X_CONTENT_SHA256};
 use self::workload::{TOKEN_FILE, Workload};
 use super::fields::endpoint;
-use super::{Draft, Foresight, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
+use super::{Draft, Fields, Foresight, Identity, Kind, Scheme, SettingsError, Setup, at, settings};
 use crate::base::{Authorizer, Environment, Refusal, RequestView, Secret};
 use crate::base::{Public, SecretField, SecretRef, Unavailable};
 use crate::token::{Handle, PrivateKey, Resting, TokenSource};
@@ -31,6 +31,11 @@ pub(super) const KIND: Kind = Kind {
     default_hosts: hosts::DOMAINS,
     strangers: hosts::is_strangers,
     narrows: None,
+    fields: Fields {
+        secret: &["private_key", "password", "security_token", "service_account_token"],
+        leading: &["federation_url", "metadata_url", "allow_cleartext"],
+        operators: &["allow_addresses", "principal"],
+    },
     parse: |value| {
         let settings: Settings = settings(value)?;
         settings.check()?;

@@ -101,7 +101,7 @@ pub(super) fn built(kind: &Kind, settings: Value, network: &Network) -> Result<A
         state: Arc::new(StateDirectory::new("state".into(), None, Arc::default()).unwrap()),
         lender: Arc::new(OneLender),
     };
-    let setup = Setup { account: "default", credential: "c", secrets: &secrets, outside: &outside };
+    let setup = Setup { account: "default", credential: "c", version: 0, secrets: &secrets, outside: &outside };
     draft.build(&setup).map_err(|error| error.0)
 }
 

@@ -288,6 +288,7 @@ impl World {
             clock: Arc::new(clock.clone()),
             random: Arc::new(NoJitter),
             environment: Arc::new(ProcessEnvironment),
+            audit: Arc::new(crate::base::NoAudit),
         };
         let tokens = Tokens::with(&deps, Box::new(queue.clone()));
         let mut world = Self {

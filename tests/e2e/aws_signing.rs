@@ -64,7 +64,7 @@ fn signer(row: &Value) -> Arc<dyn Authorizer> {
     }
     let outside = outside(Deps::system());
     let secrets: Secrets = secrets.into_iter().collect();
-    let setup = Setup { account: "default", credential: "row", secrets: &secrets, outside: &outside };
+    let setup = Setup { account: "default", credential: "row", version: 0, secrets: &secrets, outside: &outside };
     let scheme = (find("aws").unwrap().parse)(settings).unwrap().build(&setup).unwrap();
     let Identity::Fixed(authorizer) = scheme.identity() else { panic!("keys are fixed") };
     Arc::clone(authorizer)

@@ -629,7 +629,7 @@ fn ours(row: &Value, random: [u8; 33]) -> String {
         lender: Arc::new(countersign::route::Lending::new(Deps::system().clock, Default::default())),
     };
     let secrets = [(SecretRef::Env { env: "P".into() }, Secret::new(text("password")))].into_iter().collect();
-    let setup = Setup { account: "default", credential: "row", secrets: &secrets, outside: &outside };
+    let setup = Setup { account: "default", credential: "row", version: 0, secrets: &secrets, outside: &outside };
     let settings = json!({ "username": text("username"), "password": { "env": "P" } });
     let scheme = (find("digest").unwrap().parse)(settings).unwrap().build(&setup).unwrap();
     let Identity::Challenged(challenged) = scheme.identity() else { panic!("digest is asked") };

@@ -500,7 +500,7 @@ fn one_wrong_byte_of_the_proof_of_the_integrity_code_or_of_what_they_cover_is_re
     let mut judge = Judge::start(&python, &scene);
     let secrets = [(SecretRef::Env { env: "P".into() }, Secret::new(PASSWORD))].into_iter().collect();
     let outside = outside(Deps::system());
-    let setup = Setup { account: "default", credential: "anna", secrets: &secrets, outside: &outside };
+    let setup = Setup { account: "default", credential: "anna", version: 0, secrets: &secrets, outside: &outside };
     let settings = json!({ "username": r"INTRANET\anna", "password": { "env": "P" } });
     let scheme = (find("ntlm").unwrap().parse)(settings).unwrap().build(&setup).unwrap();
     let Identity::Challenged(challenged) = scheme.identity() else { panic!("NTLM is asked") };

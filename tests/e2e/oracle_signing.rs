@@ -72,7 +72,7 @@ fn scheme(key: &Value, token: Option<&str>) -> Arc<dyn Scheme> {
     let secret = |(name, value): (&str, &str)| (SecretRef::Env { env: name.into() }, Secret::new(value));
     let secrets: Secrets = secrets.into_iter().map(secret).collect();
     let outside = outside(Deps { clock: Arc::new(Early(std::time::Instant::now())), ..Deps::system() });
-    let setup = Setup { account: "default", credential: "row", secrets: &secrets, outside: &outside };
+    let setup = Setup { account: "default", credential: "row", version: 0, secrets: &secrets, outside: &outside };
     (find("oracle").unwrap().parse)(settings).unwrap().build(&setup).unwrap()
 }
 
