@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use http::Method;
 
+use super::file::FilePart;
 use super::watch::Fingerprints;
+use crate::api::Declared;
 use crate::base::{Deps, HttpClients, Narrowing};
 use crate::base::{Lifetime, SecretRef, Secrets};
 use crate::config::{CallerProof, CallerSettings, Config, ConfigError, CredentialSettings};
@@ -44,6 +46,8 @@ pub struct Parts<'a> {
 pub struct Built {
     /// For the proxy.
     pub state: State,
+    /// What the route table is made of, to be made again with what the store adds.
+    pub file: Arc<FilePart>,
     /// For the listeners.
     pub doors: Vec<Door>,
     /// Limits of connections.
@@ -56,10 +60,6 @@ pub struct Built {
     pub warnings: Vec<ConfigError>,
     /// Credentials whose secrets expire, to be loaded again in time.
     pub expiring: Vec<Expiring>,
-    /// What those are prepared with.
-    pub outside: Outside,
-    /// Where secrets are read from.
-    pub sources: Sources,
     /// Files whose change means a reload, as they were before they were read.
     pub seen: Fingerprints,
 }
@@ -83,7 +83,8 @@ pub struct Expiring {
 /// Every mistake that the whole shows and the parts do not.
 pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<ConfigError>> {
     let mut builder = Builder::new(config, parts.deps).await;
-    let callers = builder.callers(parts.private.as_ref());
+    let rules = builder.callers(parts.private.as_ref());
+    let callers = Callers::new(rules.clone());
     let upstream = builder.upstream(&parts);
     let outside = builder.outside(&parts, upstream.as_ref());
     let credentials = builder.credentials(outside.as_ref());
@@ -97,7 +98,9 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
     }
     builder.check_private(parts.private.as_ref(), &credentials, &callers);
     let unbound = builder.config.unbound;
-    let table = RouteTable::new(bindings, credentials.into_values().collect(), callers, unbound);
+    let bindings: Vec<Arc<Binding>> = bindings.into_iter().map(Arc::new).collect();
+    let credentials: Vec<_> = credentials.into_values().collect();
+    let table = RouteTable::new(bindings.clone(), credentials.clone(), callers, unbound);
     let table = table.map_err(|ties| {
         for tie in ties {
             let path = builder.paths.get(&*tie.second).cloned().unwrap_or_else(|| "bindings".to_owned());
@@ -105,7 +108,21 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
         }
     });
     match (table, upstream, outside, builder.errors.is_empty()) {
-        (Ok(routes), Some(upstream), Some(outside), true) => Ok(builder.finish(routes, upstream, outside, doors)),
+        (Ok(routes), Some(upstream), Some(outside), true) => {
+            let file = FilePart {
+                bindings,
+                credentials,
+                declared: std::mem::take(&mut builder.declared),
+                callers: rules,
+                asks: false,
+                unbound,
+                outside,
+                sources: builder.sources.clone(),
+                tokens: builder.config.tokens.clone(),
+                upstream,
+            };
+            Ok(builder.finish(routes, file, doors))
+        }
         _ => Err(builder.errors),
     }
 }
@@ -132,6 +149,7 @@ pub(super) struct Builder {
     pub(super) config: Config,
     pub(super) secrets: Secrets,
     sources: Sources,
+    declared: Vec<Declared>,
     pub(super) errors: Vec<ConfigError>,
     unresolved: Vec<ConfigError>,
     warnings: Vec<ConfigError>,
@@ -151,6 +169,7 @@ impl Builder {
             seen: Fingerprints::take(files(&config)),
             secrets: sources.load_all(config.references()).await,
             sources,
+            declared: Vec::new(),
             config,
             errors: Vec::new(),
             unresolved: Vec::new(),
@@ -165,7 +184,7 @@ impl Builder {
         self.errors.push(self.config.document.error(path, message));
     }
 
-    fn callers(&mut self, private: Option<&(String, Option<String>)>) -> Callers {
+    fn callers(&mut self, private: Option<&(String, Option<String>)>) -> Vec<CallerRule> {
         let mut rules = Vec::new();
         for (index, CallerSettings { name, proof }) in self.config.callers.iter().enumerate() {
             rules.push(match proof {
@@ -195,7 +214,7 @@ impl Builder {
                 }
             }
         }
-        Callers::new(rules)
+        rules
     }
 
     /// What schemes obtain tokens with; nothing when the way out or the state directory is set up wrongly.
@@ -278,6 +297,14 @@ impl Builder {
                 let warning = format!("{} has no hosts, so it signs nothing; list them under `hosts`", settings.id);
                 self.warnings.push(self.config.document.error(&path, warning));
             }
+            self.declared.push(Declared {
+                id: settings.id.clone(),
+                scheme: settings.kind.name,
+                hosts: settings.hosts.iter().map(ToString::to_string).collect(),
+                tags: settings.tags.clone(),
+                description: settings.description.clone(),
+                enabled: settings.enabled,
+            });
             let CredentialSettings { id, kind, hosts, enabled, draft, .. } = settings;
             let build = |outside: &Outside| {
                 let account = crate::route::DEFAULT_ACCOUNT;
@@ -513,12 +540,12 @@ impl Builder {
         }
     }
 
-    fn finish(self, routes: RouteTable, upstream: Arc<Upstream>, outside: Outside, doors: Vec<Door>) -> Built {
+    fn finish(self, routes: RouteTable, file: FilePart, doors: Vec<Door>) -> Built {
         let limits = &self.config.limits;
         Built {
             state: State {
                 routes,
-                upstream,
+                upstream: Arc::clone(&file.upstream),
                 limits: Limits {
                     caller_requests: limits.caller_requests,
                     hashed_body: limits.hashed_body,
@@ -537,8 +564,7 @@ impl Builder {
             unresolved: self.unresolved,
             warnings: self.warnings,
             expiring: self.expiring,
-            outside,
-            sources: self.sources,
+            file: Arc::new(file),
             seen: self.seen,
         }
     }

@@ -3,9 +3,19 @@
 //! **The only room that knows both the configuration and what is made of it; never handles a request.**
 
 mod build;
+#[allow(dead_code, reason = "wired with the store")]
+mod engine;
+#[allow(dead_code, reason = "wired with the store")]
+mod file;
 mod introduce;
 mod refresh;
+#[allow(dead_code, reason = "wired with the store")]
+mod routes;
 mod serve;
+#[allow(dead_code, reason = "wired with the store")]
+mod stored;
+#[allow(dead_code, reason = "wired with the store")]
+mod test;
 mod watch;
 
 pub use build::{Built, Parts, build};

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::build::Expiring;
+use crate::base::{BoxFuture, Secrets};
 use crate::route::Readiness;
 use crate::scheme::{Outside, Setup};
 use crate::source::Sources;
@@ -13,8 +14,17 @@ use crate::source::Sources;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// Secrets of a credential that no source gives: those of the encrypted store.
+pub(super) type Held = Box<dyn Fn() -> BoxFuture<'static, Secrets> + Send + Sync>;
+
+/// For credentials that the configuration file declares.
+fn nothing_held() -> Held {
+    Box::new(|| Box::pin(async { Secrets::default() }))
+}
+
 /// Keeps one credential usable: loads its secrets again before they expire, and as long as they cannot be loaded.
-pub(super) async fn keep_fresh(expiring: Expiring, sources: Sources, outside: Outside) {
+/// `held` gives the secrets that come from nowhere else.
+pub(super) async fn keep_fresh(expiring: Expiring, held: Held, sources: Sources, outside: Outside) {
     let Expiring { entry, draft, lifetime, loaded } = expiring;
     let mut expires = Instant::now();
     let mut due = Instant::now() + FIRST_PAUSE;
@@ -26,7 +36,8 @@ pub(super) async fn keep_fresh(expiring: Expiring, sources: Sources, outside: Ou
     loop {
         tokio::time::sleep_until(due).await;
         let began = Instant::now();
-        let secrets = sources.load_all(draft.references()).await;
+        let mut secrets = held().await;
+        sources.load_into(&mut secrets, draft.references()).await;
         let setup = Setup {
             account: &entry.account,
             credential: &entry.id,
@@ -70,7 +81,7 @@ impl Keepers {
     pub(super) fn start(expiring: Vec<Expiring>, sources: &Sources, outside: &Outside) -> Self {
         let mut keepers = Self::default();
         for expiring in expiring {
-            keepers.tasks.spawn(keep_fresh(expiring, sources.clone(), outside.clone()));
+            keepers.tasks.spawn(keep_fresh(expiring, nothing_held(), sources.clone(), outside.clone()));
         }
         keepers
     }
@@ -81,7 +92,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::base::{Deps, Lifetime, Secrets};
+    use crate::base::{Deps, Lifetime};
     use crate::route::CredentialEntry;
     use crate::scheme;
     use crate::token::{StateDirectory, Tokens};
@@ -140,7 +151,7 @@ mod tests {
         let unusable = Readiness::Unusable("not yet".into());
         let entry = Arc::new(CredentialEntry::new("c", "api_key", vec![], true, unusable));
         let expiring = Expiring { entry: Arc::clone(&entry), draft, lifetime: None, loaded: false };
-        let mut keeping = std::pin::pin!(keep_fresh(expiring, Sources::new(Deps::system()), outside()));
+        let mut keeping = std::pin::pin!(keep_fresh(expiring, nothing_held(), Sources::new(Deps::system()), outside()));
         assert!(tokio::time::timeout(Duration::from_secs(90), keeping.as_mut()).await.is_err());
         std::fs::write(&file, "k").unwrap();
         keeping.await;

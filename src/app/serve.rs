@@ -161,7 +161,7 @@ impl App {
         if let Authority::OnDisk(settings) = &authority {
             ca::write_bundle(&settings.bundle_path(), &roots, &ca)?;
         }
-        let Built { state, doors, limits, drain, expiring, outside, sources, mut seen, .. } = built;
+        let Built { state, file, doors, limits, drain, expiring, mut seen, .. } = built;
         let proxy = Arc::new(Proxy::new(state, deps.clone()));
         let shared = Arc::new(Shared::new(proxy, Arc::clone(&deps.clock), Some(ca), limits));
         seen.extend(own_file);
@@ -169,7 +169,7 @@ impl App {
         let mut app = Self {
             seen,
             refused: Fingerprints::default(),
-            keepers: Keepers::start(expiring, &sources, &outside),
+            keepers: Keepers::start(expiring, &file.sources, &file.outside),
             tokens,
             deps,
             path: path.map(Path::to_owned),
@@ -352,7 +352,7 @@ impl App {
         ca::write_bundle(&ca_settings.bundle_path(), &roots, &ca)?;
         // From here on nothing fails.
         report(&built);
-        let Built { state, doors, limits, drain, expiring, outside, sources, mut seen, .. } = built;
+        let Built { state, file, doors, limits, drain, expiring, mut seen, .. } = built;
         self.authority = Authority::OnDisk(ca_settings);
         if self.shared.ca().is_none_or(|old| old.pem() != ca.pem()) {
             self.shared.set_ca(Some(ca));
@@ -360,7 +360,7 @@ impl App {
         self.roots = roots;
         self.shared.set_limits(limits);
         self.shared.proxy.replace(state);
-        self.keepers = Keepers::start(expiring, &sources, &outside);
+        self.keepers = Keepers::start(expiring, &file.sources, &file.outside);
         self.drain = drain;
         seen.extend(Some(own_file));
         self.seen = seen;

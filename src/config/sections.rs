@@ -47,6 +47,8 @@ pub struct Config {
     pub tokens: crate::token::Settings,
     /// Limits.
     pub limits: LimitSettings,
+    /// The encrypted store, where it is asked for; the admin listener brings one with it.
+    pub store: Option<crate::store::Settings>,
 }
 
 /// The `admin` section.
@@ -196,7 +198,7 @@ impl Default for LimitSettings {
     }
 }
 
-const SECTIONS: [&str; 11] = [
+const SECTIONS: [&str; 12] = [
     "listeners",
     "admin",
     "ca",
@@ -208,6 +210,7 @@ const SECTIONS: [&str; 11] = [
     "upstream",
     "tokens",
     "limits",
+    "store",
 ];
 
 impl Config {
@@ -235,6 +238,7 @@ impl Config {
             .chain(self.upstream.references())
             .chain(self.listeners.references())
             .chain(state)
+            .chain(self.store.iter().flat_map(crate::store::Settings::references))
             .collect()
     }
 
@@ -261,6 +265,7 @@ impl Config {
         let upstream = reader.section("upstream").unwrap_or_default();
         let tokens = reader.section("tokens").unwrap_or_default();
         let limits: LimitSettings = reader.section("limits").unwrap_or_default();
+        let store = reader.section("store");
         reader.limits(&limits);
         reader.log(&log);
         let errors = reader.errors;
@@ -279,6 +284,7 @@ impl Config {
             upstream,
             tokens,
             limits,
+            store,
             document,
         })
     }

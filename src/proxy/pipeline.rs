@@ -126,6 +126,13 @@ impl Proxy {
         self.state.load_full()
     }
 
+    /// Replaces the route table and nothing else.
+    pub fn reroute(&self, routes: RouteTable) {
+        let now = self.state();
+        let State { upstream, limits, log_requests, .. } = &*now;
+        self.replace(State { routes, upstream: Arc::clone(upstream), limits: *limits, log_requests: *log_requests });
+    }
+
     /// Replaces the state; requests under way keep the one they began with.
     pub fn replace(&self, state: State) {
         for credential in state.routes.credentials() {

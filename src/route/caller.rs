@@ -59,7 +59,7 @@ impl Caller {
 }
 
 /// One entry of `callers`, or one of the encrypted store, its token loaded.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct CallerRule {
     /// The account whose credentials it may be bound to.
     pub account: String,

@@ -1,6 +1,6 @@
 //! The table of bindings and the one decision: use a credential, pass, or deny.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
@@ -199,14 +199,14 @@ impl RouteTable {
     ///
     /// # Errors
     /// Every pair of bindings between which nothing would decide.
-    pub fn new(
-        bindings: Vec<Binding>,
+    pub fn new<B: Into<Arc<Binding>>>(
+        bindings: Vec<B>,
         credentials: Vec<Arc<CredentialEntry>>,
         callers: Callers,
         unbound: Unbound,
     ) -> Result<Self, Vec<Tie>> {
         let mut accounts: HashMap<Arc<str>, Hosts> = HashMap::new();
-        for binding in bindings.into_iter().map(Arc::new) {
+        for binding in bindings.into_iter().map(Into::into) {
             let hosts = accounts.entry(Arc::clone(&binding.credential.account)).or_default();
             let paths: Vec<_> =
                 if binding.paths.is_empty() { vec![None] } else { binding.paths.iter().cloned().map(Some).collect() };
@@ -241,6 +241,20 @@ impl RouteTable {
     /// The callers.
     pub fn callers(&self) -> &Callers {
         &self.callers
+    }
+
+    /// The same where every call without a binding is refused: it is not known yet what is bound.
+    #[must_use]
+    pub fn denying_unbound(self) -> Self {
+        Self { unbound: Unbound::Deny, ..self }
+    }
+
+    /// The bindings of an account, each once.
+    pub fn bindings(&self, account: &str) -> impl Iterator<Item = &Arc<Binding>> {
+        let hosts = self.accounts.get(account);
+        let slots = hosts.into_iter().flat_map(|hosts| hosts.exact.values().chain(hosts.below.values()));
+        let mut seen = HashSet::new();
+        slots.flat_map(|slots| &slots.all).map(|slot| &slot.binding).filter(move |one| seen.insert(Arc::as_ptr(one)))
     }
 
     /// Every credential, whether bound or not.

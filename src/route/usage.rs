@@ -40,7 +40,13 @@ impl Usage {
 
     /// Takes what was counted, to be added to what is written down.
     pub fn take(&self) -> Option<Uses> {
-        let count = self.count.swap(0, Ordering::Relaxed);
+        let uses = self.look()?;
+        Some(Uses { count: self.count.swap(0, Ordering::Relaxed), ..uses })
+    }
+
+    /// What was counted since it was last taken.
+    pub fn look(&self) -> Option<Uses> {
+        let count = self.count.load(Ordering::Relaxed);
         let caller = self.caller.load_full().filter(|_| count > 0)?;
         let last = UNIX_EPOCH + Duration::from_secs(self.last.load(Ordering::Relaxed));
         Some(Uses { count, last, caller: Arc::clone(&caller) })

@@ -25,34 +25,32 @@ pub trait SecretStores: Send + Sync + fmt::Debug {
     fn load<'a>(&'a self, reference: &'a StoreRef) -> BoxFuture<'a, Result<(Secret, Lifetime), Unavailable>>;
 }
 
-/// No secret store is configured.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoStores;
-
-impl SecretStores for NoStores {
-    fn load<'a>(&'a self, reference: &'a StoreRef) -> BoxFuture<'a, Result<(Secret, Lifetime), Unavailable>> {
-        let why = format!("there is no store {}; list it under `secret_stores`", reference.store);
-        Box::pin(async move { Err(Unavailable(why)) })
-    }
-}
-
 /// Reads what references name.
 #[derive(Debug, Clone)]
 pub struct Sources {
     deps: Deps,
-    stores: Arc<dyn SecretStores>,
+    stores: Option<Arc<dyn SecretStores>>,
 }
 
 impl Sources {
     /// Sources that read this outside, and no secret store.
     pub fn new(deps: Deps) -> Self {
-        Self { deps, stores: Arc::new(NoStores) }
+        Self { deps, stores: None }
     }
 
     /// The same with these secret stores.
     #[must_use]
     pub fn with_stores(self, stores: Arc<dyn SecretStores>) -> Self {
-        Self { stores, ..self }
+        Self { stores: Some(stores), ..self }
+    }
+
+    /// Whether both read the same secret stores.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.stores, &other.stores) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
     }
 
     /// The secret behind a reference, and for how long it is good, if it ends at all.
@@ -70,10 +68,13 @@ impl Sources {
                 .ok_or_else(|| Unavailable(format!("environment variable {env} is not set"))),
             SecretRef::File { file } => read_file(file).await,
             SecretRef::Command { command, .. } => command::run(command).await,
-            SecretRef::Store(stored) => self.stores.load(stored).await.map(|(secret, good)| {
-                lifetime = Some(good);
-                secret
-            }),
+            SecretRef::Store(stored) => match &self.stores {
+                Some(stores) => stores.load(stored).await.map(|(secret, good)| {
+                    lifetime = Some(good);
+                    secret
+                }),
+                None => Err(Unavailable(format!("there is no store {}; list it under `secret_stores`", stored.store))),
+            },
             SecretRef::Sealed { .. } => Err(Unavailable(format!("{reference} is not in the encrypted store"))),
         }?;
         if secret.is_empty() {

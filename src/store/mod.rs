@@ -147,7 +147,12 @@ impl Store {
     }
 
     // --- what the proxy runs on
-    /// Everything that the route table is made of, in one consistent read.
+    /// Whether the last contact with the database succeeded: somebody looks at least every `poll`.
+    pub fn reachable(&self) -> bool {
+        false
+    }
+    /// Everything that the route table is made of, in one consistent read: of the credentials that bindings name the
+    /// tombstones as well, with their last hosts, so that these stay bound.
     pub async fn routing(&self) -> Result<Routing> {
         later()
     }

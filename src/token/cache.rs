@@ -283,6 +283,32 @@ impl Handle {
 }
 
 impl Handle {
+    /// Obtains a token now, whatever there is and whatever failed before: somebody tests the credential.
+    ///
+    /// # Errors
+    /// As [`Handle::obtain`].
+    pub async fn mint(&self) -> Result<Arc<Live>, Refusal> {
+        let slot = &self.slot;
+        let mut outcome = {
+            let mut state = slot.lock();
+            state.remembered = None;
+            match &state.flight {
+                Some(flight) => flight.clone(),
+                None => slot.launch(&mut state),
+            }
+        };
+        let landed = outcome.wait_for(Option::is_some).await.ok().and_then(|landed| landed.clone());
+        if let Some(Err(failure)) = landed {
+            return Err(slot.refusal(&failure));
+        }
+        self.obtain().await
+    }
+
+    /// When the token that lives now ends, by the wall clock.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.slot.live.load().as_ref().map(|live| live.until)
+    }
+
     /// Lets go: the credential was changed or removed. Requests that still hold this handle get a token only if another
     /// handle has the same key.
     pub fn release(&self) {

@@ -28,7 +28,7 @@ pub use keys::{Issued, Keys};
 pub use proof::caller_identity_proof;
 pub use role::{DEFAULT_DURATION, Role};
 pub use session::{AmbientSession, Base, ExternalIds, RoleSession, Signing, WebIdentitySession, session_keys};
-pub use sts::{CallerIdentity, Sts};
+pub use sts::{CallerIdentity, Sts, read_caller_identity};
 pub use sts_error::{StsError, StsErrorKind};
 #[cfg(test)]
 pub(super) use testing::{Answer, Network, Variables, answer};

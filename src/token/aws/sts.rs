@@ -261,6 +261,25 @@ impl Form {
     }
 }
 
+/// Reads the answer to `GetCallerIdentity`, however the request was signed.
+///
+/// # Errors
+/// AWS's code and message, or that it is no such answer.
+pub fn read_caller_identity(answer: &Response<Vec<u8>>) -> Result<CallerIdentity, String> {
+    let status = answer.status();
+    match Document::read(answer.body()) {
+        Some(Document {
+            get_caller_identity_result:
+                Some(IdentityElement { account: Some(account), arn: Some(arn), user_id: Some(user_id) }),
+            ..
+        }) => Ok(CallerIdentity { account, arn, user_id }),
+        Some(Document { error: Some(ErrorElement { code: Some(code), message }), .. }) => {
+            Err(format!("{code}: {}", message.unwrap_or_default()))
+        }
+        _ => Err(format!("status {} without an identity", status.as_u16())),
+    }
+}
+
 /// Any answer of STS: elements come in any order, and more may come.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
