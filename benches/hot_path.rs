@@ -147,6 +147,48 @@ fn decide(bencher: Bencher<'_, '_>, (bindings, one_host): (usize, bool)) {
     });
 }
 
+/// Every credential of an account is for one host, and the request names its own.
+#[divan::bench(args = [10, 100_000])]
+fn decide_named(bencher: Bencher<'_, '_>, credentials: usize) {
+    let scheme = scheme("api_key", settings("api_key"));
+    let hosts = vec![HostPattern::parse("api.test").unwrap()];
+    let (mut all, mut entries) = (Vec::new(), Vec::new());
+    for index in 0..credentials {
+        let ready = Readiness::Ready(Arc::clone(&scheme));
+        let entry = Arc::new(CredentialEntry::new(&format!("c{index}"), "api_key", hosts.clone(), true, ready));
+        entries.push(Arc::clone(&entry));
+        all.push(Binding {
+            name: format!("b{index}").into(),
+            credential: entry,
+            callers: vec![],
+            hosts: hosts.clone(),
+            methods: vec![],
+            paths: vec![],
+            allow_cleartext: false,
+            allow_addresses: Arc::new([]),
+            only_named: true,
+            narrowing: None,
+            route: None,
+        });
+    }
+    let table = RouteTable::new(all, entries, Callers::default(), Unbound::Deny).unwrap();
+    let destination = Destination::from_connect("api.test:443").unwrap();
+    let (caller, headers) = (Caller::local(), headers());
+    bencher.bench(|| {
+        let decision = table.decide(&Ask {
+            caller: &caller,
+            destination: &destination,
+            method: &Method::GET,
+            path: black_box("/v1/items"),
+            target: "/v1/items",
+            headers: &headers,
+            named: Some("c7"),
+            route: None,
+        });
+        assert!(matches!(decision, Decision::Use(_)));
+    });
+}
+
 /// What signs, a token obtained where the scheme needs one.
 fn authorizer(scheme: &dyn Scheme) -> Arc<dyn Authorizer> {
     match scheme.identity() {

@@ -107,56 +107,117 @@ impl Slot {
 #[derive(Debug, Default)]
 struct Slots {
     all: Vec<Slot>,
-    /// Where the slots of each path stand, when they are many.
+    index: Option<Index>,
+}
+
+/// Where to look among many slots. Each list of places is in their order, which is that of their specificity.
+#[derive(Debug, Default)]
+struct Index {
+    /// For requests that name a credential.
+    by_credential: HashMap<Arc<str>, Vec<usize>>,
+    /// Of those that are chosen without a name: by their path,
     by_path: HashMap<Box<str>, Vec<usize>>,
-    /// Where those without a path stand.
-    pathless: Vec<usize>,
+    /// without a path by the callers that they list,
+    by_caller: HashMap<String, Vec<usize>>,
+    /// and without either.
+    others: Vec<usize>,
     /// The length of the longest path.
     longest: usize,
 }
 
-/// From so many slots on, those of a path are looked up instead of tried one after the other.
+/// From so many slots on, those that a request may concern are looked up instead of tried one after the other.
 const MANY: usize = 16;
+
+impl Index {
+    fn of(slots: &[Slot]) -> Self {
+        let mut index = Self::default();
+        for (place, Slot { at, binding }) in slots.iter().enumerate() {
+            index.by_credential.entry(Arc::clone(&binding.credential.id)).or_default().push(place);
+            if binding.only_named {
+                continue;
+            }
+            match &at.path {
+                Some(path) => {
+                    index.longest = index.longest.max(path.len());
+                    index.by_path.entry(path.as_str().into()).or_default().push(place);
+                }
+                None if binding.callers.is_empty() => index.others.push(place),
+                None => {
+                    for caller in &binding.callers {
+                        index.by_caller.entry(caller.clone()).or_default().push(place);
+                    }
+                }
+            }
+        }
+        index
+    }
+
+    /// The places that a request may concern; nothing where all have to be tried, since the path could deceive a rule, and
+    /// then even a rule for another path refuses it.
+    fn places(&self, ask: &Ask<'_>) -> Option<Places<'_>> {
+        if let Some(id) = ask.named {
+            return Some(Places::of([self.by_credential.get(id).map_or(&[], Vec::as_slice), &[]]));
+        }
+        if !self.by_path.is_empty() {
+            refuse_path_tricks(ask.path).ok()?;
+        }
+        let callers = self.by_caller.get(&*ask.caller.name).map_or(&[] as &[usize], Vec::as_slice);
+        let mut places = Places::of([&self.others, callers]);
+        if !self.by_path.is_empty() {
+            let ends = ask.path.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(index, _)| index);
+            let prefixes = ends.chain([ask.path.len()]).take_while(|end| *end <= self.longest);
+            places.found.extend(prefixes.filter_map(|end| self.by_path.get(ask.path.get(..end)?)).flatten().copied());
+            places.found.sort_unstable();
+        }
+        Some(places)
+    }
+}
+
+/// Some lists of places, merged in their order.
+struct Places<'a> {
+    lists: [&'a [usize]; 2],
+    found: Vec<usize>,
+    at: usize,
+}
+
+impl<'a> Places<'a> {
+    fn of(lists: [&'a [usize]; 2]) -> Self {
+        Self { lists, found: Vec::new(), at: 0 }
+    }
+}
+
+impl Iterator for Places<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        let own = self.found.get(self.at).copied();
+        let least = self.lists.iter_mut().filter(|list| !list.is_empty()).min_by_key(|list| list[0]);
+        match (least, own) {
+            (Some(list), own) if own.is_none_or(|own| list[0] < own) => {
+                let (first, rest) = list.split_first()?;
+                *list = rest;
+                Some(*first)
+            }
+            (_, own) => {
+                self.at += 1;
+                own
+            }
+        }
+    }
+}
 
 impl Slots {
     /// Sorts the slots, reports ties, and makes the index.
     fn arrange(&mut self, host: &str, ties: &mut Vec<Tie>) {
         arrange(&mut self.all, host, ties);
-        if self.all.len() < MANY {
-            return;
-        }
-        for (index, slot) in self.all.iter().enumerate() {
-            let Some(path) = &slot.at.path else {
-                self.pathless.push(index);
-                continue;
-            };
-            self.longest = self.longest.max(path.len());
-            self.by_path.entry(path.as_str().into()).or_default().push(index);
-        }
+        self.index = (self.all.len() >= MANY).then(|| Index::of(&self.all));
     }
 
-    /// The slots that a path may concern, most specific first. All of them where the path could deceive a rule, since then
-    /// even a rule for another path refuses it.
-    fn concerning(&self, path: &str) -> impl Iterator<Item = &Slot> {
-        let mut found = Vec::new();
-        let indexed = !self.by_path.is_empty() && refuse_path_tricks(path).is_ok();
-        if indexed {
-            let ends = path.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(index, _)| index);
-            let prefixes = ends.chain([path.len()]).take_while(|end| *end <= self.longest);
-            found.extend(prefixes.filter_map(|end| self.by_path.get(path.get(..end)?)).flatten().copied());
-            // The order of the slots is that of their specificity.
-            found.sort_unstable();
-        }
-        let mut found = found.into_iter().peekable();
-        let mut pathless = self.pathless.iter().copied().peekable();
-        let merged = std::iter::from_fn(move || match (found.peek(), pathless.peek()) {
-            (Some(one), Some(other)) if one > other => pathless.next(),
-            (None, _) => pathless.next(),
-            _ => found.next(),
-        });
-        let all = if indexed { 0..0 } else { 0..self.all.len() };
-        let merged = merged.take(if indexed { usize::MAX } else { 0 });
-        merged.chain(all).map(|index| &self.all[index])
+    /// The slots that a request may concern, most specific first.
+    fn concerning<'a>(&'a self, ask: &Ask<'_>) -> impl Iterator<Item = &'a Slot> {
+        let places = self.index.as_ref().and_then(|index| index.places(ask));
+        let all = if places.is_some() { 0..0 } else { 0..self.all.len() };
+        places.into_iter().flatten().chain(all).map(|place| &self.all[place])
     }
 }
 
@@ -325,7 +386,7 @@ impl RouteTable {
         let mut outside = None;
         let hosts = self.accounts.get(&ask.caller.account);
         let groups = hosts.into_iter().flat_map(|hosts| hosts.groups(ask.destination));
-        let slots = groups.flat_map(|slots| slots.concerning(ask.path));
+        let slots = groups.flat_map(|slots| slots.concerning(ask));
         for slot in slots.filter(|slot| slot.is_on(ask.destination)) {
             let binding = &slot.binding;
             let meant = match (ask.named, ask.route) {
@@ -774,8 +835,47 @@ mod tests {
             ]
         };
         let more = (0..100).map(|index| at("more", "a.test", &format!("/more/{index}")));
+        let others = (0..100).map(|index| {
+            let callers = vec![format!("caller{index}")];
+            Binding { callers, ..binding(&format!("of{index}"), "a.test") }
+        });
+        let unnamed = (0..100).map(|index| Binding { only_named: true, ..binding(&format!("named{index}"), "a.test") });
+        let more = more.chain(others).chain(unnamed);
         let (small, large) = (table(few()), table(few().into_iter().chain(more).collect()));
         assert_eq!(decide(&large, get("https://a.test/more/7/x")), "more@a.test");
+        for (index, decided) in [(99, "named99@a.test"), (100, "credential_unknown")] {
+            let id = format!("named{index}");
+            assert_eq!(decide(&large, Call { named: Some(&id), ..get("https://a.test/x") }), decided);
+        }
+        let mine = |table: &RouteTable, name: &str| {
+            let (caller, url) = (Caller::same_user(name), "https://a.test/x".parse::<http::Uri>().unwrap());
+            let (destination, headers) = (Destination::from_absolute(&url).unwrap(), HeaderMap::new());
+            let ask = Ask {
+                caller: &caller,
+                destination: &destination,
+                method: &Method::GET,
+                path: "/x",
+                target: "/x",
+                headers: &headers,
+                named: None,
+                route: None,
+            };
+            match table.decide(&ask) {
+                Decision::Use(permit) => permit.binding().to_string(),
+                other => format!("{other:?}"),
+            }
+        };
+        // The one with the longest path, then the one for this caller, then the one for all.
+        assert_eq!(mine(&large, "caller7"), "root@a.test");
+        let of = |index: usize| Binding {
+            callers: vec![format!("caller{index}")],
+            ..binding(&format!("of{index}"), "a.test")
+        };
+        let callers = table((0..100).map(of).chain([binding("any", "a.test")]).collect());
+        assert_eq!(
+            (mine(&callers, "caller99"), mine(&callers, "caller100")),
+            ("of99@a.test".into(), "any@a.test".into())
+        );
         for path in ["/", "/a", "/a/", "/a/b", "/a/b/c/d", "/a-b", "/b", "/a/b/../c", "/a%2fb", "//a", "/a;b"] {
             for host in ["a.test", "a.test:8443", "b.test", "c.other"] {
                 for (method, named) in [(Method::GET, None), (Method::PUT, None), (Method::GET, Some("named"))] {
