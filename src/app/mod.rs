@@ -8,6 +8,8 @@ mod engine;
 #[allow(dead_code, reason = "wired with the store")]
 mod file;
 mod introduce;
+#[allow(dead_code, reason = "wired with the store")]
+mod management;
 mod refresh;
 #[allow(dead_code, reason = "wired with the store")]
 mod routes;
