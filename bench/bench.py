@@ -22,12 +22,14 @@ import shutil
 import signal
 import socket
 import ssl
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -72,6 +74,7 @@ SECTIONS = {
     "h": "another signing proxy (--peer)",
     "i": "Oracle's signatures against the bare pass and against the signature alone",
     "j": "digest against the bare pass",
+    "k": "100,000 stored credentials against 10",
 }
 
 
@@ -920,6 +923,76 @@ def section_j(bench):
     what = "1 kB GET, digest after one challenge / the bare pass: "
     bench.ratio("j", what + "processor time", "cpu_us", digest, bare, "us", ("<=", 1.3))
     bench.ratio("j", what + "throughput", "rate", digest, bare, "per s")
+
+
+STORED = 100_000
+
+
+def stored(bench, name, count):
+    """Countersign with so many credentials in its store, of which ten are bound, started on a database that has them."""
+    home = bench.dir / name
+    home.mkdir()
+    admin = free_port()
+    more = {
+        "names": [BARE],
+        "only_credentials": [],
+        "only_bindings": [],
+        "admin": {"address": f"127.0.0.1:{admin}"},
+        "store": {"url": f"sqlite:{home}/store.db"},
+        "audit": {"directory": str(home / "audit")},
+        "unbound": "pass",
+    }
+    first, _, _ = bench.countersign(f"{name}-first", **more)
+    tokens = [path for path in (home, bench.dir / "state") for path in path.glob("admin-token")]
+    token = tokens[0].read_text().strip()
+
+    def call(method, path, body):
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{admin}/v1/accounts/default{path}", json.dumps(body).encode(), method=method,
+            headers={"authorization": f"Bearer {token}", "content-type": "application/json"},
+        )  # fmt: skip
+        urllib.request.urlopen(request, timeout=10).close()
+
+    for index in range(FEW):
+        key = {"id": f"c{index}", "name": f"c{index}", "scheme": "api_key", "hosts": ["bound.test"], "settings": {"key": KEY}}
+        call("POST", "/credentials", key)
+        only = {"credential": f"c{index}", "hosts": ["bound.test"], "allowCleartext": True, "onlyNamed": index > 0}
+        call("PUT", f"/bindings/c{index}", only)
+    bench.stop(first)
+    with contextlib.closing(sqlite3.connect(home / "store.db")) as database:
+        # As many more as are wanted, each with a version and a secret of its own that nobody opens here.
+        for table in ("credentials", "credential_versions", "secrets"):
+            columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
+            chosen = ", ".join("'x' || n.value" if column == "id" else f"t.{column}" for column in columns)
+            database.execute(
+                f"WITH RECURSIVE n(value) AS (SELECT {FEW} UNION ALL SELECT value + 1 FROM n WHERE value < {count - 1}) "
+                f"INSERT INTO {table} ({', '.join(columns)}) SELECT {chosen} FROM {table} t, n "
+                f"WHERE t.id = 'c1' AND {count} > {FEW}"
+            )  # fmt: skip
+        database.commit()
+        found = database.execute("SELECT count(*) FROM credentials").fetchone()[0]
+    bench.count("k", f"{name}: credentials in the store", found, count)
+    return more
+
+
+def section_k(bench):
+    few, many = stored(bench, "store-few", FEW), stored(bench, "store-many", STORED)
+    starts = {"few": [], "many": []}
+    for number in range(max(bench.rounds, 5)):
+        for kind, more in (("few", few), ("many", many)):
+            process, _, _ = bench.countersign(f"store-{kind}-start{number}", **json.loads(json.dumps(more)))
+            starts[kind].append({"seconds": bench.runs[-1]["seconds"], "cpu_us": Process.spent(({}, {}), process.processor()) / 1000})
+            bench.stop(process)
+    for key, what, scale in (("seconds", "time", 1000), ("cpu_us", "processor time", 0.001)):
+        bench.ratio("k", f"start-up with {STORED:,} / {FEW}: {what}", key, starts["many"], starts["few"], "ms", ("<=", 2), scale)
+    targets = []
+    for kind, more in (("few", few), ("many", many)):
+        process, port, _ = bench.countersign(f"store-{kind}-run", **json.loads(json.dumps(more)))
+        targets.append(forward_target(process, port, "bound.test", f"Bearer {KEY}|"))
+    side_few, side_many = bench.alternate("k 1 kB", targets)
+    what = f"1 kB GET with {STORED:,} / {FEW} stored credentials: "
+    bench.ratio("k", what + "processor time", "cpu_us", side_many, side_few, "us", ("<=", 1.05))
+    bench.ratio("k", what + "throughput", "rate", side_many, side_few, "per s")
 
 
 def cold_callers(port, uri):

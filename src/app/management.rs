@@ -16,10 +16,11 @@ use tokio::task::JoinSet;
 use tower::ServiceExt;
 use tower_service::Service;
 
+use super::opening::StoreWanted;
 use super::routes::Routes;
 use crate::base::{BoxFuture, Code, Deps, Refusal};
 use crate::proxy::problem;
-use crate::store::{Store, StoreError};
+use crate::store::{Settings, Store, StoreError};
 
 /// A store that could not be opened is tried again this soon, and then ever later.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -65,6 +66,7 @@ pub(super) type MakeApi = Arc<dyn Fn(Store) -> Router + Send + Sync>;
 /// The store of one process, and what follows it.
 pub(super) struct Management {
     routes: Arc<Routes>,
+    settings: Settings,
     store: Arc<ArcSwapOption<Store>>,
     make: Arc<ArcSwapOption<MakeApi>>,
     api: ApiSlot,
@@ -80,6 +82,7 @@ impl Management {
     pub(super) async fn start(
         routes: &Arc<Routes>,
         deps: &Deps,
+        settings: Settings,
         open: Open,
         make: MakeApi,
         api: ApiSlot,
@@ -93,6 +96,7 @@ impl Management {
         };
         let this = Self {
             routes: Arc::clone(routes),
+            settings,
             store: Arc::clone(&opening.store),
             make: Arc::clone(&opening.make),
             api: opening.api.clone(),
@@ -111,6 +115,11 @@ impl Management {
         }
         tasks.spawn(Arc::clone(routes).keep_books());
         Ok(Self { _tasks: tasks, ..this })
+    }
+
+    /// Whether it is what the configuration still asks for.
+    pub(super) fn is_of(&self, wanted: &StoreWanted) -> bool {
+        self.settings == wanted.settings
     }
 
     /// The configuration changed: the API's own settings may have.

@@ -89,6 +89,9 @@ impl Routes {
             turn.revision = revision;
             turn.say(left_out);
         }
+        if self.stored().is_none() && self.grace > Duration::ZERO {
+            state = state.before_the_store();
+        }
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
         self.proxy.replace(state);
     }

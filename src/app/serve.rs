@@ -8,7 +8,10 @@ use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 use super::build::{Built, Parts, build, files};
+use super::management::{ApiSlot, Management};
+use super::opening::StoreWanted;
 use super::refresh::Keepers;
+use super::routes::Routes;
 use super::watch::{Fingerprints, Watch};
 use crate::base::Deps;
 use crate::config::{Config, ConfigError};
@@ -91,6 +94,9 @@ pub struct App {
     health: Arc<ArcSwap<Health>>,
     keepers: Keepers,
     tokens: Tokens,
+    routes: Arc<Routes>,
+    management: Option<Management>,
+    api: ApiSlot,
     seen: Fingerprints,
     /// The files of a configuration that is being tried.
     refused: Fingerprints,
@@ -142,6 +148,7 @@ impl App {
         let tokens = Tokens::new(&deps);
         let parts =
             Parts { deps: &deps, roots: &roots, own: &own, tokens: &tokens, previous: None, private: private.clone() };
+        let store = StoreWanted::of(&config, private.is_some());
         let built = build(config, parts).await.map_err(StartError::Config)?;
         report(&built);
         let mut bound = Vec::new();
@@ -162,7 +169,15 @@ impl App {
             ca::write_bundle(&settings.bundle_path(), &roots, &ca)?;
         }
         let Built { state, file, doors, limits, drain, expiring, mut seen, .. } = built;
+        let state = if store.is_some() { state.before_the_store() } else { state };
         let proxy = Arc::new(Proxy::new(state, deps.clone()));
+        let grace = store.as_ref().map(|store| store.settings.grace).unwrap_or_default();
+        let routes = Routes::new(Arc::clone(&proxy), &deps, Arc::clone(&file), grace);
+        let api = ApiSlot::default();
+        let management = match &store {
+            Some(store) => Some(store.start(&routes, &deps, api.clone()).await?),
+            None => None,
+        };
         let shared = Arc::new(Shared::new(proxy, Arc::clone(&deps.clock), Some(ca), limits));
         seen.extend(own_file);
         let private_listener = private.is_some();
@@ -171,6 +186,9 @@ impl App {
             refused: Fingerprints::default(),
             keepers: Keepers::start(expiring, &file.sources, &file.outside),
             tokens,
+            routes,
+            management,
+            api,
             deps,
             path: path.map(Path::to_owned),
             private,
@@ -208,7 +226,8 @@ impl App {
         tracing::info!(listener = "admin", address = %bound.address, "listening");
         let proxy = Arc::clone(&self.shared.proxy);
         let address = bound.address.clone();
-        bound.serve_axum(router(Arc::clone(&self.health), move || unusable(&proxy)), stop.clone());
+        let health = router(Arc::clone(&self.health), move || unusable(&proxy));
+        bound.serve_axum(health.fallback_service(self.api.clone()), stop.clone());
         self.admin = Some(Admin { configured, bound: address, stop });
     }
 
@@ -325,6 +344,7 @@ impl App {
             previous: Some(&upstream),
             private: self.private.clone(),
         };
+        let store = StoreWanted::of(&config, self.private.is_some());
         let built = build(config, parts).await.map_err(StartError::Config)?;
         let mut free: Vec<_> = self
             .listeners
@@ -359,7 +379,8 @@ impl App {
         }
         self.roots = roots;
         self.shared.set_limits(limits);
-        self.shared.proxy.replace(state);
+        self.routes.replace(state, file).await;
+        self.manage(store).await;
         self.keepers = Keepers::start(expiring, &file.sources, &file.outside);
         self.drain = drain;
         seen.extend(Some(own_file));
@@ -375,6 +396,27 @@ impl App {
         }
         self.publish();
         Ok(())
+    }
+
+    /// Follows what the new configuration says of the store and the API.
+    async fn manage(&mut self, wanted: Option<StoreWanted>) {
+        match (&self.management, wanted) {
+            (Some(management), Some(store)) => {
+                if !management.is_of(&store) {
+                    tracing::error!(
+                        "`store` was changed: that is obeyed after a restart, and the old one stays until then"
+                    );
+                }
+                management.remake(store.api(&self.routes, &self.deps));
+            }
+            (None, Some(store)) => match store.start(&self.routes, &self.deps, self.api.clone()).await {
+                Ok(management) => self.management = Some(management),
+                Err(StartError::Other(why)) => tracing::error!(why, "the store cannot be opened"),
+                Err(StartError::Config(_)) => {}
+            },
+            (Some(_), None) => tracing::error!("`store` is gone: that is obeyed after a restart"),
+            (None, None) => {}
+        }
     }
 
     fn replace_listeners(&mut self, doors: Vec<Door>, new: Vec<Option<Bound>>) {
@@ -432,6 +474,9 @@ impl App {
         // for requests.
         let settled = tokio::time::timeout(EXCHANGE_ENDS, self.tokens.settled()).await.is_ok();
         self.tokens.save().await;
+        if let Some(management) = &self.management {
+            management.close().await;
+        }
         if !settled {
             tracing::error!("the use of a refresh token did not end; it may be lost");
         }

@@ -102,6 +102,14 @@ pub struct State {
     pub log_requests: bool,
 }
 
+impl State {
+    /// The same while it is not known yet what the store binds: no call passes unbound.
+    #[must_use]
+    pub fn before_the_store(self) -> Self {
+        Self { routes: self.routes.denying_unbound(), ..self }
+    }
+}
+
 /// The proxy: shared by every listener and every connection.
 #[derive(Debug)]
 pub struct Proxy {

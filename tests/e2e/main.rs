@@ -27,6 +27,7 @@ mod google;
 mod identity_providers;
 mod jwt;
 mod login;
+mod management;
 mod ntlm;
 mod operations;
 mod oracle;

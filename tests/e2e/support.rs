@@ -1,5 +1,7 @@
 //! A running Countersign, an origin that records what reaches it, and raw callers.
 
+pub mod management;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Read, Write};
