@@ -214,10 +214,14 @@ pub enum StoreError {
         /// By which bindings.
         by: String,
     },
-    /// The database cannot be reached, is read-only or full; nothing was changed.
+    /// It is not what a store takes: a name, an address, a database of a newer version. Trying again does not help.
+    #[error("{0}")]
+    Invalid(String),
+    /// The database or the key cannot be reached, or is read-only or full; nothing was changed, unless the connection was
+    /// lost just when it was to be: then nobody knows.
     #[error("the store cannot be used now: {0}")]
     Unavailable(String),
-    /// What is stored cannot be opened with this key, or was moved from elsewhere.
-    #[error("{0} cannot be decrypted: it was written with another key, or moved here from elsewhere")]
+    /// What is stored cannot be opened with the keys at hand, or was moved from elsewhere; a whole sentence.
+    #[error("{0}")]
     Sealed(String),
 }

@@ -37,5 +37,6 @@ mod recipes;
 mod reverse;
 mod rotation;
 mod secrets;
+mod store;
 mod support;
 mod tokens;

@@ -1,6 +1,7 @@
 //! A running Countersign, an origin that records what reaches it, and raw callers.
 
 pub mod management;
+pub mod postgres;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
