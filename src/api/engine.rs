@@ -93,6 +93,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// What to change.
     fn check_binding<'a>(&'a self, binding: &'a BindingRecord) -> BoxFuture<'a, Result<(), WriteError>>;
 
+    /// Whether the operator has opened a secret store to an account.
+    fn store_is_open(&self, store: &str, account: &str) -> bool;
+
     /// What the configuration file declares in an account.
     fn declared(&self, account: &str) -> Vec<Declared>;
 

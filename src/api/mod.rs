@@ -3,6 +3,95 @@
 //!
 //! **Never shows a secret that it was given; never signs; never acts for somebody whose right it has not checked.**
 
+mod credential;
+mod credentials;
 mod engine;
+mod error;
+mod filter;
+mod json;
+pub mod kinds;
+mod principal;
+mod time;
 
+pub use credential::{Condition, Credential, EXPIRY_NOTICE, Input, Origin, Patch, TagsPatch, check_id, expiry_warning};
+pub use credentials::{Credentials, Listed, Page, UsageReport};
 pub use engine::{Declared, Engine, TestReport, Tested, TokenLife, WriteError};
+pub use error::{ApiError, ErrorKind};
+pub use filter::Filter;
+pub use json::Confidential;
+pub use principal::{Grant, Principal, check_account};
+
+use std::sync::Arc;
+
+use crate::base::{AuditEvent, Deps};
+use crate::store::{Store, StoreError};
+
+/// The management API over one store and one running process. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Api {
+    store: Store,
+    engine: Arc<dyn Engine>,
+    deps: Deps,
+}
+
+impl Api {
+    /// Over a store, for a process.
+    pub fn new(store: Store, engine: Arc<dyn Engine>, deps: Deps) -> Self {
+        Self { store, engine, deps }
+    }
+
+    /// The credentials of an account, for somebody.
+    ///
+    /// # Errors
+    /// `forbidden` when the principal may not see that account; `bad_request` when that is no account's name.
+    pub fn credentials<'a>(&'a self, principal: &'a Principal, account: &'a str) -> Result<Credentials<'a>, ApiError> {
+        Credentials::new(self, principal, account)
+    }
+
+    /// Writes down a change that is about to be made; what cannot be written down is not made.
+    fn change(
+        &self,
+        action: &'static str,
+        principal: &Principal,
+        account: &str,
+        subject: &str,
+        facts: Vec<(&'static str, String)>,
+    ) -> Result<Recorded<'_>, ApiError> {
+        let event = AuditEvent {
+            action,
+            account: account.to_owned(),
+            subject: Some(subject.to_owned()),
+            actor: Some(principal.name.clone()),
+            outcome: "ok",
+            facts,
+            durable: true,
+        };
+        self.deps.audit.record(event.clone())?;
+        Ok(Recorded { deps: &self.deps, event })
+    }
+}
+
+/// A change that is written down and not made yet.
+#[must_use]
+struct Recorded<'a> {
+    deps: &'a Deps,
+    event: AuditEvent,
+}
+
+impl Recorded<'_> {
+    /// Writes down that it was not made.
+    fn undone(self, outcome: &'static str) {
+        let facts = vec![("undone", "the change that the line before tells of was not made".to_owned())];
+        let event = AuditEvent { outcome, facts, ..self.event };
+        if let Err(error) = self.deps.audit.record(event) {
+            tracing::error!(%error, "a change that was recorded was not made, and that cannot be recorded");
+        }
+    }
+
+    /// The same, for what the store said.
+    fn failed(self, error: StoreError) -> ApiError {
+        let error = ApiError::from(error);
+        self.undone(error.code());
+        error
+    }
+}
