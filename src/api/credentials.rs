@@ -13,7 +13,7 @@ use super::filter::Filter;
 use super::json::{self, Confidential};
 use super::kinds;
 use super::principal::Principal;
-use crate::base::{Secret, SecretRef};
+use crate::base::{AuditEvent, Secret, SecretRef};
 use crate::route::DEFAULT_ACCOUNT;
 use crate::scheme::{Kind, SealError, Sealed, Stored, seal};
 use crate::store::{BindingRecord, CredentialRecord, NewCredential, Role, StoreError};
@@ -83,6 +83,10 @@ impl<'a> Credentials<'a> {
     /// The account.
     pub fn account(&self) -> &'a str {
         self.account
+    }
+
+    fn event(&self, action: &'static str, id: &str) -> AuditEvent {
+        AuditEvent::new(action, self.account, "ok").of(id).by(&self.principal.name)
     }
 
     fn declared(&self, id: &str) -> Option<Credential> {
@@ -196,8 +200,8 @@ impl<'a> Credentials<'a> {
             if explicit && self.api.store.credential(self.account, &id).await?.is_some() {
                 return Err(StoreError::Exists(format!("the credential {id}")).into());
             }
-            let facts = vec![("scheme", new.scheme.clone())];
-            let event = self.api.change("credential.create", self.principal, self.account, &id, facts)?;
+            let event = self.event("credential.create", &id).fact("scheme", new.scheme.clone());
+            let event = self.api.change(event).await?;
             match self.api.store.create_credential(self.account, &id, new.clone(), &self.principal.actor()).await {
                 Err(StoreError::Exists(_)) if !explicit => event.undone("conflict"),
                 Err(error) => return Err(event.failed(error)),
@@ -238,7 +242,7 @@ impl<'a> Credentials<'a> {
         };
         met(on, &before)?;
         let new = self.prepare(id, input, Some(&before)).await?;
-        Ok((self.write(&before, new, "credential.update").await?, false))
+        Ok((self.write(&before, new).await?, false))
     }
 
     /// Some of the content anew. A change that changes nothing makes no version.
@@ -254,7 +258,7 @@ impl<'a> Credentials<'a> {
             met(on, &before)?;
             let input = patched(&before, patch)?;
             let new = self.prepare(id, input, Some(&before)).await?;
-            match self.write(&before, new, "credential.update").await {
+            match self.write(&before, new).await {
                 Err(error)
                     if error.kind == super::ErrorKind::Conflict && on == Condition::None && attempt < ATTEMPTS =>
                 {
@@ -265,17 +269,12 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    async fn write(
-        &self,
-        before: &CredentialRecord,
-        new: NewCredential,
-        action: &'static str,
-    ) -> Result<Credential, ApiError> {
+    async fn write(&self, before: &CredentialRecord, new: NewCredential) -> Result<Credential, ApiError> {
         if new.changed_fields.is_empty() {
             return Ok(before.clone().into());
         }
-        let facts = vec![("fields", new.changed_fields.join(" "))];
-        let event = self.api.change(action, self.principal, self.account, &before.id, facts)?;
+        let event = self.event("credential.update", &before.id).fact("fields", new.changed_fields.join(" "));
+        let event = self.api.change(event).await?;
         let actor = self.principal.actor();
         let written = self.api.store.update_credential(self.account, &before.id, before.version, new, &actor).await;
         let record = written.map_err(|error| event.failed(error))?;
@@ -292,7 +291,7 @@ impl<'a> Credentials<'a> {
         self.not_declared(id)?;
         let before = self.present(id).await?;
         met(on, &before)?;
-        let event = self.api.change("credential.remove", self.principal, self.account, id, Vec::new())?;
+        let event = self.api.change(self.event("credential.remove", id)).await?;
         let removed = self.api.store.remove_credential(self.account, id, &self.principal.actor()).await;
         removed.map_err(|error| event.failed(error))?;
         self.api.engine.applied().await;
@@ -346,8 +345,8 @@ impl<'a> Credentials<'a> {
             extra: earlier.extra.clone(),
         };
         self.prepare(id, input, Some(earlier)).await?;
-        let facts = vec![("version", earlier.version.to_string())];
-        let event = self.api.change("credential.restore", self.principal, self.account, id, facts)?;
+        let event = self.event("credential.restore", id).fact("version", earlier.version.to_string());
+        let event = self.api.change(event).await?;
         let actor = self.principal.actor();
         let restored = self.api.store.restore_credential(self.account, id, Some(earlier.version), &actor).await;
         let record = restored.map_err(|error| event.failed(error))?;
@@ -368,7 +367,7 @@ impl<'a> Credentials<'a> {
         if !credential.enabled {
             return Err(ApiError::conflict(format!("the credential {id} is switched off: `enabled` is false")));
         }
-        let _recorded = self.api.change("credential.test", self.principal, self.account, id, Vec::new())?;
+        let _recorded = self.api.change(self.event("credential.test", id)).await?;
         self.api.engine.test(self.account, id).await.ok_or_else(|| self.unknown(id))
     }
 
@@ -491,7 +490,7 @@ impl<'a> Credentials<'a> {
         let checked =
             self.api.engine.check_credential(self.account, kind, &*sealed.draft, hosts, &sealed.secrets).await;
         checked.map_err(|WriteError { path, message }| {
-            let path = if path.starts_with("hosts") { path } else { below("settings", &path) };
+            let path = if path.starts_with("hosts") || path == "settings" { path } else { below("settings", &path) };
             ApiError::unprocessable(path, message)
         })
     }

@@ -49,24 +49,8 @@ impl Api {
     }
 
     /// Writes down a change that is about to be made; what cannot be written down is not made.
-    fn change(
-        &self,
-        action: &'static str,
-        principal: &Principal,
-        account: &str,
-        subject: &str,
-        facts: Vec<(&'static str, String)>,
-    ) -> Result<Recorded<'_>, ApiError> {
-        let event = AuditEvent {
-            action,
-            account: account.to_owned(),
-            subject: Some(subject.to_owned()),
-            actor: Some(principal.name.clone()),
-            outcome: "ok",
-            facts,
-            durable: true,
-        };
-        self.deps.audit.record(event.clone())?;
+    async fn change(&self, event: AuditEvent) -> Result<Recorded<'_>, ApiError> {
+        self.deps.audit.record(event.clone()).await?;
         Ok(Recorded { deps: &self.deps, event })
     }
 }
@@ -81,11 +65,8 @@ struct Recorded<'a> {
 impl Recorded<'_> {
     /// Writes down that it was not made.
     fn undone(self, outcome: &'static str) {
-        let facts = vec![("undone", "the change that the line before tells of was not made".to_owned())];
-        let event = AuditEvent { outcome, facts, ..self.event };
-        if let Err(error) = self.deps.audit.record(event) {
-            tracing::error!(%error, "a change that was recorded was not made, and that cannot be recorded");
-        }
+        let facts = vec![("undone".into(), "the change that was written down before was not made".to_owned())];
+        self.deps.audit.note(AuditEvent { outcome: outcome.into(), facts, ..self.event });
     }
 
     /// The same, for what the store said.

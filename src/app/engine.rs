@@ -139,6 +139,11 @@ impl Engine for Running {
         })
     }
 
+    fn store_is_open(&self, _store: &str, _account: &str) -> bool {
+        // There are none to open yet.
+        false
+    }
+
     fn declared(&self, account: &str) -> Vec<Declared> {
         if account == DEFAULT_ACCOUNT { self.routes.file().declared.clone() } else { Vec::new() }
     }
