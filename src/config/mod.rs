@@ -8,6 +8,5 @@ mod sections;
 pub use document::{ConfigError, Document};
 pub(crate) use sections::method;
 pub use sections::{
-    AdminSettings, BindingSettings, CallerProof, CallerSettings, Config, CredentialSettings, LimitSettings, LogFormat,
-    LogSettings,
+    BindingSettings, CallerProof, CallerSettings, Config, CredentialSettings, LimitSettings, LogFormat, LogSettings,
 };

@@ -15,7 +15,7 @@ use crate::base::duration;
 use crate::base::{SecretField, SecretRef};
 use crate::listen::ca::Settings as CaSettings;
 use crate::listen::framing::MAX_HEADERS;
-use crate::listen::settings::{Address, Forward, Reverse};
+use crate::listen::settings::{Forward, Reverse};
 use crate::route::{HostPattern, PathPrefix, Unbound};
 use crate::scheme::{self, Draft, Kind};
 use crate::upstream;
@@ -28,7 +28,7 @@ pub struct Config {
     /// The ways in.
     pub listeners: crate::listen::Settings,
     /// The admin listener.
-    pub admin: Option<AdminSettings>,
+    pub admin: Option<crate::api::Settings>,
     /// The certificate authority.
     pub ca: CaSettings,
     /// What happens to calls without a binding.
@@ -49,14 +49,6 @@ pub struct Config {
     pub limits: LimitSettings,
     /// The encrypted store, where it is asked for; the admin listener brings one with it.
     pub store: Option<crate::store::Settings>,
-}
-
-/// The `admin` section.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AdminSettings {
-    /// Where health and readiness are asked for.
-    pub address: Address,
 }
 
 /// One of `callers`.
@@ -239,6 +231,7 @@ impl Config {
             .chain(self.listeners.references())
             .chain(state)
             .chain(self.store.iter().flat_map(crate::store::Settings::references))
+            .chain(self.admin.iter().flat_map(crate::api::Settings::references))
             .collect()
     }
 
@@ -255,7 +248,10 @@ impl Config {
             reverse: reader.list::<Reverse>("listeners.reverse"),
         };
         reader.known_listeners();
-        let admin = reader.section("admin");
+        let admin: Option<crate::api::Settings> = reader.section("admin");
+        for (key, why) in admin.iter().flat_map(crate::api::Settings::check) {
+            reader.error(&join("admin", &key), why);
+        }
         let ca = reader.section("ca").unwrap_or_default();
         let unbound = reader.section("unbound").unwrap_or_default();
         let callers = reader.callers();
