@@ -3,6 +3,8 @@
 //!
 //! **Never shows a secret that it was given; never signs; never acts for somebody whose right it has not checked.**
 
+mod access;
+mod bindings;
 mod credential;
 mod credentials;
 mod engine;
@@ -10,9 +12,15 @@ mod error;
 mod filter;
 mod json;
 pub mod kinds;
+mod limits;
+mod oidc;
 mod principal;
+pub mod settings;
 mod time;
+mod tokens;
 
+pub use access::Access;
+pub use bindings::{CallerEntry, NewCallerToken};
 pub use credential::{Condition, Credential, EXPIRY_NOTICE, Input, Origin, Patch, TagsPatch, check_id, expiry_warning};
 pub use credentials::{Credentials, Listed, Page, UsageReport};
 pub use engine::{Declared, Engine, TestReport, Tested, TokenLife, WriteError};
@@ -20,8 +28,12 @@ pub use error::{ApiError, ErrorKind};
 pub use filter::Filter;
 pub use json::Confidential;
 pub use principal::{Grant, Principal, check_account};
+pub use settings::Settings;
+pub use tokens::{TokenEntry, first_token};
 
 use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 
 use crate::base::{AuditEvent, Deps};
 use crate::store::{Store, StoreError};
@@ -32,12 +44,19 @@ pub struct Api {
     store: Store,
     engine: Arc<dyn Engine>,
     deps: Deps,
+    access: Arc<ArcSwap<Access>>,
 }
 
 impl Api {
-    /// Over a store, for a process.
+    /// Over a store, for a process. Until [`Api::set_access`], only the tokens of the store are let in.
     pub fn new(store: Store, engine: Arc<dyn Engine>, deps: Deps) -> Self {
-        Self { store, engine, deps }
+        let access = Arc::new(ArcSwap::from_pointee(Access::closed(&deps)));
+        Self { store, engine, deps, access }
+    }
+
+    /// From now on the `admin` section says this.
+    pub fn set_access(&self, access: Access) {
+        self.access.store(Arc::new(access));
     }
 
     /// The credentials of an account, for somebody.
