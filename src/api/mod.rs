@@ -54,6 +54,11 @@ impl Api {
         Self { store, engine, deps, access }
     }
 
+    /// The store it is over.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// From now on the `admin` section says this.
     pub fn set_access(&self, access: Access) {
         self.access.store(Arc::new(access));

@@ -45,7 +45,7 @@ const LEEWAY: u64 = 60;
 const LONGEST: usize = 16 * 1024;
 
 /// An issuer.
-pub struct Oidc {
+pub(super) struct Oidc {
     settings: OidcSettings,
     clients: Arc<dyn HttpClients>,
     clock: Arc<dyn Clock>,
@@ -71,7 +71,7 @@ fn refused(why: impl fmt::Display) -> ApiError {
 
 impl Oidc {
     /// An issuer; nothing is read yet.
-    pub fn new(settings: OidcSettings, clients: Arc<dyn HttpClients>, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(settings: OidcSettings, clients: Arc<dyn HttpClients>, clock: Arc<dyn Clock>) -> Self {
         Self { settings, clients, clock, keys: Mutex::default() }
     }
 
@@ -79,7 +79,7 @@ impl Oidc {
     ///
     /// # Errors
     /// `unauthorized` with what is wrong with it; `unavailable` when the issuer's keys cannot be had.
-    pub async fn verify(&self, token: &str) -> Result<Principal, ApiError> {
+    pub(super) async fn verify(&self, token: &str) -> Result<Principal, ApiError> {
         if token.len() > LONGEST {
             return Err(refused("it is too long"));
         }

@@ -50,6 +50,8 @@ pub struct Built {
     pub file: Arc<FilePart>,
     /// For the listeners.
     pub doors: Vec<Door>,
+    /// TLS of the admin listener.
+    pub admin_tls: Option<Arc<rustls::ServerConfig>>,
     /// Limits of connections.
     pub limits: ConnectionLimits,
     /// How long draining may take.
@@ -89,6 +91,7 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
     let outside = builder.outside(&parts, upstream.as_ref());
     let credentials = builder.credentials(outside.as_ref());
     let mut doors = builder.doors(&callers);
+    let admin_tls = builder.admin_tls();
     let mut bindings = builder.bindings(&credentials, &callers);
     bindings.extend(builder.route_bindings(&doors, &credentials, &callers));
     if let Some((caller, credential)) = &parts.private {
@@ -121,7 +124,7 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
                 tokens: builder.config.tokens.clone(),
                 upstream,
             };
-            Ok(builder.finish(routes, file, doors))
+            Ok(builder.finish(routes, file, doors, admin_tls))
         }
         _ => Err(builder.errors),
     }
@@ -136,7 +139,8 @@ pub(super) fn files(config: &Config) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = config.references().into_iter().filter_map(file).collect();
     files.extend(config.upstream.ca_file.clone());
     let forward = config.listeners.forward.iter().filter_map(|listener| listener.tls.as_ref());
-    for tls in forward.chain(config.listeners.reverse.iter().filter_map(|listener| listener.tls.as_ref())) {
+    let reverse = config.listeners.reverse.iter().filter_map(|listener| listener.tls.as_ref());
+    for tls in forward.chain(reverse).chain(config.admin.iter().filter_map(|admin| admin.tls.as_ref())) {
         files.push(tls.certificate.clone());
         files.extend(tls.client_ca.clone());
     }
@@ -488,6 +492,14 @@ impl Builder {
         doors
     }
 
+    fn admin_tls(&mut self) -> Option<Arc<rustls::ServerConfig>> {
+        let settings = self.config.admin.as_ref()?.tls.clone();
+        crate::listen::tls(settings.as_ref(), &self.secrets).unwrap_or_else(|(key, why)| {
+            self.error(&format!("admin.{key}"), why);
+            None
+        })
+    }
+
     /// No two listeners on one address; port 0 is a new one each time.
     fn check_addresses(&mut self, listeners: &crate::listen::Settings) {
         use crate::listen::Address;
@@ -540,7 +552,13 @@ impl Builder {
         }
     }
 
-    fn finish(self, routes: RouteTable, file: FilePart, doors: Vec<Door>) -> Built {
+    fn finish(
+        self,
+        routes: RouteTable,
+        file: FilePart,
+        doors: Vec<Door>,
+        admin_tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Built {
         let limits = &self.config.limits;
         Built {
             state: State {
@@ -555,6 +573,7 @@ impl Builder {
                 log_requests: self.config.log.requests,
             },
             doors,
+            admin_tls,
             limits: ConnectionLimits {
                 connections: limits.connections,
                 head: HeadLimits { bytes: limits.header_bytes, count: limits.header_count },

@@ -182,7 +182,7 @@ impl Engine for Running {
 
     fn status(&self) -> Value {
         let state = self.routes.proxy().state();
-        let store = self.routes.stored().map(|stored| stored.store().reachable());
+        let store = self.routes.stored().map(|stored| stored.store().reach().failing.is_none());
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "storeReachable": store,

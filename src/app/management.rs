@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response};
@@ -16,11 +16,13 @@ use tokio::task::JoinSet;
 use tower::ServiceExt;
 use tower_service::Service;
 
+use super::engine::Running;
 use super::opening::StoreWanted;
 use super::routes::Routes;
+use crate::api::Api;
 use crate::base::{BoxFuture, Code, Deps, Refusal};
 use crate::proxy::problem;
-use crate::store::{Settings, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// A store that could not be opened is tried again this soon, and then ever later.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -29,12 +31,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// The API of the moment: there is none before the store was opened.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ApiSlot(Arc<ArcSwapOption<Router>>);
-
-impl ApiSlot {
-    fn fill(&self, api: Router) {
-        self.0.store(Some(Arc::new(api)));
-    }
-}
 
 impl Service<Request<Body>> for ApiSlot {
     type Response = Response<Body>;
@@ -49,7 +45,7 @@ impl Service<Request<Body>> for ApiSlot {
         match self.0.load_full() {
             Some(api) => Box::pin(Router::clone(&api).oneshot(request)),
             None => Box::pin(async {
-                let refusal = Refusal::new(Code::SecretUnavailable, "the store is not open yet")
+                let refusal = Refusal::new(Code::SecretUnavailable, "the store is not open")
                     .with_retry_after(Duration::from_secs(1));
                 Ok(problem(&refusal).map(Body::new))
             }),
@@ -57,21 +53,22 @@ impl Service<Request<Body>> for ApiSlot {
     }
 }
 
-/// Opens a store, now or as soon as it can be reached.
-pub(super) type Open = Arc<dyn Fn() -> BoxFuture<'static, Result<Store, StoreError>> + Send + Sync>;
-
-/// Makes the API over an open store.
-pub(super) type MakeApi = Arc<dyn Fn(Store) -> Router + Send + Sync>;
-
 /// The store of one process, and what follows it.
+#[derive(Debug)]
 pub(super) struct Management {
-    routes: Arc<Routes>,
-    settings: Settings,
-    store: Arc<ArcSwapOption<Store>>,
-    make: Arc<ArcSwapOption<MakeApi>>,
-    api: ApiSlot,
+    inner: Arc<Inner>,
     /// Dropping the set ends its tasks.
     _tasks: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    routes: Arc<Routes>,
+    deps: Deps,
+    wanted: ArcSwap<StoreWanted>,
+    store: ArcSwapOption<Store>,
+    api: ArcSwapOption<Api>,
+    slot: ApiSlot,
 }
 
 impl Management {
@@ -82,89 +79,90 @@ impl Management {
     pub(super) async fn start(
         routes: &Arc<Routes>,
         deps: &Deps,
-        settings: Settings,
-        open: Open,
-        make: MakeApi,
-        api: ApiSlot,
+        wanted: StoreWanted,
+        slot: ApiSlot,
     ) -> Result<Self, StoreError> {
+        let inner = Arc::new(Inner {
+            routes: Arc::clone(routes),
+            deps: deps.clone(),
+            wanted: ArcSwap::from_pointee(wanted),
+            store: ArcSwapOption::empty(),
+            api: ArcSwapOption::empty(),
+            slot,
+        });
         let mut tasks = JoinSet::new();
-        let opening = Opening {
-            routes: Arc::clone(routes),
-            store: Arc::default(),
-            make: Arc::new(ArcSwapOption::from_pointee(make)),
-            api,
-        };
-        let this = Self {
-            routes: Arc::clone(routes),
-            settings,
-            store: Arc::clone(&opening.store),
-            make: Arc::clone(&opening.make),
-            api: opening.api.clone(),
-            _tasks: JoinSet::new(),
-        };
-        match open().await {
+        match inner.open().await {
             Ok(store) => {
-                opening.opened(store.clone()).await;
                 tasks.spawn(Arc::clone(routes).follow(store));
             }
             Err(error @ StoreError::Unavailable(_)) => {
                 tracing::error!(%error, "the store cannot be opened; what it holds is not served until it can be");
-                tasks.spawn(opening.keep_trying(open, deps.clone()));
+                tasks.spawn(Arc::clone(&inner).keep_trying());
             }
             Err(error) => return Err(error),
         }
         tasks.spawn(Arc::clone(routes).keep_books());
-        Ok(Self { _tasks: tasks, ..this })
+        Ok(Self { inner, _tasks: tasks })
     }
 
-    /// Whether it is what the configuration still asks for.
-    pub(super) fn is_of(&self, wanted: &StoreWanted) -> bool {
-        self.settings == wanted.settings
-    }
-
-    /// The configuration changed: the API's own settings may have.
-    pub(super) fn remake(&self, make: MakeApi) {
-        if let Some(store) = self.store.load_full() {
-            self.api.fill(make(Store::clone(&store)));
+    /// The configuration was loaded again.
+    pub(super) async fn reload(&self, wanted: StoreWanted) {
+        if self.inner.wanted.load().settings != wanted.settings {
+            tracing::error!("`store` was changed: that is obeyed after a restart, and the old one stays until then");
         }
-        self.make.store(Some(Arc::new(make)));
+        self.inner.wanted.store(Arc::new(wanted));
+        if let Some(api) = self.inner.api.load_full() {
+            self.inner.let_in(&api).await;
+        }
     }
 
-    /// The store, once it is open.
-    pub(super) fn store(&self) -> Option<Arc<Store>> {
-        self.store.load_full()
+    /// Whether everything that was written is known here; the process may take work.
+    pub(super) fn is_open(&self) -> bool {
+        self.inner.store.load().is_some()
     }
 
     /// Writes down what was counted; the process ends.
     pub(super) async fn close(&self) {
-        self.routes.write_down().await;
+        self.inner.routes.write_down().await;
     }
 }
 
-/// What is to be done once the store is open.
-struct Opening {
-    routes: Arc<Routes>,
-    store: Arc<ArcSwapOption<Store>>,
-    make: Arc<ArcSwapOption<MakeApi>>,
-    api: ApiSlot,
-}
-
-impl Opening {
-    async fn opened(&self, store: Store) {
+impl Inner {
+    /// Opens the store and the API over it.
+    async fn open(&self) -> Result<Store, StoreError> {
+        let wanted = self.wanted.load_full();
+        let store = wanted.open(&self.routes.file(), &self.deps).await?;
         if let Err(error) = self.routes.open(store.clone()).await {
             tracing::error!(%error, "the store was opened and cannot be read now");
         }
-        self.store.store(Some(Arc::new(store.clone())));
-        if let Some(make) = self.make.load_full() {
-            self.api.fill(make(store));
+        let engine = Arc::new(Running { routes: Arc::clone(&self.routes) });
+        if wanted.admin.is_some() {
+            let api = Arc::new(Api::new(store.clone(), engine, self.deps.clone()));
+            self.let_in(&api).await;
+            self.slot.0.store(Some(Arc::new(Router::new())));
+            self.api.store(Some(api));
         }
+        self.store.store(Some(Arc::new(store.clone())));
+        Ok(store)
     }
 
-    async fn keep_trying(self, open: Open, deps: Deps) {
+    /// Tells the API who may come in, and makes a first token where nobody could.
+    async fn let_in(&self, api: &Api) {
+        let wanted = self.wanted.load_full();
+        let Some(access) = wanted.access(&self.routes.file(), &self.deps).await else { return };
+        match wanted.first_token(api.store(), &access, &self.deps).await {
+            Ok(None) => {}
+            Ok(Some(file)) => tracing::warn!(file = %file.display(), "a first admin token was made"),
+            Err(why) => tracing::error!(why, "no first admin token could be made"),
+        }
+        api.set_access(access);
+    }
+
+    async fn keep_trying(self: Arc<Self>) {
         let mut pause = FIRST_PAUSE;
         let store = loop {
-            deps.clock.sleep_until(deps.clock.instant() + pause).await;
-            match open().await {
+            self.deps.clock.sleep_until(self.deps.clock.instant() + pause).await;
+            match self.open().await {
                 Ok(store) => break store,
                 Err(StoreError::Unavailable(why)) => tracing::debug!(why, "the store cannot be opened yet"),
                 Err(error) => tracing::error!(%error, "the store cannot be opened"),
@@ -172,13 +170,6 @@ impl Opening {
             pause = (pause * 2).min(LONGEST_PAUSE);
         };
         tracing::info!("the store is open");
-        self.opened(store.clone()).await;
-        self.routes.follow(store).await;
-    }
-}
-
-impl std::fmt::Debug for Management {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Management")
+        Arc::clone(&self.routes).follow(store).await;
     }
 }

@@ -1,13 +1,11 @@
 //! From the configuration to an open store and the API over it.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::engine::Running;
 use super::file::FilePart;
-use super::management::{ApiSlot, MakeApi, Management, Open};
-use super::routes::Routes;
-use super::serve::StartError;
-use crate::base::{BoxFuture, Deps, Public, SecretField, SecretRef, Secrets};
+use crate::api::Access;
+use crate::base::{Deps, HttpClients, Public};
 use crate::config::Config;
 use crate::store::{HeldKey, KeyEncryption, KeySettings, Keys, Place, Settings, Store, StoreError};
 
@@ -16,48 +14,55 @@ use crate::store::{HeldKey, KeyEncryption, KeySettings, Keys, Place, Settings, S
 pub(super) struct StoreWanted {
     /// Its own settings.
     pub(super) settings: Settings,
-    admin: Option<crate::api::Settings>,
+    /// The API over it.
+    pub(super) admin: Option<crate::api::Settings>,
 }
 
 impl StoreWanted {
     /// One is asked for by `store`, or by an admin listener that manages. A private listener makes none of its own.
     pub(super) fn of(config: &Config, private: bool) -> Option<Self> {
-        let managed = config.admin.as_ref().filter(|admin| admin.management && !private);
+        let managed = config.admin.as_ref().filter(|admin| admin.api && !private);
         let settings = match (&config.store, managed) {
             (Some(settings), _) => settings.clone(),
             (None, Some(_)) => Settings::default(),
             (None, None) => return None,
         };
-        Some(Self { settings, admin: managed.map(|admin| admin.api.clone()) })
+        Some(Self { settings, admin: managed.cloned() })
     }
 
-    /// Opens it, or begins to try.
+    /// Opens it.
     ///
     /// # Errors
-    /// When trying again would change nothing.
-    pub(super) async fn start(
-        &self,
-        routes: &Arc<Routes>,
-        deps: &Deps,
-        api: ApiSlot,
-    ) -> Result<Management, StartError> {
-        let (settings, own, with) = (self.settings.clone(), deps.clone(), Arc::clone(routes));
-        let open: Open = Arc::new(move || {
-            let (settings, deps, file) = (settings.clone(), own.clone(), with.file());
-            Box::pin(async move { open(&settings, &file, &deps).await })
-        });
-        let management =
-            Management::start(routes, deps, self.settings.clone(), open, self.api(routes, deps), api).await;
-        management.map_err(|error| StartError::Other(error.to_string()))
+    /// See [`open`].
+    pub(super) async fn open(&self, file: &FilePart, deps: &Deps) -> Result<Store, StoreError> {
+        open(&self.settings, file, deps).await
     }
 
-    /// Makes the API over it.
-    pub(super) fn api(&self, routes: &Arc<Routes>, deps: &Deps) -> MakeApi {
-        let (routes, deps, admin) = (Arc::clone(routes), deps.clone(), self.admin.clone());
-        Arc::new(move |store| {
-            let engine = Arc::new(Running { routes: Arc::clone(&routes) });
-            crate::api::router(store, engine, deps.clone(), admin.clone())
-        })
+    /// Who may use the API.
+    pub(super) async fn access(&self, file: &FilePart, deps: &Deps) -> Option<Access> {
+        let admin = self.admin.as_ref()?;
+        let secrets = file.sources.load_all(admin.references()).await;
+        let clients: Arc<dyn HttpClients> = Arc::clone(&file.upstream) as Arc<dyn HttpClients>;
+        Some(Access::new(admin, &secrets, &clients, deps))
+    }
+
+    /// Makes the first admin token where nobody could come in: beside the database, where it is a file.
+    ///
+    /// # Errors
+    /// Why it cannot be made.
+    pub(super) async fn first_token(
+        &self,
+        store: &Store,
+        access: &Access,
+        deps: &Deps,
+    ) -> Result<Option<PathBuf>, String> {
+        let url = match &self.settings.url {
+            Public::Literal(url) => url.as_str(),
+            Public::Reference(_) => "",
+        };
+        let key = Settings::key_file(url);
+        let folder = key.parent().unwrap_or(Path::new("state"));
+        crate::api::first_token(store, access, folder, deps).await
     }
 }
 
@@ -88,7 +93,7 @@ pub(super) async fn open(settings: &Settings, file: &FilePart, deps: &Deps) -> R
     let (store, made) = Store::open(&Place { url, password, poll: settings.poll }, keys, deps).await?;
     if let Some(made) = made {
         tracing::warn!(
-            file = %made.path().display(),
+            file = %made.0.display(),
             "a key for the store was made; keep a copy of it where the store's backups are not"
         );
     }

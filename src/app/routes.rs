@@ -121,7 +121,7 @@ impl Routes {
         loop {
             let now = self.clock.instant();
             let reached = match self.refresh(false).await {
-                Ok(()) => store.reachable(),
+                Ok(()) => store.reach().failing.is_none(),
                 Err(error) => {
                     if failing_since.is_none() {
                         tracing::error!(%error, "the store cannot be read; what was read last is used for {:?}", self.grace);

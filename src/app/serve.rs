@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio_util::sync::CancellationToken;
 
 use super::build::{Built, Parts, build, files};
@@ -16,7 +16,7 @@ use super::watch::{Fingerprints, Watch};
 use crate::base::Deps;
 use crate::config::{Config, ConfigError};
 use crate::listen::ca::{self, Ca, CaError};
-use crate::listen::{Address, Bound, Door, Listener, Shared};
+use crate::listen::{Address, AdminTls, Bound, Door, Listener, Shared};
 use crate::observe::{Health, router};
 use crate::proxy::Proxy;
 use crate::route::{CredentialEntry, Readiness};
@@ -97,6 +97,7 @@ pub struct App {
     routes: Arc<Routes>,
     management: Option<Management>,
     api: ApiSlot,
+    admin_tls: AdminTls,
     seen: Fingerprints,
     /// The files of a configuration that is being tried.
     refused: Fingerprints,
@@ -168,14 +169,17 @@ impl App {
         if let Authority::OnDisk(settings) = &authority {
             ca::write_bundle(&settings.bundle_path(), &roots, &ca)?;
         }
-        let Built { state, file, doors, limits, drain, expiring, mut seen, .. } = built;
+        let Built { state, file, doors, admin_tls, limits, drain, expiring, mut seen, .. } = built;
         let state = if store.is_some() { state.before_the_store() } else { state };
         let proxy = Arc::new(Proxy::new(state, deps.clone()));
         let grace = store.as_ref().map(|store| store.settings.grace).unwrap_or_default();
         let routes = Routes::new(Arc::clone(&proxy), &deps, Arc::clone(&file), grace);
         let api = ApiSlot::default();
         let management = match &store {
-            Some(store) => Some(store.start(&routes, &deps, api.clone()).await?),
+            Some(wanted) => {
+                let started = Management::start(&routes, &deps, wanted.clone(), api.clone()).await;
+                Some(started.map_err(|error| StartError::Other(error.to_string()))?)
+            }
             None => None,
         };
         let shared = Arc::new(Shared::new(proxy, Arc::clone(&deps.clock), Some(ca), limits));
@@ -189,6 +193,7 @@ impl App {
             routes,
             management,
             api,
+            admin_tls: Arc::new(ArcSwapOption::new(admin_tls)),
             deps,
             path: path.map(Path::to_owned),
             private,
@@ -227,7 +232,8 @@ impl App {
         let proxy = Arc::clone(&self.shared.proxy);
         let address = bound.address.clone();
         let health = router(Arc::clone(&self.health), move || unusable(&proxy));
-        bound.serve_axum(health.fallback_service(self.api.clone()), stop.clone());
+        let service = health.fallback_service(self.api.clone());
+        bound.serve_axum(service, Arc::clone(&self.admin_tls), stop.clone());
         self.admin = Some(Admin { configured, bound: address, stop });
     }
 
@@ -372,16 +378,17 @@ impl App {
         ca::write_bundle(&ca_settings.bundle_path(), &roots, &ca)?;
         // From here on nothing fails.
         report(&built);
-        let Built { state, file, doors, limits, drain, expiring, mut seen, .. } = built;
+        let Built { state, file, doors, admin_tls, limits, drain, expiring, mut seen, .. } = built;
         self.authority = Authority::OnDisk(ca_settings);
         if self.shared.ca().is_none_or(|old| old.pem() != ca.pem()) {
             self.shared.set_ca(Some(ca));
         }
         self.roots = roots;
         self.shared.set_limits(limits);
+        self.admin_tls.store(admin_tls);
+        self.keepers = Keepers::start(expiring, &file.sources, &file.outside);
         self.routes.replace(state, file).await;
         self.manage(store).await;
-        self.keepers = Keepers::start(expiring, &file.sources, &file.outside);
         self.drain = drain;
         seen.extend(Some(own_file));
         self.seen = seen;
@@ -401,19 +408,14 @@ impl App {
     /// Follows what the new configuration says of the store and the API.
     async fn manage(&mut self, wanted: Option<StoreWanted>) {
         match (&self.management, wanted) {
-            (Some(management), Some(store)) => {
-                if !management.is_of(&store) {
-                    tracing::error!(
-                        "`store` was changed: that is obeyed after a restart, and the old one stays until then"
-                    );
+            (Some(management), Some(wanted)) => management.reload(wanted).await,
+            (None, Some(wanted)) => {
+                let started = Management::start(&self.routes, &self.deps, wanted, self.api.clone()).await;
+                match started {
+                    Ok(management) => self.management = Some(management),
+                    Err(error) => tracing::error!(%error, "the store cannot be opened"),
                 }
-                management.remake(store.api(&self.routes, &self.deps));
             }
-            (None, Some(store)) => match store.start(&self.routes, &self.deps, self.api.clone()).await {
-                Ok(management) => self.management = Some(management),
-                Err(StartError::Other(why)) => tracing::error!(why, "the store cannot be opened"),
-                Err(StartError::Config(_)) => {}
-            },
             (Some(_), None) => tracing::error!("`store` is gone: that is obeyed after a restart"),
             (None, None) => {}
         }

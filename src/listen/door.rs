@@ -219,7 +219,11 @@ fn check_reach(address: &Address, allow_anonymous: bool, has_callers: bool) -> R
     ))
 }
 
-fn tls(settings: Option<&Tls>, secrets: &Secrets) -> Result<Option<Arc<ServerConfig>>, (String, String)> {
+/// TLS of a listener, if it has any.
+///
+/// # Errors
+/// The key that is wrong, and what to change.
+pub fn tls(settings: Option<&Tls>, secrets: &Secrets) -> Result<Option<Arc<ServerConfig>>, (String, String)> {
     let Some(settings) = settings else { return Ok(None) };
     let at = |key: &str, why: String| (format!("tls.{key}"), why);
     let certificates = |path: &std::path::Path| {

@@ -3,6 +3,7 @@
 //! **Never believes a claim that the channel does not prove, never lets two names for one destination pass, never tunnels
 //! a host blind that has a credential.**
 
+mod admin;
 pub mod ca;
 mod door;
 mod forward;
@@ -19,7 +20,8 @@ mod shared;
 mod socket;
 mod vet;
 
-pub use door::{Door, Route};
+pub use admin::AdminTls;
+pub use door::{Door, Route, tls};
 pub use serve::Listener;
 pub use settings::{Address, Settings};
 pub use shared::{ConnectionLimits, Shared};

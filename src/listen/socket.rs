@@ -5,7 +5,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
-use tokio_util::sync::CancellationToken;
 
 use super::settings::Address;
 
@@ -78,22 +77,6 @@ async fn remove_stale(path: &Path) -> std::io::Result<()> {
     match tokio::net::UnixStream::connect(path).await {
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         _ => Err(std::io::ErrorKind::AddrInUse.into()),
-    }
-}
-
-impl Bound {
-    /// Serves an axum router on this socket until told to stop: the admin listener.
-    pub fn serve_axum(self, router: axum::Router, stop: CancellationToken) {
-        let done = async move { stop.cancelled().await };
-        tokio::spawn(async move {
-            let served = match self.socket {
-                Socket::Tcp(listener) => axum::serve(listener, router).with_graceful_shutdown(done).await,
-                Socket::Unix { listener, _file } => axum::serve(listener, router).with_graceful_shutdown(done).await,
-            };
-            if let Err(error) = served {
-                tracing::error!(%error, "the admin listener ended");
-            }
-        });
     }
 }
 

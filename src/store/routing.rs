@@ -19,7 +19,7 @@ impl Store {
         let bindings = snapshot.all(sql, values![]).await?;
         let sql = select_records!(
             "AND v.version = c.version JOIN (SELECT DISTINCT account, credential FROM bindings) b \
-             ON b.account = c.account AND b.credential = c.id WHERE c.removed = 0 ORDER BY c.account, c.id"
+             ON b.account = c.account AND b.credential = c.id ORDER BY c.account, c.id"
         );
         let credentials = snapshot.all(sql, values![]).await?;
         let proofs = snapshot.all(select_callers!(""), values![]).await?;
