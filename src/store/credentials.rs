@@ -215,6 +215,9 @@ impl Store {
         new: NewCredential,
         by: &Actor,
     ) -> Result<CredentialRecord> {
+        if self.credential(account, id).await?.is_none() {
+            return Err(StoreError::Unknown(shown(account, id)));
+        }
         let (mut writing, key) = self.write_sealed(account).await?;
         if writing.present(account, id).await? != version {
             return Err(StoreError::Changed(shown(account, id)));

@@ -203,10 +203,6 @@ impl Database {
         }
     }
 
-    pub(super) fn is_postgres(&self) -> bool {
-        matches!(self, Self::Postgres(_))
-    }
-
     /// Ends every connection.
     pub(super) async fn close(&self) {
         match self {
@@ -246,6 +242,30 @@ impl Transaction {
     /// The first row of a statement.
     pub(super) async fn first(&mut self, sql: impl SqlSafeStr, values: Vec<Value>) -> Result<Option<Row>> {
         Ok(self.all(sql, values).await?.into_iter().next())
+    }
+
+    /// Every row of a statement, one after the other, however many.
+    pub(super) async fn each(&mut self, sql: impl SqlSafeStr, mut take: impl FnMut(Row) -> Result<()>) -> Result<()> {
+        match self {
+            Self::Sqlite(inner) => {
+                let mut rows = for_sqlite(sql, Vec::new()).fetch(&mut **inner).map_ok(Row::Sqlite);
+                while let Some(row) = bounded(rows.try_next()).await? {
+                    take(row)?;
+                }
+            }
+            Self::Postgres(inner) => {
+                let mut rows = for_postgres(sql, Vec::new()).fetch(&mut **inner).map_ok(Row::Postgres);
+                while let Some(row) = bounded(rows.try_next()).await? {
+                    take(row)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A single statement of it may take as long as it takes.
+    pub(super) async fn patiently(&mut self) -> Result<()> {
+        if self.is_postgres() { self.script("SET LOCAL statement_timeout = 0").await } else { Ok(()) }
     }
 
     /// The number of rows that a statement changed.

@@ -7,8 +7,10 @@
 //! version of that credential.**
 
 mod audit_rows;
+mod backup;
 mod bindings;
 mod callers;
+mod care;
 mod changes;
 mod connect;
 mod credentials;
@@ -21,6 +23,7 @@ mod management;
 mod migrate;
 mod open;
 mod record;
+mod rekey;
 mod routing;
 mod settings;
 #[cfg(test)]
@@ -28,6 +31,7 @@ mod testing;
 mod usage;
 
 pub use audit_rows::{AuditQuery, AuditRow};
+pub use care::Info;
 pub use changes::Reach;
 pub use keys::{HeldKey, KeyEncryption, KeyError, KeyMade, Keys, Transit, TransitKey};
 pub use open::Place;
@@ -35,6 +39,7 @@ pub use record::{
     Actor, BindingRecord, CallerProofRecord, CallerRecord, Change, CredentialRecord, ManagementToken, NewCredential,
     Role, Routing, StoreError, UsageRecord,
 };
+pub use rekey::{Progress, Watcher};
 pub use settings::{KeySettings, Settings, TransitSettings};
 
 use std::fmt;
