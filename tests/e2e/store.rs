@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use countersign::base::{AuditEvent, Deps, Secret};
+use countersign::base::{AuditEvent, BoxFuture, Deps, Secret};
 use countersign::store::{
-    Actor, AuditQuery, AuditRow, BindingRecord, CallerProofRecord, CredentialRecord, HeldKey, KeyEncryption, Keys,
-    ManagementToken, NewCredential, Place, Role, Store, StoreError, UsageRecord,
+    Actor, AuditQuery, AuditRow, BindingRecord, CallerProofRecord, CredentialRecord, HeldKey, KeyEncryption, KeyError,
+    Keys, ManagementToken, NewCredential, Place, Progress, Role, Store, StoreError, UsageRecord,
 };
 use serde_json::json;
 
@@ -474,6 +474,357 @@ fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
+fn quiet(_: Progress) {}
+
+fn holds_canary(bytes: &[u8]) -> bool {
+    bytes.windows(CANARY.len()).any(|window| window == CANARY.as_bytes())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_start_makes_a_key_says_where_and_never_makes_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let (state, key) = (folder.path().join("deep/state"), folder.path().join("deep/state/store.key"));
+    let place = Place {
+        url: format!("sqlite:{}", state.join("countersign.db").display()),
+        password: None,
+        poll: Duration::from_secs(1),
+    };
+    let open = async || Store::open(&place, Keys::File(key.clone()), &Deps::system()).await;
+    let (store, made) = open().await.unwrap();
+    assert_eq!(made.unwrap().0, key);
+    assert_eq!((mode(&state), mode(&key)), (0o700, 0o600));
+    let record = store.create_credential("a", "a", new("x", CANARY), &anna()).await.unwrap();
+    for name in ["countersign.db", "countersign.db-wal", "countersign.db-shm"] {
+        assert_eq!(mode(&state.join(name)), 0o600, "{name}");
+    }
+    let (again, made) = open().await.unwrap();
+    assert_eq!(made, None);
+    assert_eq!(key_of(&again.secrets(&record).await.unwrap()), CANARY);
+    again.close().await;
+    store.close().await;
+
+    // Without the key nothing is readable, and nothing is made that would hide that.
+    let kept = std::fs::read(&key).unwrap();
+    std::fs::remove_file(&key).unwrap();
+    let Err(StoreError::Sealed(why)) = open().await else { panic!("it opened without its key") };
+    assert!(why.contains("is missing") && why.contains("Restore the file") && !key.exists(), "{why}");
+    std::fs::write(&key, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n").unwrap();
+    assert!(matches!(open().await, Err(StoreError::Invalid(why)) if why.contains("chmod 600")));
+    set_mode(&key, 0o600);
+    let Err(StoreError::Sealed(why)) = open().await else { panic!("it opened with another key") };
+    assert!(why.contains("restore the file that belongs to this store"), "{why}");
+    std::fs::write(&key, "").unwrap();
+    assert!(matches!(open().await, Err(StoreError::Invalid(why)) if why.contains("empty")));
+    std::fs::write(&key, kept).unwrap();
+    assert_eq!(key_of(&open().await.unwrap().0.secrets(&record).await.unwrap()), CANARY);
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_store_of_this_version_is_refused_with_what_to_do() {
+    let server = Server::sqlite();
+    server.open().await.close().await;
+    server.tamper("INSERT INTO countersign_schema (version) VALUES (99)").await;
+    let Err(StoreError::Invalid(why)) = server.open_with(server.key_file()).await else { panic!("it opened") };
+    assert!(why.contains("a newer Countersign wrote this store") && why.contains("run that version"), "{why}");
+
+    let server = Server::sqlite();
+    std::fs::write(server.file(), "this is no database, though it is long enough to look like one".repeat(100))
+        .unwrap();
+    let Err(StoreError::Unavailable(why)) = server.open_with(server.key_file()).await else { panic!("it opened") };
+    assert!(why.contains("no SQLite database"), "{why}");
+
+    let nowhere = Place { url: "sqlite:/proc/none/a.db".into(), password: None, poll: Duration::from_secs(1) };
+    let outcome = Store::open(&nowhere, server.key_file(), &Deps::system()).await.map(drop);
+    assert!(matches!(&outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
+    // Nobody listens on port 1.
+    let down = Place { url: "postgres://me@127.0.0.1:1/store".into(), ..nowhere.clone() };
+    let outcome = Store::open(&down, server.key_file(), &Deps::system()).await.map(drop);
+    assert!(matches!(&outcome, Err(StoreError::Unavailable(why)) if why.contains("connection")), "{outcome:?}");
+    let wrong = Place { url: "mysql://a/b".into(), ..nowhere };
+    assert!(matches!(Store::open(&wrong, server.key_file(), &Deps::system()).await, Err(StoreError::Invalid(_))));
+}
+
+/// Opens, and another that knows only other keys does not.
+async fn keys_change(server: &Server) {
+    let old = server.open_with(Keys::Given(vec![held(1)])).await.unwrap();
+    // As every process has both before a change of the key.
+    let store = server.open_with(Keys::Given(vec![held(1), held(2)])).await.unwrap();
+    for number in 0..30 {
+        let id = format!("c{number}");
+        store.create_credential(&format!("k{}", number % 3), &id, new("x", &id), &anna()).await.unwrap();
+    }
+    let sealed = store.seal("k0", b"journal", &Secret::new(CANARY)).await.unwrap();
+    let (fence, _) = store.journal_lock("journal", "me", Duration::from_secs(60)).await.unwrap().unwrap();
+    store.journal_write("journal", fence, &sealed).await.unwrap();
+    // Each account is read and written all the time.
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let busy: Vec<_> = (0..3)
+        .map(|account| {
+            let (store, stop, account) = (store.clone(), Arc::clone(&stop), format!("k{account}"));
+            tokio::spawn(async move {
+                let mut writes = 0;
+                while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                    for record in store.credentials(&account, None, 5, false).await.unwrap() {
+                        assert_eq!(key_of(&store.secrets(&record).await.unwrap()), record.id);
+                        let next = new("y", &record.id);
+                        store.update_credential(&account, &record.id, record.version, next, &anna()).await.unwrap();
+                        writes += 1;
+                    }
+                }
+                writes
+            })
+        })
+        .collect();
+    let both = server.open_with(Keys::Given(vec![held(2), held(1)])).await.unwrap();
+    assert_eq!(both.info().await.unwrap().data_keys, [(held(1).id().to_owned(), 3)]);
+    both.rekey(Some(held(2)), &quiet).await.unwrap();
+    assert_eq!(both.info().await.unwrap().data_keys, [(held(2).id().to_owned(), 3)]);
+    // New data keys, too, while the others write.
+    let seen = std::sync::Mutex::new(Vec::new());
+    both.rekey(None, &|progress| seen.lock().unwrap().push(progress)).await.unwrap();
+    let last = *seen.lock().unwrap().last().unwrap();
+    assert!(last.done >= 30 && last.done <= last.of, "{last:?}");
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    let mut writes = 0;
+    for task in busy {
+        writes += task.await.unwrap();
+    }
+    assert!(writes > 0);
+    // A second time, with nobody about: one data key an account.
+    both.rekey(None, &quiet).await.unwrap();
+    let info = both.info().await.unwrap();
+    assert_eq!((info.data_keys, info.rekeying), (vec![(held(2).id().to_owned(), 3)], false));
+    let fresh = server.open_with(Keys::Given(vec![held(2)])).await.unwrap();
+    for account in ["k0", "k1", "k2"] {
+        for record in fresh.credentials(account, None, 100, true).await.unwrap() {
+            for version in fresh.credential_versions(account, &record.id).await.unwrap() {
+                assert_eq!(key_of(&fresh.secrets(&version).await.unwrap()), record.id);
+            }
+        }
+    }
+    // The journal went along, and who sealed before writes after.
+    fresh.journal_write("journal", fence, &sealed).await.unwrap_err();
+    store.journal_write("journal", fence, &sealed).await.unwrap();
+    store.journal_release("journal", fence).await.unwrap();
+    let (_, found) = fresh.journal_lock("journal", "me", Duration::from_secs(60)).await.unwrap().unwrap();
+    assert_eq!(fresh.open_sealed("k0", b"journal", &found.unwrap()).await.unwrap().expose(), CANARY.as_bytes());
+
+    // Whoever has only the old key: what it has open goes on, what is new does not, and it does not start again.
+    let outcome = old.create_credential("k9", "new", new("x", "y"), &anna()).await;
+    assert!(matches!(&outcome, Err(StoreError::Sealed(why)) if why.contains("store.old_keys")), "{outcome:?}");
+    let outcome = server.open_with(Keys::Given(vec![held(1)])).await.map(drop);
+    assert!(matches!(&outcome, Err(StoreError::Sealed(why)) if why.contains("store.old_keys")), "{outcome:?}");
+    // Put away and taken out again, a key is still proven.
+    let outcome = fresh.rekey(Some(Arc::new(Impostor)), &quiet).await;
+    assert!(matches!(&outcome, Err(StoreError::Sealed(_))), "{outcome:?}");
+}
+
+/// Has the name of another key.
+#[derive(Debug)]
+struct Impostor;
+
+impl KeyEncryption for Impostor {
+    fn id(&self) -> &str {
+        static ID: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+        ID.get_or_init(|| held(2).id().to_owned())
+    }
+
+    fn wrap<'a>(&'a self, _: &'a [u8], key: &'a Secret) -> BoxFuture<'a, Result<Vec<u8>, KeyError>> {
+        Box::pin(async { Ok(key.expose().to_vec()) })
+    }
+
+    fn unwrap<'a>(&'a self, _: &'a [u8], _: &'a [u8]) -> BoxFuture<'a, Result<Secret, KeyError>> {
+        Box::pin(async { Ok(Secret::new("something")) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_change_while_others_read_and_write_on_sqlite() {
+    keys_change(&Server::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_change_while_others_read_and_write_on_postgresql() {
+    let Some(server) = Server::postgres("keys change while others read and write") else { return };
+    keys_change(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_our_own_file_is_renewed_in_the_file() {
+    let server = Server::sqlite();
+    let store = server.open().await;
+    let record = store.create_credential("a", "a", new("x", "y"), &anna()).await.unwrap();
+    let before = store.info().await.unwrap().key;
+    // A change that was interrupted has left two keys; the next one goes on with the newer.
+    let first = store.renew_key_file().await.unwrap();
+    assert_eq!(store.renew_key_file().await.unwrap().id(), first.id());
+    assert_eq!(std::fs::read_to_string(server.folder.path().join("store.key")).unwrap().lines().count(), 2);
+    server.open().await.secrets(&record).await.unwrap();
+    store.rekey(Some(first), &quiet).await.unwrap();
+    assert_ne!(store.info().await.unwrap().key, before);
+    assert_eq!(std::fs::read_to_string(server.folder.path().join("store.key")).unwrap().lines().count(), 1);
+    assert_eq!(mode(&server.folder.path().join("store.key")), 0o600);
+    assert_eq!(key_of(&server.open().await.secrets(&record).await.unwrap()), "y");
+    let given = server.folder.path().join("other.db");
+    let place = Place { url: format!("sqlite:{}", given.display()), ..server.place() };
+    let (given, _) = Store::open(&place, Keys::Given(vec![held(1)]), &Deps::system()).await.unwrap();
+    assert!(matches!(given.renew_key_file().await, Err(StoreError::Invalid(why)) if why.contains("store.old_keys")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_versions_are_forgotten_on_demand() {
+    let server = Server::sqlite();
+    let store = server.open().await;
+    for version in 1..5 {
+        let content = new("x", &format!("secret {version}"));
+        if version == 1 {
+            store.create_credential("a", "a", content, &anna()).await.unwrap();
+        } else {
+            store.update_credential("a", "a", version - 1, content, &anna()).await.unwrap();
+        }
+    }
+    store.create_credential("a", "gone", new("x", "y"), &anna()).await.unwrap();
+    store.remove_credential("a", "gone", &anna()).await.unwrap();
+    assert_eq!(store.prune(2, None).await.unwrap(), 2);
+    assert_eq!(store.prune(2, None).await.unwrap(), 0);
+    let versions = |id: &'static str| {
+        let store = store.clone();
+        async move {
+            let all = store.credential_versions("a", id).await.unwrap();
+            all.iter().map(|record| record.version).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!((versions("a").await, versions("gone").await), (vec![4, 3], vec![2, 1]));
+    assert_eq!(store.prune(1, Some(SystemTime::now() - Duration::from_secs(60))).await.unwrap(), 1);
+    assert_eq!(versions("gone").await, [2, 1]);
+    assert_eq!(store.prune(1, Some(SystemTime::now() + Duration::from_secs(60))).await.unwrap(), 1);
+    assert_eq!((versions("a").await, versions("gone").await), (vec![4], vec![2]));
+    assert!(matches!(store.restore_credential("a", "gone", None, &anna()).await, Err(StoreError::Unknown(_))));
+    assert_eq!(store.info().await.unwrap().versions, 2);
+    let present = store.credential("a", "a").await.unwrap().unwrap();
+    assert_eq!(key_of(&store.secrets(&present).await.unwrap()), "secret 4");
+}
+
+/// Fills a store, so that every table has a row.
+async fn fill(store: &Store) -> CredentialRecord {
+    store.create_credential("a", "a", new("x", CANARY), &anna()).await.unwrap();
+    let record = store.update_credential("a", "a", 1, new("Größe", CANARY), &anna()).await.unwrap();
+    store.create_credential("b", "gone", new("x", CANARY), &anna()).await.unwrap();
+    store.remove_credential("b", "gone", &anna()).await.unwrap();
+    store.put_binding(binding("a", "1", "a"), &anna()).await.unwrap();
+    let proof =
+        CallerProofRecord { id: "1".into(), digest: [1; 32], created: SystemTime::UNIX_EPOCH, expires_at: None };
+    store.add_caller_proof("a", "runner", proof, &anna()).await.unwrap();
+    let token =
+        ManagementToken { name: "ci".into(), digest: [2; 32], role: Role::Admin, account: None, expires_at: None };
+    store.add_management_token(token, &anna()).await.unwrap();
+    let used = UsageRecord { count: 3, last_used: SystemTime::UNIX_EPOCH, last_caller: "runner".into() };
+    store.add_usage(&[("a".into(), "a".into(), used)]).await.unwrap();
+    let event = AuditEvent::new("credential.create", "a", "ok");
+    let row = AuditRow { process: "p".into(), number: 1, at: SystemTime::UNIX_EPOCH, event, line: "{}".into() };
+    store.add_audit_rows(&[row]).await.unwrap();
+    let sealed = store.seal("a", b"j", &Secret::new(CANARY)).await.unwrap();
+    let (fence, _) = store.journal_lock("j", "me", Duration::from_secs(600)).await.unwrap().unwrap();
+    store.journal_write("j", fence, &sealed).await.unwrap();
+    record
+}
+
+async fn moved(from: &Server, to: &Server) {
+    let backup = from.folder.path().join("backup");
+    let source = from.open_with(Keys::Given(vec![held(1)])).await.unwrap();
+    let record = fill(&source).await;
+    let rows = source.backup(&backup, &quiet).await.unwrap();
+    assert_eq!(mode(&backup), 0o600);
+    assert!(!holds_canary(&std::fs::read(&backup).unwrap()));
+    assert!(matches!(source.backup(&backup, &quiet).await, Err(StoreError::Exists(_))));
+    assert!(matches!(source.restore(&backup, &quiet).await, Err(StoreError::Exists(_))));
+
+    let target = to.open_with(Keys::Given(vec![held(1)])).await.unwrap();
+    // Half a backup, one with a row too many and one with a changed byte are none, and leave nothing behind.
+    let text = std::fs::read_to_string(&backup).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let half = from.folder.path().join("half");
+    let broken = [
+        lines[..lines.len() - 1].join("\n"),
+        text.replace("\"x\"", "\"z\"").replace("Gr\u{f6}\u{df}e", "Gross"),
+        [&lines[..lines.len() - 2], &lines[lines.len() - 1..]].concat().join("\n"),
+        String::new(),
+        "{}\n".into(),
+    ];
+    for broken in broken {
+        std::fs::write(&half, broken).unwrap();
+        let outcome = target.restore(&half, &quiet).await;
+        assert!(matches!(&outcome, Err(StoreError::Invalid(why)) if why.contains("no whole backup")), "{outcome:?}");
+    }
+    let newer = text.replacen("\"schema\":1", "\"schema\":99", 1);
+    std::fs::write(&half, newer).unwrap();
+    assert!(matches!(target.restore(&half, &quiet).await, Err(StoreError::Invalid(why)) if why.contains("newer")));
+    assert!(target.accounts().await.unwrap().is_empty());
+
+    let mut told = target.revisions();
+    told.mark_unchanged();
+    assert_eq!(target.restore(&backup, &quiet).await.unwrap(), rows);
+    assert!(told.has_changed().unwrap());
+    assert_eq!(target.credential("a", "a").await.unwrap(), Some(record.clone()));
+    assert_eq!(key_of(&target.secrets(&record).await.unwrap()), CANARY);
+    assert_eq!(target.routing().await.unwrap().bindings, [binding("a", "1", "a")]);
+    assert_eq!(target.restore_credential("b", "gone", None, &anna()).await.unwrap().version, 3);
+    let (_, journal) = target.journal_lock("j", "me", Duration::from_secs(60)).await.unwrap().unwrap();
+    assert_eq!(target.open_sealed("a", b"j", &journal.unwrap()).await.unwrap().expose(), CANARY.as_bytes());
+    let (one, other) = (source.info().await.unwrap(), target.info().await.unwrap());
+    assert!(other.revision > one.revision);
+    assert_eq!((one.accounts, one.bindings, one.audit_rows), (other.accounts, other.bindings, other.audit_rows));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_either_database_is_restored_into_the_other() {
+    moved(&Server::sqlite(), &Server::sqlite()).await;
+    let test = "a backup of either database is restored into the other";
+    let (Some(one), Some(other)) = (Server::postgres(test), Server::postgres(test)) else { return };
+    moved(&one, &Server::sqlite()).await;
+    moved(&Server::sqlite(), &other).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_needs_the_key_that_is_not_in_it() {
+    let (from, to) = (Server::sqlite(), Server::sqlite());
+    let source = from.open().await;
+    fill(&source).await;
+    let backup = from.folder.path().join("backup");
+    source.backup(&backup, &quiet).await.unwrap();
+    let key = std::fs::read_to_string(from.folder.path().join("store.key")).unwrap();
+    assert!(!std::fs::read_to_string(&backup).unwrap().contains(key.trim()));
+    let target = to.open().await;
+    let Err(StoreError::Sealed(why)) = target.restore(&backup, &quiet).await else { panic!("it was restored") };
+    assert!(why.contains("put it in place"), "{why}");
+    assert!(target.accounts().await.unwrap().is_empty());
+    // And the store that refused goes on with its own.
+    target.create_credential("a", "a", new("x", "y"), &anna()).await.unwrap();
+    to.open().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_readable_in_a_file_a_dump_or_a_backup() {
+    let server = Server::sqlite();
+    let store = server.open().await;
+    fill(&store).await;
+    for entry in std::fs::read_dir(server.folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        assert!(!holds_canary(&std::fs::read(&path).unwrap()), "{}", path.display());
+    }
+    let Some(server) = Server::postgres("no secret is readable in a dump") else { return };
+    let store = server.open().await;
+    fill(&store).await;
+    let (postgres, _) = server.postgres.as_ref().unwrap();
+    let dump = postgres.dump();
+    assert!(dump.contains("credential_versions") && !holds_canary(dump.as_bytes()));
+}
+
 /// Not a test of its own: the process that the next one kills. It writes for ever and says what was acknowledged.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_that_is_killed() {
@@ -723,7 +1074,8 @@ async fn grow(server: &Server) {
         ),
     ];
     for (table, columns) in tables {
-        let sql = format!("INSERT INTO {table} {many} SELECT {columns} FROM {table}, n WHERE account = 'big' AND id = 'a'");
+        let sql =
+            format!("INSERT INTO {table} {many} SELECT {columns} FROM {table}, n WHERE account = 'big' AND id = 'a'");
         server.execute(sql).await;
     }
 }
