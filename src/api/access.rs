@@ -9,11 +9,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
+use super::credential::Origin;
 use super::error::ApiError;
 use super::limits::Limits;
 use super::oidc::Oidc;
 use super::principal::Principal;
 use super::settings::{RateLimit, Settings, Zone};
+use super::tokens::TokenEntry;
 use crate::base::{Deps, HttpClients, Random, Secret, Secrets};
 use crate::store::Store;
 
@@ -24,7 +26,7 @@ const SHORTEST: usize = 16;
 #[derive(Debug)]
 pub struct Access {
     tokens: HashMap<[u8; 32], Principal>,
-    pub(super) named: Vec<Principal>,
+    declared: Vec<TokenEntry>,
     oidc: Option<Oidc>,
     pub(super) limits: Limits,
     pub(super) server_names: Vec<String>,
@@ -39,7 +41,7 @@ impl Access {
     pub fn closed(deps: &Deps) -> Self {
         Self {
             tokens: HashMap::new(),
-            named: Vec::new(),
+            declared: Vec::new(),
             oidc: None,
             limits: Limits::new(RateLimit::default(), &deps.clock),
             server_names: Vec::new(),
@@ -61,7 +63,13 @@ impl Access {
         };
         for token in &settings.tokens {
             let principal = Principal::new(format!("token:{}", token.name), token.role, token.account.clone());
-            access.named.push(principal.clone());
+            access.declared.push(TokenEntry {
+                name: token.name.clone(),
+                role: token.role,
+                account: token.account.clone(),
+                expires_at: None,
+                origin: Origin::File,
+            });
             let why = match secrets.field(&token.token) {
                 Ok(secret) if secret.expose().len() < SHORTEST => {
                     format!("a token has {SHORTEST} bytes at least: make one with `openssl rand -base64 32`")
@@ -77,9 +85,14 @@ impl Access {
         access
     }
 
+    /// The tokens that the file declares.
+    pub(super) fn declared(&self) -> Vec<TokenEntry> {
+        self.declared.clone()
+    }
+
     /// Whether somebody can come in without a token of the store.
     pub fn lets_somebody_in(&self) -> bool {
-        !self.named.is_empty() || self.oidc.is_some()
+        !self.declared.is_empty() || self.oidc.is_some()
     }
 
     /// Who a request is of.

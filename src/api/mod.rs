@@ -7,17 +7,21 @@ mod access;
 mod bindings;
 mod credential;
 mod credentials;
+mod document;
 mod engine;
 mod error;
 mod filter;
+mod flexera;
 mod json;
 pub mod kinds;
 mod limits;
+mod native;
 mod oidc;
 mod principal;
 pub mod settings;
 mod time;
 mod tokens;
+mod web;
 
 pub use access::Access;
 pub use bindings::{CallerEntry, NewCallerToken};
@@ -34,6 +38,12 @@ pub use tokens::{TokenEntry, first_token};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use axum::http::header;
+use axum::routing::get;
+use axum::{Extension, Router, middleware};
+use bytes::Bytes;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::base::{AuditEvent, Deps};
 use crate::store::{Store, StoreError};
@@ -70,6 +80,39 @@ impl Api {
     /// `forbidden` when the principal may not see that account; `bad_request` when that is no account's name.
     pub fn credentials<'a>(&'a self, principal: &'a Principal, account: &'a str) -> Result<Credentials<'a>, ApiError> {
         Credentials::new(self, principal, account)
+    }
+
+    /// The routes of the API, for the admin listener: they ask who it is.
+    pub fn router(&self) -> Router {
+        let enter = middleware::from_fn_with_state(self.clone(), web::enter);
+        self.open().layer(enter).layer(CatchPanicLayer::custom(web::panicked))
+    }
+
+    /// The same for somebody who is proven otherwise, such as who runs a command on this host.
+    pub fn router_as(&self, principal: Principal) -> Router {
+        self.open().layer(Extension(web::Asking(principal))).layer(CatchPanicLayer::custom(web::panicked))
+    }
+
+    fn open(&self) -> Router {
+        let (router, openapi) = Self::routes().split_for_parts();
+        let document: Bytes = document::finished(&openapi).to_string().into();
+        let document = get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) });
+        router
+            .route(web::OPENAPI, document)
+            .fallback(web::nowhere)
+            .method_not_allowed_fallback(web::not_so)
+            .layer(middleware::from_fn(web::to_the_end))
+            .with_state(self.clone())
+    }
+
+    /// Every way in.
+    fn routes() -> OpenApiRouter<Self> {
+        OpenApiRouter::with_openapi(document::head()).merge(native::routes()).merge(flexera::routes())
+    }
+
+    /// The description of all ways in, OpenAPI 3.1.
+    pub fn openapi() -> serde_json::Value {
+        document::finished(&Self::routes().split_for_parts().1)
     }
 
     /// Writes down a change that is about to be made; what cannot be written down is not made.

@@ -46,16 +46,6 @@ impl Api {
         if principal.accounts(Role::Admin).is_some_and(|accounts| accounts.is_empty()) {
             principal.may_everywhere(Role::Admin)?;
         }
-        let file = self.access.load();
-        let declared = file.named.iter().flat_map(|named| {
-            named.grants.iter().map(|grant| TokenEntry {
-                name: named.name.trim_start_matches("token:").to_owned(),
-                role: grant.role,
-                account: grant.account.clone(),
-                expires_at: None,
-                origin: Origin::File,
-            })
-        });
         let stored = self.store.management_tokens().await?.into_iter().map(|token| TokenEntry {
             name: token.name,
             role: token.role,
@@ -63,7 +53,10 @@ impl Api {
             expires_at: token.expires_at,
             origin: Origin::Store,
         });
-        Ok(declared.chain(stored).filter(|token| may_manage(principal, token.account.as_deref()).is_ok()).collect())
+        let mut tokens = self.access.load().declared();
+        tokens.extend(stored);
+        tokens.retain(|token| may_manage(principal, token.account.as_deref()).is_ok());
+        Ok(tokens)
     }
 
     /// A new management token; the token itself is told this once.
@@ -81,8 +74,7 @@ impl Api {
             return Err(ApiError::unprocessable("name", why));
         }
         self.not_ended(token.expires_at)?;
-        let taken = format!("token:{}", token.name);
-        if self.access.load().named.iter().any(|named| named.name == taken) {
+        if self.access.load().declared().iter().any(|declared| declared.name == token.name) {
             return Err(ApiError::conflict(format!("the configuration file declares the token {}", token.name)));
         }
         let secret = new_token(&*self.deps.random)?;
