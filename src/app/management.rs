@@ -139,7 +139,7 @@ impl Inner {
         if wanted.admin.is_some() {
             let api = Arc::new(Api::new(store.clone(), engine, self.deps.clone()));
             self.let_in(&api).await;
-            self.slot.0.store(Some(Arc::new(Router::new())));
+            self.slot.0.store(Some(Arc::new(api.router())));
             self.api.store(Some(api));
         }
         self.store.store(Some(Arc::new(store.clone())));
