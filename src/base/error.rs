@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::audit::AuditUnavailable;
+
 /// The machine-readable reason of a refusal; the `code` member of the problem document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
@@ -47,6 +49,8 @@ pub enum Code {
     SpoolFull,
     /// A reverse listener has no route for the path.
     NoRoute,
+    /// The audit record cannot be written, so no credential is used.
+    AuditUnavailable,
 }
 
 /// Who is to blame, for the log and for `Proxy-Status`.
@@ -149,12 +153,45 @@ impl Code {
                 ("spool_full", 507, Countersign, "proxy_internal_error", "There is no room to hold the body")
             }
             Self::NoRoute => ("no_route", 404, Caller, "destination_not_found", "No route has this prefix"),
+            Self::AuditUnavailable => (
+                "audit_unavailable",
+                503,
+                Countersign,
+                "proxy_internal_error",
+                "No credential is used, since the audit record cannot be written",
+            ),
         }
     }
 
     /// The name, as in the problem document and in the log.
     pub const fn as_str(self) -> &'static str {
         self.row().0
+    }
+
+    /// Whether it says that a credential may not be used as was asked, in distinction to a use that did not succeed.
+    pub const fn is_denial(self) -> bool {
+        match self {
+            Self::BadRequest
+            | Self::CallerUnknown
+            | Self::DestinationMismatch
+            | Self::DestinationForbidden
+            | Self::Unbound
+            | Self::CredentialUnknown
+            | Self::CleartextRefused
+            | Self::InterceptionOff
+            | Self::CannotInfer
+            | Self::AuditUnavailable => true,
+            Self::BodyTooLarge
+            | Self::CredentialRejected
+            | Self::TokenEndpointUnavailable
+            | Self::ReauthorizationRequired
+            | Self::UpstreamUnreachable
+            | Self::UpstreamTimeout
+            | Self::SecretUnavailable
+            | Self::Overloaded
+            | Self::SpoolFull
+            | Self::NoRoute => false,
+        }
     }
 
     /// The title of the problem document.
@@ -225,6 +262,13 @@ impl Refusal {
     pub fn with_fault(mut self, fault: Fault) -> Self {
         self.fault = fault;
         self
+    }
+}
+
+impl From<AuditUnavailable> for Refusal {
+    fn from(unavailable: AuditUnavailable) -> Self {
+        // It is tried again each second.
+        Self::new(Code::AuditUnavailable, unavailable.to_string()).with_retry_after(Duration::from_secs(1))
     }
 }
 

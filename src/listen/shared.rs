@@ -15,7 +15,7 @@ use super::framing::HeadLimits;
 use super::identify::Evidence;
 use super::vet::Patience;
 use crate::base::{Clock, Destination, Refusal};
-use crate::proxy::Proxy;
+use crate::proxy::{Denial, Proxy};
 use crate::route::Caller;
 
 /// Limits of connections.
@@ -155,6 +155,8 @@ impl Conn {
         destination: Option<&Destination>,
         refusal: &Refusal,
     ) {
+        let denial = Denial { via, caller, destination, method: None, credential: None };
+        self.shared.proxy.denied(&denial, refusal);
         if !self.shared.proxy.state().log_requests {
             return;
         }

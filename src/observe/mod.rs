@@ -1,7 +1,8 @@
-//! What is seen of Countersign from outside: logs, health and readiness.
+//! What is seen of Countersign from outside: logs, health and readiness, and the audit record.
 //!
 //! **Never shows a secret, a query string or a caller's token; never changes anything.**
 
+pub mod audit;
 mod health;
 mod line;
 mod log;

@@ -4,6 +4,7 @@
 //! never sends a request that was not decided about, never tells a caller more of a credential than its id.**
 
 mod converse;
+mod denial;
 mod headers;
 mod links;
 mod pipeline;
@@ -12,6 +13,7 @@ mod respond;
 mod spool;
 mod upgrade;
 
+pub use denial::Denial;
 pub use headers::refuse_two_hosts;
 pub use links::Links;
 pub use pipeline::{Inbound, Limits, Proxy, State, Via};

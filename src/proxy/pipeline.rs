@@ -23,7 +23,7 @@ use super::respond::problem;
 use super::spool::{Spooled, spool};
 use super::upgrade;
 use crate::base::body::{BoxError, Kept};
-use crate::base::{AnswerView, Body, BodyNeed, Clock, Code, Deps, Destination, Refusal, RequestView};
+use crate::base::{AnswerView, AuditSink, Body, BodyNeed, Clock, Code, Deps, Destination, Refusal, RequestView};
 use crate::route::{Ask, Caller, CredentialEntry, Decision, Passage, Permit, Receipt, RouteTable};
 use crate::upstream::{Egress, Upstream};
 
@@ -129,6 +129,11 @@ impl Proxy {
         &self.tasks
     }
 
+    /// Where what happens is written down.
+    pub(super) fn audit(&self) -> &dyn AuditSink {
+        &*self.deps.audit
+    }
+
     /// The present state.
     pub fn state(&self) -> Arc<State> {
         self.state.load_full()
@@ -169,6 +174,7 @@ impl Proxy {
             caller: Arc::clone(&inbound.caller),
             binding: None,
             credential: None,
+            named: None,
             status: None,
             refusal: None,
             answered: None,
@@ -177,7 +183,7 @@ impl Proxy {
             place: None,
             holds: None,
         };
-        match forward(&state, &**clock, inbound, &mut record).await {
+        match forward(&state, &self.deps, inbound, &mut record).await {
             Ok(Answer { mut response, caller: Some(caller) }) => {
                 upgrade::join(&self.tasks, caller, &mut response, record);
                 response.map(|_| Body::empty())
@@ -185,6 +191,7 @@ impl Proxy {
             Ok(Answer { response, caller: None }) => response.map(|body| body.watched(Box::new(record))),
             Err(refusal) => {
                 record.refused(&refusal);
+                self.denied(&record.denial(), &refusal);
                 problem(&refusal)
             }
         }
@@ -197,11 +204,13 @@ struct Answer {
     caller: Option<hyper::upgrade::OnUpgrade>,
 }
 
-async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mut Record) -> Result<Answer, Refusal> {
+async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Record) -> Result<Answer, Refusal> {
+    let clock = &*deps.clock;
     let Inbound { mut request, destination, caller, named, via } = inbound;
     record.place = Some(Place::take(&caller, state.limits.caller_requests).ok_or_else(|| too_many(state))?);
     refuse_two_hosts(request.headers())?;
     let named = named_credential(request.headers())?.or(named);
+    record.named.clone_from(&named);
     let account = single(request.headers(), "countersign-aws-account")?.map(str::to_owned);
     let mut found = clean_request(request.headers_mut())?;
     if found.expects_continue && request.version() == Version::HTTP_2 {
@@ -221,6 +230,7 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
     let call = Call {
         state,
         clock,
+        audit: &*deps.audit,
         caller: &caller,
         destination: &destination,
         named: named.as_deref(),
@@ -305,6 +315,7 @@ async fn forward(state: &State, clock: &dyn Clock, inbound: Inbound, record: &mu
 pub(super) struct Call<'a> {
     pub(super) state: &'a State,
     pub(super) clock: &'a dyn Clock,
+    audit: &'a dyn AuditSink,
     pub(super) caller: &'a Caller,
     pub(super) destination: &'a Destination,
     named: Option<&'a str>,
@@ -314,7 +325,7 @@ pub(super) struct Call<'a> {
 
 impl Call<'_> {
     fn decide(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Decision {
-        self.state.routes.decide(&Ask {
+        let decision = self.state.routes.decide(&Ask {
             caller: self.caller,
             destination: self.destination,
             method,
@@ -323,7 +334,11 @@ impl Call<'_> {
             headers,
             named: self.named,
             route: self.route,
-        })
+        });
+        match (decision, self.audit.blocked()) {
+            (Decision::Use(_) | Decision::Wake(_), Some(unavailable)) => Decision::Deny(unavailable.into()),
+            (decision, _) => decision,
+        }
     }
 
     /// Brings the content of a credential that nobody used yet, and decides again.

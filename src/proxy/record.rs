@@ -9,6 +9,7 @@ use std::time::Instant;
 use http::{Method, StatusCode};
 use tokio::sync::oneshot;
 
+use super::denial::Denial;
 use crate::base::body::{BoxError, Watch};
 use crate::base::{Clock, Destination, Refusal};
 use crate::route::Caller;
@@ -42,6 +43,8 @@ pub(super) struct Record {
     pub(super) destination: Destination,
     pub(super) binding: Option<Arc<str>>,
     pub(super) credential: Option<Arc<str>>,
+    /// The credential that the request named.
+    pub(super) named: Option<Arc<str>>,
     pub(super) status: Option<StatusCode>,
     pub(super) refusal: Option<Refusal>,
     pub(super) answered: Option<Instant>,
@@ -54,6 +57,17 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// What is written down of it when its use is refused.
+    pub(super) fn denial(&self) -> Denial<'_> {
+        Denial {
+            via: self.via,
+            caller: Some(&self.caller),
+            destination: Some(&self.destination),
+            method: Some(&self.method),
+            credential: self.credential.as_ref().or(self.named.as_ref()),
+        }
+    }
+
     /// Notes that a refusal of ours is the answer.
     pub(super) fn refused(&mut self, refusal: &Refusal) {
         self.status = Some(refusal.status);

@@ -325,7 +325,7 @@ impl Draft for Settings {
             whereabouts,
             unsaid_lifetime: self.token_lifetime.unwrap_or(UNSAID_LIFETIME),
         };
-        let handle = setup.outside.tokens.handle(key.finish(), setup.credential, Arc::new(source));
+        let handle = setup.outside.tokens.handle(key.finish(), setup.account, setup.credential, Arc::new(source));
         Ok(Arc::new(Obtained { handle: Arc::new(handle), owned, adds: Vec::new() }))
     }
 }

@@ -375,7 +375,7 @@ impl<F: Fn(&str) -> KeyBuilder> Steps<'_, F> {
 
     fn keep(&mut self, step: &str, source: Arc<dyn TokenSource>) -> Arc<Handle> {
         let key = (self.key)(step).finish();
-        let handle = Arc::new(self.setup.outside.tokens.handle(key, self.setup.credential, source));
+        let handle = Arc::new(self.setup.outside.tokens.handle(key, self.setup.account, self.setup.credential, source));
         self.handles.push(Arc::clone(&handle));
         handle
     }

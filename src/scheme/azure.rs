@@ -305,7 +305,7 @@ impl Draft for Azure {
         let supplied = is_storage(&self.target).then_some(supplied);
         let vault = place == Some(Audience::KeyVault);
         let source = Source { from, supplied: supplied.clone(), vault };
-        let handle = setup.outside.tokens.handle(key.finish(), setup.credential, Arc::new(source));
+        let handle = setup.outside.tokens.handle(key.finish(), setup.account, setup.credential, Arc::new(source));
         Ok(Arc::new(Ready { handle: Arc::new(handle), supplied, vault }))
     }
 }

@@ -285,7 +285,7 @@ impl Draft for Settings {
             supplied: self.version(),
             random: Arc::clone(&setup.outside.random),
         };
-        let handle = setup.outside.tokens.handle(key.finish(), setup.credential, Arc::new(source));
+        let handle = setup.outside.tokens.handle(key.finish(), setup.account, setup.credential, Arc::new(source));
         Ok(Arc::new(Flexera { handle: Arc::new(handle), supplied: self.version() }))
     }
 }

@@ -244,7 +244,7 @@ impl Draft for Settings {
         let owned = source.owned_headers();
         let host = setup.outside.environment.variable(METADATA_HOST).filter(|_| self.metadata);
         let key = setup.token_key(self)?.with_option(METADATA_HOST, host);
-        let handle = setup.outside.tokens.handle(key.finish(), setup.credential, Arc::new(source));
+        let handle = setup.outside.tokens.handle(key.finish(), setup.account, setup.credential, Arc::new(source));
         Ok(Arc::new(Obtained { handle: Arc::new(handle), owned, adds: Vec::new() }))
     }
 }

@@ -236,7 +236,7 @@ impl Draft for Settings {
             None => Arc::new(self.signer(setup, way)?),
         };
         let key = setup.token_key(self)?;
-        let handle = Arc::new(setup.outside.tokens.handle(key.finish(), setup.credential, source));
+        let handle = Arc::new(setup.outside.tokens.handle(key.finish(), setup.account, setup.credential, source));
         Ok(Arc::new(Obtained { handle, owned, adds: place.adds().into_iter().collect() }))
     }
 }

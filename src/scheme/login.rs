@@ -119,7 +119,7 @@ impl Draft for Settings {
         adds.dedup();
         let expired = statuses(self.expired.as_deref(), &[StatusCode::UNAUTHORIZED]);
         let session = Session { login, wanted, injections, expired: expired.into() };
-        let handle = setup.outside.tokens.handle(key.finish(), setup.credential, Arc::new(session));
+        let handle = setup.outside.tokens.handle(key.finish(), setup.account, setup.credential, Arc::new(session));
         Ok(Arc::new(Obtained { handle: Arc::new(handle), owned, adds }))
     }
 }

@@ -312,7 +312,7 @@ impl Draft for Settings {
             random: Arc::clone(&setup.outside.random),
         };
         let key = setup.token_key(self)?;
-        let handle = setup.outside.tokens.handle(key.finish(), setup.credential, Arc::new(source));
+        let handle = setup.outside.tokens.handle(key.finish(), setup.account, setup.credential, Arc::new(source));
         Ok(Arc::new(Obtained { handle: Arc::new(handle), owned: vec![AUTHORIZATION], adds: Vec::new() }))
     }
 }

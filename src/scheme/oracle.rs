@@ -308,7 +308,7 @@ impl Settings {
         setup: &Setup<'_>,
     ) -> Result<Arc<dyn Scheme>, Unavailable> {
         let key = seen.iter().fold(setup.token_key(self)?, |key, value| key.with("environment", value.expose()));
-        let handle = setup.outside.tokens.handle(key.finish(), setup.credential, source);
+        let handle = setup.outside.tokens.handle(key.finish(), setup.account, setup.credential, source);
         Ok(Arc::new(Oracle { authorizer: Ready::Token(Arc::new(handle)) }))
     }
 }

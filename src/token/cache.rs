@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::exchange::LONGEST_LIFE;
 use super::failure::{Failure, FailureKind};
 use super::key::Key;
+use super::recorded::Recorded;
 use super::rotation::Unsaved;
 use super::{Token, TokenSource};
-use crate::base::{Authorizer, BoxFuture, Clock, Deps, Random, Refusal, Secret};
+use crate::base::{AuditSink, Authorizer, BoxFuture, Clock, Deps, Random, Refusal, Secret};
 
 /// A token is given up this long before its end, or a tenth of its life before, whichever is less: clocks differ, and the
 /// request must still reach the server.
@@ -54,6 +55,7 @@ pub struct Tokens(Arc<Engine>);
 struct Engine {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    audit: Arc<dyn AuditSink>,
     spawn: Box<dyn Spawn>,
     /// The process is about to end: nothing is renewed any more.
     draining: AtomicBool,
@@ -73,6 +75,7 @@ impl Tokens {
         Self(Arc::new(Engine {
             clock: Arc::clone(&deps.clock),
             random: Arc::clone(&deps.random),
+            audit: Arc::clone(&deps.audit),
             spawn,
             draining: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -83,7 +86,10 @@ impl Tokens {
     }
 
     /// The token of a key, shared with every other handle of that key. Nothing is obtained before it is asked for.
-    pub fn handle(&self, key: Key, credential: &str, source: Arc<dyn TokenSource>) -> Handle {
+    pub fn handle(&self, key: Key, account: &str, credential: &str, source: Arc<dyn TokenSource>) -> Handle {
+        let audit = Arc::clone(&self.0.audit);
+        let source: Arc<dyn TokenSource> =
+            Arc::new(Recorded { source, audit, account: account.into(), credential: credential.into() });
         loop {
             let slot = self.0.slots.get_with(key, || {
                 Arc::new(Slot {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::base::{Code, Refusal};
+use crate::base::{AuditUnavailable, Code, Refusal};
 
 /// The first pause after a failure that may be over soon, and the longest.
 const SHORT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -26,6 +26,8 @@ pub enum FailureKind {
     Reauthorize,
     /// What authenticates the exchange must not go to its host.
     Forbidden,
+    /// The exchange cannot be recorded, so what it brought is not used.
+    Unrecorded,
 }
 
 /// Why there is no token.
@@ -59,6 +61,8 @@ impl Failure {
         let (first, longest) = match self.kind {
             FailureKind::Rejected | FailureKind::Reauthorize => LONG,
             FailureKind::Refused | FailureKind::Unavailable | FailureKind::Forbidden => SHORT,
+            // Over as soon as there is room again, which is looked at each second.
+            FailureKind::Unrecorded => (SHORT.0, SHORT.0),
         };
         let grown = first.saturating_mul(1 << count.saturating_sub(1).min(10)).min(longest);
         // Bounded before it is multiplied: a server may write any number.
@@ -80,6 +84,7 @@ impl Failure {
             Code::ReauthorizationRequired => FailureKind::Reauthorize,
             Code::DestinationForbidden => FailureKind::Forbidden,
             Code::TokenEndpointUnavailable => FailureKind::Unavailable,
+            Code::AuditUnavailable => FailureKind::Unrecorded,
             _ => FailureKind::Refused,
         };
         Self::new(kind, refusal.detail.clone()).with_retry_after(refusal.retry_after)
@@ -92,14 +97,22 @@ impl Failure {
             FailureKind::Rejected | FailureKind::Refused => Refusal::new(Code::CredentialRejected, detail),
             FailureKind::Reauthorize => Refusal::new(Code::ReauthorizationRequired, detail),
             FailureKind::Forbidden => Refusal::new(Code::DestinationForbidden, detail),
-            FailureKind::Unavailable => {
-                // Rounded up: a caller that comes back a moment too early has waited for nothing.
-                let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
-                Refusal::new(Code::TokenEndpointUnavailable, detail)
-                    .with_retry_after(Duration::from_secs(seconds.max(1)))
-            }
+            FailureKind::Unavailable => later(Code::TokenEndpointUnavailable, detail, pause),
+            FailureKind::Unrecorded => later(Code::AuditUnavailable, detail, pause),
         }
     }
+}
+
+impl From<AuditUnavailable> for Failure {
+    fn from(unavailable: AuditUnavailable) -> Self {
+        Self::new(FailureKind::Unrecorded, unavailable.to_string())
+    }
+}
+
+/// Rounded up: a caller that comes back a moment too early has waited for nothing.
+fn later(code: Code, detail: String, pause: Duration) -> Refusal {
+    let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
+    Refusal::new(code, detail).with_retry_after(Duration::from_secs(seconds.max(1)))
 }
 
 #[cfg(test)]
@@ -116,6 +129,7 @@ mod tests {
         assert_eq!(seconds(FailureKind::Unavailable), [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60, 60]);
         assert_eq!(seconds(FailureKind::Rejected)[..7], [30, 60, 120, 240, 480, 900, 900]);
         assert_eq!(pause(FailureKind::Reauthorize, 1), 30);
+        assert_eq!([pause(FailureKind::Unrecorded, 1), pause(FailureKind::Unrecorded, 9)], [1, 1]);
         assert_eq!(pause(FailureKind::Rejected, u32::MAX), 900);
     }
 
@@ -146,8 +160,13 @@ mod tests {
         assert_eq!(refusal(FailureKind::Refused).code, Code::CredentialRejected);
         assert_eq!(refusal(FailureKind::Reauthorize).code, Code::ReauthorizationRequired);
         assert_eq!(refusal(FailureKind::Forbidden).code, Code::DestinationForbidden);
-        for kind in [FailureKind::Rejected, FailureKind::Reauthorize, FailureKind::Forbidden, FailureKind::Unavailable]
-        {
+        for kind in [
+            FailureKind::Rejected,
+            FailureKind::Reauthorize,
+            FailureKind::Forbidden,
+            FailureKind::Unavailable,
+            FailureKind::Unrecorded,
+        ] {
             assert_eq!(Failure::of_refusal(&refusal(kind)).kind, kind, "there and back");
         }
         let unavailable = refusal(FailureKind::Unavailable);

@@ -16,6 +16,7 @@ mod moment;
 mod pairs;
 mod place;
 mod private_key;
+mod recorded;
 mod resting;
 mod rotation;
 #[cfg(test)]

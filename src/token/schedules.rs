@@ -310,7 +310,7 @@ impl World {
     fn new_handle(&self) -> Arc<Handle> {
         let source = Provider { key: self.key, clock: self.clock.clone(), log: Arc::clone(&self.log) };
         let key = KeyBuilder::new("a", "c").with("version", [self.key]).finish();
-        Arc::new(self.tokens.handle(key, "c", Arc::new(source)))
+        Arc::new(self.tokens.handle(key, "a", "c", Arc::new(source)))
     }
 
     fn can(&self, event: Event) -> bool {
@@ -689,7 +689,7 @@ fn a_configuration_that_was_refused_does_not_change_the_way_to_the_endpoint() {
     // The same key by another way: its handle is made when a configuration is built, and adopted once that is accepted.
     let other = Provider { key: 9, clock: world.clock.clone(), log: Arc::clone(&world.log) };
     let key = KeyBuilder::new("a", "c").with("version", [0]).finish();
-    let new = Arc::new(world.tokens.handle(key, "c", Arc::new(other)));
+    let new = Arc::new(world.tokens.handle(key, "a", "c", Arc::new(other)));
     let asked = |world: &World| world.log.lock().unwrap().exchanges.last().unwrap().0;
     let go_on = |world: &mut World, event| {
         world.happen(event);
