@@ -17,6 +17,7 @@ use crate::base::Deps;
 use crate::config::{Config, ConfigError};
 use crate::listen::ca::{self, Ca, CaError};
 use crate::listen::{Address, AdminTls, Bound, Door, Listener, Shared};
+use crate::observe::audit::AuditLog;
 use crate::observe::{Health, router};
 use crate::proxy::Proxy;
 use crate::route::{CredentialEntry, Readiness};
@@ -102,6 +103,7 @@ pub struct App {
     /// The files of a configuration that is being tried.
     refused: Fingerprints,
     drain: Duration,
+    audit: Option<AuditLog>,
 }
 
 impl App {
@@ -136,6 +138,31 @@ impl App {
     }
 
     async fn begin(
+        config: Config,
+        path: Option<&Path>,
+        mut deps: Deps,
+        private: Option<(String, Option<String>)>,
+        authority: Authority,
+    ) -> Result<Self, StartError> {
+        // Before anything that it must hold.
+        let audit = config.audit.as_ref().map(|settings| AuditLog::open(settings, &deps)).transpose();
+        let audit = audit.map_err(StartError::Other)?;
+        if let Some(audit) = &audit {
+            deps.audit = Arc::new(audit.clone());
+        }
+        let begun = Self::begin_recorded(config, path, deps, private, authority).await;
+        match begun {
+            Ok(app) => Ok(Self { audit, ..app }),
+            Err(error) => {
+                if let Some(audit) = audit {
+                    audit.close().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn begin_recorded(
         config: Config,
         path: Option<&Path>,
         deps: Deps,
@@ -205,6 +232,7 @@ impl App {
             admin: None,
             health: Arc::default(),
             drain: if private_listener { PRIVATE_DRAIN } else { drain },
+            audit: None,
         };
         for (door, bound) in doors.into_iter().zip(bound) {
             app.listen(door, bound);
@@ -340,6 +368,7 @@ impl App {
         }
         self.refused = Fingerprints::take(files(&config));
         let (ca_settings, admin) = (config.ca.clone(), config.admin.clone());
+        let audit = config.audit.clone();
         let roots = system_roots();
         let upstream = Arc::clone(&self.shared.proxy.state().upstream);
         let parts = Parts {
@@ -379,6 +408,9 @@ impl App {
         // From here on nothing fails.
         report(&built);
         let Built { state, file, doors, admin_tls, limits, drain, expiring, mut seen, .. } = built;
+        if self.audit.as_ref().map(AuditLog::settings) != audit.as_ref() {
+            tracing::warn!("the change of `audit` takes effect when Countersign starts again");
+        }
         self.authority = Authority::OnDisk(ca_settings);
         if self.shared.ca().is_none_or(|old| old.pem() != ca.pem()) {
             self.shared.set_ca(Some(ca));
@@ -487,6 +519,9 @@ impl App {
         }
         if let Some(admin) = self.admin {
             admin.stop.cancel();
+        }
+        if let Some(audit) = self.audit {
+            audit.close().await;
         }
         finished
     }

@@ -2,6 +2,7 @@
 //!
 //! **The only room that prints to standard output.**
 
+mod audit;
 mod ca;
 mod check;
 mod credential;
@@ -58,6 +59,8 @@ enum Command {
     Explain(explain::Arguments),
     /// What a person does with one credential
     Credential(credential::Arguments),
+    /// The audit record: check it, or look something up in it
+    Audit(audit::Arguments),
     /// The certificate authority that callers trust: where it is, what it is, the bundle to hand out
     Ca(ca::Arguments),
 }
@@ -148,6 +151,7 @@ pub fn main() -> ExitCode {
             Command::Check => check::run(&context).await,
             Command::Explain(arguments) => explain::run(&context, &arguments).await,
             Command::Credential(arguments) => credential::run(&context, &arguments).await,
+            Command::Audit(arguments) => audit::run(&context, &arguments),
             Command::Ca(arguments) => ca::run(&context, &arguments),
         }
     });
@@ -186,6 +190,14 @@ fn raise_file_limit() {
     limit.current = limit.maximum;
     // A system that refuses leaves us the limit we had.
     let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// Nothing of this process's memory is for a core file, or for another process of the same user to read.
+fn protect_memory() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "a core file of this process would hold secrets, and cannot be forbidden");
+    }
 }
 
 /// The environment of this process, as tests may replace it.

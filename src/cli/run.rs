@@ -19,7 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::azure::Azure;
 use self::google::Google;
-use super::{Context, Failure, raise_file_limit, variable};
+use super::{Context, Failure, protect_memory, raise_file_limit, variable};
 use crate::app::App;
 use crate::base::SecretRef;
 use crate::listen::Address;
@@ -81,6 +81,7 @@ pub(super) async fn run(context: &Context, arguments: Arguments) -> Result<u8, F
     }
     context.start_logs(&config.log);
     raise_file_limit();
+    protect_memory();
     // A tool of AWS's that finds no keys does not even ask; one that finds real ones would not need us.
     let has = |scheme: &str| config.credentials.iter().any(|one| one.enabled && one.kind.name.starts_with(scheme));
     let (aws, azure, google, oracle) = (has("aws"), has("azure"), has("google"), has("oracle"));

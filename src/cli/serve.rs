@@ -2,13 +2,14 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Context, Failure, raise_file_limit};
+use super::{Context, Failure, protect_memory, raise_file_limit};
 use crate::app::App;
 
 pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
     let (path, config) = context.load()?;
     context.start_logs(&config.log);
     raise_file_limit();
+    protect_memory();
     if config.listeners.forward.is_empty() && config.listeners.reverse.is_empty() {
         return Err(Failure::Config(vec![
             config.document.error("listeners", "there is nothing to listen on; list a forward or a reverse listener"),

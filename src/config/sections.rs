@@ -16,6 +16,7 @@ use crate::base::{SecretField, SecretRef};
 use crate::listen::ca::Settings as CaSettings;
 use crate::listen::framing::MAX_HEADERS;
 use crate::listen::settings::{Forward, Reverse};
+use crate::observe::audit;
 use crate::route::{HostPattern, PathPrefix, Unbound};
 use crate::scheme::{self, Draft, Kind};
 use crate::upstream;
@@ -49,6 +50,8 @@ pub struct Config {
     pub limits: LimitSettings,
     /// The encrypted store, where it is asked for; the admin listener brings one with it.
     pub store: Option<crate::store::Settings>,
+    /// The audit record, where it is asked for.
+    pub audit: Option<audit::Settings>,
 }
 
 /// One of `callers`.
@@ -190,7 +193,7 @@ impl Default for LimitSettings {
     }
 }
 
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 13] = [
     "listeners",
     "admin",
     "ca",
@@ -203,6 +206,7 @@ const SECTIONS: [&str; 12] = [
     "tokens",
     "limits",
     "store",
+    "audit",
 ];
 
 impl Config {
@@ -262,6 +266,13 @@ impl Config {
         let tokens = reader.section("tokens").unwrap_or_default();
         let limits: LimitSettings = reader.section("limits").unwrap_or_default();
         let store = reader.section("store");
+        let audit: Option<audit::Settings> = reader.section("audit");
+        if audit.as_ref().is_some_and(|audit| audit.file_bytes < audit::SMALLEST_FILE) {
+            reader.error(
+                "audit.file_bytes",
+                format!("at least {}, or there would be too many files", audit::SMALLEST_FILE),
+            );
+        }
         reader.limits(&limits);
         reader.log(&log);
         let errors = reader.errors;
@@ -281,6 +292,7 @@ impl Config {
             tokens,
             limits,
             store,
+            audit,
             document,
         })
     }

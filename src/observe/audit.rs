@@ -15,7 +15,7 @@ mod sweep;
 mod verify;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -40,6 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// So many events go with one synchronization at most.
 const BATCH: usize = 1000;
+
+/// The least that `audit.file_bytes` may be.
+pub const SMALLEST_FILE: u64 = 64 * 1024;
 
 /// How often outdated files are looked for.
 const SWEEP: Duration = Duration::from_secs(3600);
@@ -150,9 +153,9 @@ impl AuditLog {
         Ok(Self(Arc::new(Handle(shared))))
     }
 
-    /// Where the files are.
-    pub fn folder(&self) -> &Path {
-        &self.0.0.settings.directory
+    /// What it was opened with.
+    pub fn settings(&self) -> &Settings {
+        &self.0.0.settings
     }
 
     /// Brings the lines into the store, those of ended processes too; until it is dropped.
@@ -235,27 +238,20 @@ impl Shared {
         let (now, instant) = (self.clock.now(), self.clock.instant());
         {
             let mut state = self.lock();
-            let trouble = match &state.trouble {
+            let refused = match &state.trouble {
                 Some(trouble) => Some(trouble.clone()),
                 None if state.closing => Some(AuditUnavailable("Countersign is ending".into())),
+                None if state.queue.is_full() => Some(AuditUnavailable("too much waits to be written".into())),
                 None => None,
             };
-            let refused = match trouble {
-                Some(trouble) => Some((event, trouble)),
-                None => state
-                    .queue
-                    .push(Waiting { at: now, event, reply: Some(reply) })
-                    .err()
-                    .map(|waiting| (waiting.event, AuditUnavailable("too much waits to be written".into()))),
-            };
-            if let Some((refused, why)) = refused {
-                event = refused;
+            if let Some(why) = refused {
                 event.outcome = queue::REFUSED.into();
                 state.queue.note(event, now, instant);
                 drop(state);
                 self.ticks.notify_one();
                 return Err(why);
             }
+            state.queue.push(Waiting { at: now, event, reply: Some(reply) });
         }
         self.work.notify_one();
         tokio::select! {

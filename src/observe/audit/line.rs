@@ -112,6 +112,21 @@ pub enum LineError {
     Changed,
 }
 
+impl LineError {
+    fn of(self, line: Option<Line>) -> Unread {
+        Unread { error: self, line: line.map(Box::new) }
+    }
+}
+
+/// A line that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// Why.
+    pub error: LineError,
+    /// What can still be read of it.
+    pub line: Option<Box<Line>>,
+}
+
 impl Line {
     /// The line of an event.
     pub(super) fn of(event: &AuditEvent, at: SystemTime, process: &str, number: u64, previous: &[u8; 32]) -> Self {
@@ -149,13 +164,13 @@ impl Line {
     ///
     /// # Errors
     /// Why it is not what was written; with what can still be read of it, so that the lines after it can be judged.
-    pub fn read(bytes: &[u8]) -> Result<Self, (LineError, Option<Self>)> {
+    pub fn read(bytes: &[u8]) -> Result<Self, Unread> {
         let line: Option<Self> = serde_json::from_slice(bytes).ok().filter(|line: &Self| is_digest(&line.hash));
-        let Some(line) = line else { return Err((LineError::Form, None)) };
+        let Some(line) = line else { return Err(LineError::Form.of(None)) };
         let tail = format!("{BEFORE_HASH}{}{AFTER_HASH}", line.hash);
-        let Some(content) = bytes.strip_suffix(tail.as_bytes()) else { return Err((LineError::Form, Some(line))) };
+        let Some(content) = bytes.strip_suffix(tail.as_bytes()) else { return Err(LineError::Form.of(Some(line))) };
         if hex(&sha256(content)) != line.hash {
-            return Err((LineError::Changed, Some(line)));
+            return Err(LineError::Changed.of(Some(line)));
         }
         Ok(line)
     }

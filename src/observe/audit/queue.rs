@@ -71,13 +71,14 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// An event that somebody waits for; given back when too many wait.
-    pub(super) fn push(&mut self, waiting: Waiting) -> Result<(), Waiting> {
-        if self.waiting.len() >= PLENTY {
-            return Err(waiting);
-        }
+    /// Whether too many wait for one more to be accepted that somebody waits for.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.len() >= PLENTY
+    }
+
+    /// An event that somebody waits for.
+    pub(super) fn push(&mut self, waiting: Waiting) {
         self.waiting.push_back(waiting);
-        Ok(())
     }
 
     /// An event that nobody waits for, which may be one of many alike.
@@ -89,7 +90,7 @@ impl Queue {
                 return;
             }
         }
-        let key = if self.may_add(&fine, instant) && self.waiting.len() < PLENTY { fine } else { coarse };
+        let key = if self.may_add(&fine, instant) && !self.is_full() { fine } else { coarse };
         self.folds.insert(key, Fold::new(event.clone(), now, instant));
         self.waiting.push_back(Waiting { at: now, event, reply: None });
     }
@@ -291,9 +292,10 @@ mod tests {
         let (mut queue, now) = (Queue::default(), SystemTime::UNIX_EPOCH);
         let waiting = |n: usize| Waiting { at: now, event: AuditEvent::new("x.y", n.to_string(), "ok"), reply: None };
         for n in 0..PLENTY {
-            queue.push(waiting(n)).unwrap();
+            assert!(!queue.is_full());
+            queue.push(waiting(n));
         }
-        assert!(queue.push(waiting(0)).is_err());
+        assert!(queue.is_full());
         let batch = queue.take(10);
         queue.put_back(batch);
         let order: Vec<_> = queue.take(usize::MAX).into_iter().map(|waiting| waiting.event.account).collect();

@@ -150,7 +150,8 @@ pub fn verify_files(files: &[PathBuf]) -> io::Result<Findings> {
     let mut sorted = Vec::new();
     for path in files {
         let first = Lines::open(path, 0)?.next()?;
-        let line = first.and_then(|raw| Line::read(&raw.bytes).map_or_else(|(_, line)| line, Some));
+        let line =
+            first.and_then(|raw| Line::read(&raw.bytes).map_or_else(|unread| unread.line.map(|line| *line), Some));
         let (process, number) = line.map(|line| (line.process, line.number)).unwrap_or_default();
         sorted.push((process, number, path));
     }
@@ -243,7 +244,7 @@ impl Check {
     fn line(&mut self, at: At<'_>, process: &str, bytes: &[u8]) {
         let (line, wrong) = match Line::read(bytes) {
             Ok(line) => (Some(line), None),
-            Err((error, line)) => (line, Some(error)),
+            Err(unread) => (unread.line.map(|line| *line), Some(unread.error)),
         };
         if let Some(error) = wrong {
             self.problem(at, process, error.to_string());
