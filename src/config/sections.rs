@@ -228,14 +228,13 @@ impl Config {
             CallerProof::Uid(_) | CallerProof::ClientCert(_) => None,
         });
         let credentials = self.credentials.iter().flat_map(|credential| credential.draft.references());
-        let state = self.tokens.key.as_ref().map(SecretField::reference);
         tokens
             .chain(credentials)
             .chain(self.upstream.references())
             .chain(self.listeners.references())
-            .chain(state)
             .chain(self.store.iter().flat_map(crate::store::Settings::references))
             .chain(self.admin.iter().flat_map(crate::api::Settings::references))
+            .chain(self.tokens.references())
             .collect()
     }
 
@@ -263,7 +262,10 @@ impl Config {
         let bindings = reader.bindings();
         let log: LogSettings = reader.section("log").unwrap_or_default();
         let upstream = reader.section("upstream").unwrap_or_default();
-        let tokens = reader.section("tokens").unwrap_or_default();
+        let tokens: crate::token::Settings = reader.section("tokens").unwrap_or_default();
+        if let Err((key, why)) = tokens.check() {
+            reader.error(&join("tokens", key), why);
+        }
         let limits: LimitSettings = reader.section("limits").unwrap_or_default();
         let store = reader.section("store");
         let audit: Option<audit::Settings> = reader.section("audit");

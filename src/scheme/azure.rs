@@ -492,6 +492,11 @@ impl TokenSource for Source {
         })
     }
 
+    /// Neither what this machine is, nor what its platform put into a file.
+    fn shareable(&self) -> bool {
+        matches!(&self.from, From::Entra(entra) if matches!(entra.client, Client::Known(_)))
+    }
+
     fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
         let bearer = Bearer::new(token, self.supplied.as_ref())?;
         Ok(if self.vault { Arc::new(VaultBearer(bearer)) } else { Arc::new(bearer) })

@@ -366,6 +366,11 @@ impl TokenSource for Signer {
         Box::pin(std::future::ready(token.map_err(|why| Failure::new(FailureKind::Unavailable, why))))
     }
 
+    /// It is signed here, which costs less than to ask for it.
+    fn shareable(&self) -> bool {
+        false
+    }
+
     fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
         self.way.authorizer(token)
     }

@@ -17,12 +17,18 @@ use super::failure::{Failure, FailureKind};
 use super::key::Key;
 use super::recorded::Recorded;
 use super::rotation::Unsaved;
-use super::{Token, TokenSource};
+use super::shared::{Asked, Failed, Held, Obtained, Shared, TokenId, alone};
+use super::TokenSource;
 use crate::base::{AuditSink, Authorizer, BoxFuture, Clock, Deps, Random, Refusal, Secret};
 
 /// A token is given up this long before its end, or a tenth of its life before, whichever is less: clocks differ, and the
 /// request must still reach the server.
 const SKEW: Duration = Duration::from_secs(30);
+
+/// The same for a lifetime.
+pub(super) fn skew(lifetime: Duration) -> Duration {
+    SKEW.min(lifetime / 10)
+}
 
 /// Renewal begins at this part of the lifetime, and up to [`RENEWAL_JITTER`] of it later.
 const RENEWAL: f64 = 0.7;
@@ -44,7 +50,10 @@ struct Detached;
 
 impl Spawn for Detached {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        tokio::spawn(task);
+        // What is not on a runtime any more has nobody left to do it for.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(task);
+        }
     }
 }
 
@@ -62,6 +71,8 @@ struct Engine {
     /// It ends now: nothing is obtained any more.
     closed: AtomicBool,
     unsaved: Arc<Unsaved>,
+    /// Where other processes leave their tokens.
+    shared: ArcSwapOption<Shared>,
     slots: moka::sync::Cache<Key, Arc<Slot>>,
 }
 
@@ -80,9 +91,21 @@ impl Tokens {
             draining: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             unsaved: Arc::default(),
+            shared: ArcSwapOption::empty(),
             // Bounded by the credentials there are: a slot is removed with its last handle.
             slots: moka::sync::Cache::new(u64::MAX),
         }))
+    }
+
+    /// Shares tokens with other processes from now on, or no longer. What is the same as before stays.
+    pub fn share(&self, shared: Option<Arc<Shared>>) {
+        let same = match (&*self.0.shared.load(), &shared) {
+            (Some(old), Some(new)) => old.is_same(new),
+            _ => false,
+        };
+        if !same {
+            self.0.shared.store(shared);
+        }
     }
 
     /// The token of a key, shared with every other handle of that key. Nothing is obtained before it is asked for.
@@ -94,6 +117,7 @@ impl Tokens {
             let slot = self.0.slots.get_with(key, || {
                 Arc::new(Slot {
                     key,
+                    account: account.into(),
                     credential: credential.into(),
                     engine: Arc::clone(&self.0),
                     live: ArcSwapOption::empty(),
@@ -155,6 +179,9 @@ pub struct Live {
     until: SystemTime,
     deadline: Instant,
     renew_at: Instant,
+    /// When it ends, and which it is among the tokens that processes share.
+    ends: SystemTime,
+    id: Option<TokenId>,
     /// Somebody asked for it; what nobody uses is not renewed.
     used: AtomicBool,
 }
@@ -194,6 +221,11 @@ impl Handle {
     /// refused after it was built changes nothing.
     pub fn adopt(&self) {
         self.slot.lock().source = Arc::clone(&self.source);
+    }
+
+    /// Whether its token may serve other processes too.
+    pub(super) fn shareable(&self) -> bool {
+        self.source.shareable()
     }
 
     /// The token, if there is one that may be sent now. Begins its renewal when that is due.
@@ -263,6 +295,7 @@ impl Handle {
                     return false;
                 }
                 state.forced = Some(now);
+                state.refused.clone_from(&live.id);
                 slot.live.store(None);
                 tracing::info!(
                     target: "countersign::token",
@@ -349,6 +382,7 @@ impl fmt::Debug for Handle {
 /// Everything about one key.
 struct Slot {
     key: Key,
+    account: Arc<str>,
     credential: Box<str>,
     engine: Arc<Engine>,
     live: ArcSwapOption<Live>,
@@ -365,6 +399,8 @@ struct State {
     remembered: Option<Remembered>,
     /// When an upstream's 401 last caused an exchange.
     forced: Option<Instant>,
+    /// The token that it was about.
+    refused: Option<TokenId>,
     /// Ends the wait for the next renewal.
     timer: CancellationToken,
 }
@@ -387,6 +423,7 @@ impl State {
             flight: None,
             remembered: None,
             forced: None,
+            refused: None,
             timer: CancellationToken::new(),
         }
     }
@@ -407,6 +444,14 @@ impl Slot {
         state.gone = true;
         // Under the lock: whoever sees `gone` finds the cache without this slot.
         self.engine.slots.invalidate(&self.key);
+        // What a process that ends has left there is of use to others.
+        if !self.engine.draining.load(Ordering::Relaxed)
+            && state.source.shareable()
+            && let Some(shared) = self.engine.shared.load_full()
+        {
+            let (key, account) = (self.key, Arc::clone(&self.account));
+            self.engine.spawn.spawn(Box::pin(async move { shared.remove(&key, &account).await }));
+        }
     }
 
     fn refusal(&self, failure: &Failure) -> Refusal {
@@ -464,23 +509,40 @@ impl Slot {
         let (tell, outcome) = watch::channel(None);
         state.flight = Some(outcome.clone());
         let source = Arc::clone(&state.source);
-        let clock = Arc::clone(&self.engine.clock);
-        let mut landing =
-            Landing { slot: Arc::clone(self), began: (clock.now(), clock.instant()), tell, outcome: None };
+        let shared = self.engine.shared.load_full().filter(|_| source.shareable());
+        let live = self.live.load_full();
+        let held = live.map(|live| Held { id: live.id.clone(), ends: Some(live.ends), refused: false });
+        let refused = || state.refused.clone().map(|id| Held { id: Some(id), ends: None, refused: true });
+        let asked = Asked { key: self.key, account: Arc::clone(&self.account), held: held.or_else(refused) };
+        let mut landing = Landing { slot: Arc::clone(self), tell, outcome: None };
         let exchange = async move {
-            let fetched = source.fetch(landing.began.0).await;
-            landing.outcome = Some(fetched.and_then(|token| {
-                let authorizer = source.authorizer(&token)?;
-                Ok((token, authorizer))
-            }));
+            landing.outcome = Some(match shared {
+                Some(shared) => {
+                    let slot = &landing.slot;
+                    shared.obtain(&asked, &*source, &|failure| slot.count(failure)).await
+                }
+                None => alone(&*source, &*landing.slot.engine.clock).await,
+            });
             drop(landing);
         };
         self.engine.spawn.spawn(Box::pin(exchange));
         outcome
     }
 
-    fn land(self: &Arc<Self>, began: (SystemTime, Instant), outcome: Outcome) -> Result<(), Failure> {
-        let outcome = outcome.and_then(|(token, authorizer)| self.live(began, &token, authorizer));
+    /// How often it failed in a row with this failure, and for how long nothing is tried then.
+    fn count(&self, failure: &Failure) -> (u32, Duration) {
+        let state = self.lock();
+        let row = state.remembered.as_ref().filter(|remembered| remembered.failure.is_like(failure));
+        let count = row.map_or(1, |remembered| remembered.count.saturating_add(1));
+        (count, failure.pause(count, self.engine.jitter()))
+    }
+
+    fn land(self: &Arc<Self>, outcome: Result<Obtained, Failed>) -> Result<(), Failure> {
+        let outcome = outcome.and_then(|obtained| self.live(&obtained).map_err(Failed::from));
+        let outcome = outcome.map_err(|Failed { failure, pause }| {
+            let pause = pause.unwrap_or_else(|| self.count(&failure));
+            (failure, pause)
+        });
         let mut state = self.lock();
         if state.users == 0 {
             state.flight = None;
@@ -491,14 +553,11 @@ impl Slot {
             Ok(live) => {
                 tracing::info!(target: "countersign::token", credential = &*self.credential, "token obtained");
                 self.live.store(Some(Arc::clone(&live)));
-                (state.flight, state.remembered) = (None, None);
+                (state.flight, state.remembered, state.refused) = (None, None, None);
                 self.wake_at(&mut state, live.renew_at, &live);
                 Ok(())
             }
-            Err(failure) => {
-                let row = state.remembered.as_ref().filter(|remembered| remembered.failure.is_like(&failure));
-                let count = row.map_or(1, |remembered| remembered.count.saturating_add(1));
-                let pause = failure.pause(count, self.engine.jitter());
+            Err((failure, (count, pause))) => {
                 tracing::warn!(
                     target: "countersign::token",
                     credential = &*self.credential,
@@ -519,23 +578,22 @@ impl Slot {
         }
     }
 
-    /// The token with the moments of its life, all counted from before the exchange.
-    fn live(
-        &self,
-        began: (SystemTime, Instant),
-        token: &Token,
-        authorizer: Arc<dyn Authorizer>,
-    ) -> Result<Arc<Live>, Failure> {
+    /// The token with the moments of its life, all counted from before it was obtained or found.
+    fn live(&self, obtained: &Obtained) -> Result<Arc<Live>, Failure> {
+        let Obtained { token, began, age, .. } = obtained;
         // Bounded, whatever the answer says: an end in the wrong unit must not keep a token for ever.
-        let lifetime = token.expires_at.duration_since(began.0).unwrap_or_default().min(LONGEST_LIFE);
-        let skew = SKEW.min(lifetime / 10);
+        let left = token.expires_at.duration_since(began.0).unwrap_or_default().min(LONGEST_LIFE);
+        let lifetime = left + *age;
+        let left = left.saturating_sub(skew(lifetime));
         let part = RENEWAL + RENEWAL_JITTER * self.engine.jitter();
         let live = Live {
-            authorizer,
+            authorizer: Arc::clone(&obtained.authorizer),
             secret: token.secret.clone(),
-            until: token.expires_at.min(began.0 + lifetime) - skew,
-            deadline: began.1 + (lifetime - skew),
-            renew_at: began.1 + lifetime.mul_f64(part),
+            until: began.0 + left,
+            deadline: began.1 + left,
+            renew_at: began.1 + lifetime.mul_f64(part).saturating_sub(*age),
+            ends: token.expires_at,
+            id: obtained.id.clone(),
             used: AtomicBool::new(false),
         };
         if !live.usable(self.engine.clock.now(), self.engine.clock.instant()) {
@@ -563,20 +621,17 @@ impl Slot {
     }
 }
 
-type Outcome = Result<(Token, Arc<dyn Authorizer>), Failure>;
-
 /// An exchange that ends in its slot, however it ends.
 struct Landing {
     slot: Arc<Slot>,
-    began: (SystemTime, Instant),
     tell: watch::Sender<Landed>,
-    outcome: Option<Outcome>,
+    outcome: Option<Result<Obtained, Failed>>,
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        let cut_off = || Err(Failure::new(FailureKind::Unavailable, "the exchange was cut off"));
-        let landed = self.slot.land(self.began, self.outcome.take().unwrap_or_else(cut_off));
+        let cut_off = || Err(Failure::new(FailureKind::Unavailable, "the exchange was cut off").into());
+        let landed = self.slot.land(self.outcome.take().unwrap_or_else(cut_off));
         self.tell.send_replace(Some(landed));
     }
 }

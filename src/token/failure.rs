@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::{AuditUnavailable, Code, Refusal};
 
 /// The first pause after a failure that may be over soon, and the longest.
@@ -14,7 +16,8 @@ const LONG: (Duration, Duration) = (Duration::from_secs(30), LONGEST);
 pub(super) const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// What kind of failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// The provider refused the credential itself: RFC 6749 `invalid_client`, `invalid_grant`, `unauthorized_client`.
     Rejected,

@@ -9,6 +9,11 @@ use aws_lc_rs::digest::{Context, SHA256};
 pub struct Key([u8; 32]);
 
 impl Key {
+    /// The digest.
+    pub(super) fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The digest in hexadecimal, for file names.
     pub fn hex(&self) -> String {
         crate::base::text::hex(&self.0)

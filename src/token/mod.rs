@@ -17,11 +17,14 @@ mod pairs;
 mod place;
 mod private_key;
 mod recorded;
+mod redis;
 mod resting;
 mod rotation;
 #[cfg(test)]
 mod schedules;
+mod sealer;
 mod service;
+mod shared;
 
 pub use assertion::{Algorithm, Assertion, AssertionParts, SigningKey, expiry};
 pub use cache::{Handle, Live, Tokens};
@@ -36,7 +39,9 @@ pub use place::Place;
 pub use private_key::PrivateKey;
 pub use resting::Resting;
 pub use rotation::{RefreshReuse, Rotation, StateDirectory, Unsaved};
+pub use sealer::{HeldKey, Sealer, SealerError};
 pub use service::{Reply, Service};
+pub use shared::{Shared, SharedSettings};
 
 use std::fmt;
 use std::path::PathBuf;
@@ -45,7 +50,7 @@ use std::time::SystemTime;
 
 use serde::Deserialize;
 
-use crate::base::{Authorizer, BoxFuture, Secret, SecretField};
+use crate::base::{Authorizer, BoxFuture, Public, Secret, SecretField, SecretRef, Secrets};
 
 /// The `tokens` section.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -55,11 +60,72 @@ pub struct Settings {
     pub directory: PathBuf,
     /// The key they are encrypted with, 32 bytes in base64; without it one is made in the directory, 0600.
     pub key: Option<SecretField>,
+    /// Where the processes of a fleet share their tokens: `redis://HOST:6379/0`, `rediss://` for TLS, or `unix:/PATH`; without
+    /// a password if it is written here.
+    pub shared: Option<Public>,
+    /// The user there.
+    pub shared_username: Option<Public>,
+    /// The password there.
+    pub shared_password: Option<SecretField>,
+    /// Roots that its certificate may come from, beside the system's (PEM).
+    pub shared_ca_file: Option<PathBuf>,
+    /// Let the password travel over `redis://` to another host.
+    pub shared_allow_cleartext: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { directory: "state/tokens".into(), key: None }
+        Self {
+            directory: "state/tokens".into(),
+            key: None,
+            shared: None,
+            shared_username: None,
+            shared_password: None,
+            shared_ca_file: None,
+            shared_allow_cleartext: false,
+        }
+    }
+}
+
+impl Settings {
+    /// The references to load.
+    pub fn references(&self) -> impl Iterator<Item = &SecretRef> {
+        let public = [&self.shared, &self.shared_username].into_iter().flatten().filter_map(Public::reference);
+        let secret = [&self.key, &self.shared_password].into_iter().flatten().map(SecretField::reference);
+        public.chain(secret)
+    }
+
+    /// Whether the keys go together.
+    ///
+    /// # Errors
+    /// The key that is useless, and why.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        let beside = [
+            ("shared_username", self.shared_username.is_some()),
+            ("shared_password", self.shared_password.is_some()),
+            ("shared_ca_file", self.shared_ca_file.is_some()),
+            ("shared_allow_cleartext", self.shared_allow_cleartext),
+        ];
+        let useless = beside.into_iter().find(|(_, given)| *given && self.shared.is_none());
+        useless.map_or(Ok(()), |(key, _)| Err((key, "it goes with `shared`".into())))
+    }
+
+    /// What sharing is set up with; nothing when nothing is shared.
+    ///
+    /// # Errors
+    /// The key whose reference gives nothing, and why.
+    pub fn sharing(&self, secrets: &Secrets) -> Result<Option<SharedSettings>, (&'static str, String)> {
+        let Some(shared) = &self.shared else { return Ok(None) };
+        let public = |key, field: &Public| secrets.public(field).map_err(|error| (key, error.0));
+        let username = self.shared_username.as_ref().map(|field| public("shared_username", field)).transpose()?;
+        let password = self.shared_password.as_ref().map(|field| secrets.field(field)).transpose();
+        Ok(Some(SharedSettings {
+            address: (public("shared", shared)?, shared.reference().is_none()),
+            username,
+            password: password.map_err(|error| ("shared_password", error.0))?,
+            ca_file: self.shared_ca_file.clone(),
+            allow_cleartext: self.shared_allow_cleartext,
+        }))
     }
 }
 
@@ -80,6 +146,12 @@ pub trait TokenSource: Send + Sync + fmt::Debug {
     /// # Errors
     /// Why there is none.
     fn fetch(&self, now: SystemTime) -> BoxFuture<'_, Result<Token, Failure>>;
+
+    /// Whether a token may serve another process that has the same credential: not if it is made of what this host is or
+    /// has, and there is no use in it if it is made here without asking anybody.
+    fn shareable(&self) -> bool {
+        true
+    }
 
     /// What signs with this token; made once for each token.
     ///

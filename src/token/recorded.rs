@@ -45,6 +45,10 @@ impl TokenSource for Recorded {
         })
     }
 
+    fn shareable(&self) -> bool {
+        self.source.shareable()
+    }
+
     fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
         self.source.authorizer(token)
     }

@@ -105,6 +105,16 @@ impl TokenSource for Source {
         })
     }
 
+    /// Neither what is signed here without asking anybody, nor what this host is: a federated identity is read from its
+    /// files and services.
+    fn shareable(&self) -> bool {
+        match &self.way {
+            Way::Granted { .. } | Way::Refreshed { .. } => true,
+            Way::Signed(_) => self.then.is_some(),
+            Way::Federated(_) | Way::Metadata(_) => false,
+        }
+    }
+
     fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
         let mut set = vec![(AUTHORIZATION, bearer::line(token)?)];
         set.extend(self.quota.iter().map(|project| (USER_PROJECT, project.clone())));

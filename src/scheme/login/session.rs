@@ -136,6 +136,11 @@ impl TokenSource for Session {
         })
     }
 
+    /// With a borrowed credential nobody here knows whose identity it is: it may be this host's.
+    fn shareable(&self) -> bool {
+        self.login.borrowed.is_none()
+    }
+
     fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
         let unusable = |why: String| Failure::new(FailureKind::Unavailable, format!("the login's answer: {why}"));
         let tokens = serde_json::from_slice(token.secret.expose()).map_err(|_| unusable("it cannot be read".into()))?;

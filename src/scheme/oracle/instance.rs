@@ -216,6 +216,11 @@ impl TokenSource for Instance {
         })
     }
 
+    /// This instance's own.
+    fn shareable(&self) -> bool {
+        false
+    }
+
     fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
         authorizer(token, &self.skew)
     }

@@ -113,6 +113,11 @@ impl TokenSource for Session {
         })
     }
 
+    /// The session of this resource, or of who logged in on this host.
+    fn shareable(&self) -> bool {
+        false
+    }
+
     fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
         authorizer(token, &self.skew)
     }

@@ -106,6 +106,11 @@ impl TokenSource for Workload {
         })
     }
 
+    /// The service account of this pod.
+    fn shareable(&self) -> bool {
+        false
+    }
+
     fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
         authorizer(token, &self.skew)
     }

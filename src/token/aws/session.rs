@@ -161,6 +161,13 @@ impl TokenSource for RoleSession {
         Box::pin(async move { Ok(token(self.obtain(now).await?, now)) })
     }
 
+    fn shareable(&self) -> bool {
+        match &self.base {
+            Base::Fixed(_) => true,
+            Base::Session(handle) => handle.shareable(),
+        }
+    }
+
     fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
         self.signing.authorizer(token)
     }
@@ -182,6 +189,11 @@ impl TokenSource for AmbientSession {
             tracing::debug!(target: "countersign::token", source = issued.source, "this host's AWS keys were found");
             Ok(token(issued, now))
         })
+    }
+
+    /// They are this host's own.
+    fn shareable(&self) -> bool {
+        false
     }
 
     fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
@@ -210,6 +222,11 @@ impl TokenSource for WebIdentitySession {
             let ask = async |time| self.sts.assume_role_with_web_identity(&self.role, &jwt, time).await;
             Ok(token(self.signing.timed(self.sts.host(), now, ask).await?, now))
         })
+    }
+
+    /// What is in the file says who this host is.
+    fn shareable(&self) -> bool {
+        false
     }
 
     fn authorizer(&self, token: &Token) -> Result<Arc<dyn Authorizer>, Failure> {
