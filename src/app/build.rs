@@ -10,7 +10,7 @@ use http::Method;
 use super::file::FilePart;
 use super::watch::Fingerprints;
 use crate::api::Declared;
-use crate::base::{Deps, HttpClients, Narrowing};
+use crate::base::{Deps, HttpClients, Narrowing, Secret};
 use crate::base::{Lifetime, SecretRef, Secrets};
 use crate::config::{CallerProof, CallerSettings, Config, ConfigError, CredentialSettings};
 use crate::listen::framing::HeadLimits;
@@ -21,7 +21,7 @@ use crate::route::{
 };
 use crate::scheme::{Draft, Outside, Setup};
 use crate::source::Sources;
-use crate::token::{KeyBuilder, StateDirectory, Tokens};
+use crate::token::{HeldKey, KeyBuilder, Sealer, Shared, StateDirectory, Tokens};
 use crate::upstream::{OwnAddresses, Roots, Upstream};
 
 /// What building needs beside the configuration.
@@ -48,6 +48,8 @@ pub struct Built {
     pub state: State,
     /// What the route table is made of, to be made again with what the store adds.
     pub file: Arc<FilePart>,
+    /// Where other processes leave their tokens.
+    pub shared: Option<Arc<Shared>>,
     /// For the listeners.
     pub doors: Vec<Door>,
     /// TLS of the admin listener.
@@ -89,6 +91,7 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
     let callers = Callers::new(rules.clone());
     let upstream = builder.upstream(&parts);
     let outside = builder.outside(&parts, upstream.as_ref());
+    let shared = builder.sharing(&parts);
     let credentials = builder.credentials(outside.as_ref());
     let mut doors = builder.doors(&callers);
     let admin_tls = builder.admin_tls();
@@ -124,7 +127,7 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
                 tokens: builder.config.tokens.clone(),
                 upstream,
             };
-            Ok(builder.finish(routes, file, doors, admin_tls))
+            Ok(Built { shared, ..builder.finish(routes, file, doors, admin_tls) })
         }
         _ => Err(builder.errors),
     }
@@ -138,6 +141,7 @@ pub(super) fn files(config: &Config) -> Vec<PathBuf> {
     };
     let mut files: Vec<PathBuf> = config.references().into_iter().filter_map(file).collect();
     files.extend(config.upstream.ca_file.clone());
+    files.extend(config.tokens.shared_ca_file.clone());
     let forward = config.listeners.forward.iter().filter_map(|listener| listener.tls.as_ref());
     let reverse = config.listeners.reverse.iter().filter_map(|listener| listener.tls.as_ref());
     for tls in forward.chain(reverse).chain(config.admin.iter().filter_map(|admin| admin.tls.as_ref())) {
@@ -239,6 +243,45 @@ impl Builder {
             state: Arc::new(state),
             lender: self.lending(parts),
         })
+    }
+
+    /// Where tokens are shared, encrypted with keys that every process of the fleet has: those of a database that they have
+    /// in common, else those that come of `tokens.key`.
+    fn sharing(&mut self, parts: &Parts<'_>) -> Option<Arc<Shared>> {
+        let settings = match self.config.tokens.sharing(&self.secrets) {
+            Ok(settings) => settings?,
+            Err((key, why)) => {
+                let why = format!("each process obtains its own tokens: {why}");
+                self.unresolved.push(self.config.document.error(&format!("tokens.{key}"), why));
+                return None;
+            }
+        };
+        let url = self.config.store.as_ref().map(|store| self.secrets.public(&store.url).unwrap_or_default());
+        let in_common = url.as_ref().is_some_and(|url| url.starts_with("postgres"));
+        let has_store = url.is_some() || self.config.admin.is_some();
+        let key = self.config.tokens.key.as_ref().filter(|_| !in_common);
+        let key = key.and_then(|key| self.secrets.field(key).ok());
+        let sealer = match key.map(|key| HeldKey::parse(&key)) {
+            Some(Ok(key)) => Some(Arc::new(key) as Arc<dyn Sealer>),
+            // What is wrong with it is said where the state directory is set up.
+            Some(Err(_)) => return None,
+            None if has_store || self.config.tokens.key.is_some() => parts.tokens.sealer(),
+            None => {
+                let why = "shared tokens are encrypted: set `tokens.key` to the same 32 bytes in base64 in every \
+                           process, or `store.url` to a database that they have in common";
+                self.error("tokens.shared", why);
+                return None;
+            }
+        };
+        // Without a store that is open to this process, as `check` is, it is only looked whether it could be done.
+        let checked = sealer.clone().unwrap_or_else(|| Arc::new(HeldKey::new(&Secret::new(Vec::new()))));
+        match Shared::new(settings, checked, parts.roots, parts.deps) {
+            Ok(shared) => sealer.map(|_| Arc::new(shared)),
+            Err((key, why)) => {
+                self.error(&format!("tokens.{key}"), why);
+                None
+            }
+        }
     }
 
     /// Lets credentials authenticate each other's own requests.
@@ -572,6 +615,7 @@ impl Builder {
                 },
                 log_requests: self.config.log.requests,
             },
+            shared: None,
             doors,
             admin_tls,
             limits: ConnectionLimits {

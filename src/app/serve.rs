@@ -196,6 +196,7 @@ impl App {
         if let Authority::OnDisk(settings) = &authority {
             ca::write_bundle(&settings.bundle_path(), &roots, &ca)?;
         }
+        tokens.share(built.shared.clone());
         let Built { state, file, doors, admin_tls, limits, drain, expiring, mut seen, .. } = built;
         let state = if store.is_some() { state.before_the_store() } else { state };
         let proxy = Arc::new(Proxy::new(state, deps.clone()));
@@ -407,6 +408,7 @@ impl App {
         ca::write_bundle(&ca_settings.bundle_path(), &roots, &ca)?;
         // From here on nothing fails.
         report(&built);
+        self.tokens.share(built.shared.clone());
         let Built { state, file, doors, admin_tls, limits, drain, expiring, mut seen, .. } = built;
         if self.audit.as_ref().map(AuditLog::settings) != audit.as_ref() {
             tracing::warn!("the change of `audit` takes effect when Countersign starts again");

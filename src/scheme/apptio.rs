@@ -423,7 +423,8 @@ impl TokenSource for Frontdoor {
             let asked = self.in_use.ask(self.pairs.len() > 1, &self.credential, now, log_in).await;
             let (secret, lifetime) = asked?;
             self.find_environment(&secret, now).await?;
-            let found = self.whereabouts.as_ref().filter(|place| place.lookup.is_some()).and_then(|place| place.id.get());
+            let found =
+                self.whereabouts.as_ref().filter(|place| place.lookup.is_some()).and_then(|place| place.id.get());
             // With the token, for a process that it is shared with and that looked nothing up. No header holds a line end.
             let secret = match found {
                 Some(id) => Secret::new([secret.expose(), b"\n", id.as_bytes()].concat()),

@@ -5,18 +5,20 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::TokenSource;
 use super::exchange::LONGEST_LIFE;
 use super::failure::{Failure, FailureKind};
 use super::key::Key;
 use super::recorded::Recorded;
 use super::rotation::Unsaved;
+use super::sealer::Sealer;
 use super::shared::{Asked, Failed, Held, Obtained, Shared, TokenId, alone};
 use super::TokenSource;
 use crate::base::{AuditSink, Authorizer, BoxFuture, Clock, Deps, Random, Refusal, Secret};
@@ -73,6 +75,8 @@ struct Engine {
     unsaved: Arc<Unsaved>,
     /// Where other processes leave their tokens.
     shared: ArcSwapOption<Shared>,
+    /// The process's encrypted store.
+    store: OnceLock<Arc<dyn Sealer>>,
     slots: moka::sync::Cache<Key, Arc<Slot>>,
 }
 
@@ -92,20 +96,26 @@ impl Tokens {
             closed: AtomicBool::new(false),
             unsaved: Arc::default(),
             shared: ArcSwapOption::empty(),
+            store: OnceLock::new(),
             // Bounded by the credentials there are: a slot is removed with its last handle.
             slots: moka::sync::Cache::new(u64::MAX),
         }))
     }
 
-    /// Shares tokens with other processes from now on, or no longer. What is the same as before stays.
+    /// The process has an encrypted store: its keys encrypt what is shared. Before it is open, they say so.
+    pub fn rely_on(&self, store: Arc<dyn Sealer>) {
+        // The first stays: a process has one store.
+        let _ = self.0.store.set(store);
+    }
+
+    /// The keys of the encrypted store, if the process has one.
+    pub fn sealer(&self) -> Option<Arc<dyn Sealer>> {
+        self.0.store.get().cloned()
+    }
+
+    /// Shares tokens with other processes from now on, or no longer.
     pub fn share(&self, shared: Option<Arc<Shared>>) {
-        let same = match (&*self.0.shared.load(), &shared) {
-            (Some(old), Some(new)) => old.is_same(new),
-            _ => false,
-        };
-        if !same {
-            self.0.shared.store(shared);
-        }
+        self.0.shared.store(shared);
     }
 
     /// The token of a key, shared with every other handle of that key. Nothing is obtained before it is asked for.

@@ -83,7 +83,6 @@ static LEAVE: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Where Redis is.
-#[derive(Clone, PartialEq)]
 pub(super) struct Whereabouts {
     pub(super) address: Address,
     pub(super) database: i64,
@@ -131,7 +130,9 @@ impl Whereabouts {
         }
         let database = match url.path().trim_matches('/') {
             "" => 0,
-            number => number.parse().ok().filter(|number| *number >= 0).ok_or("the database is a number, such as /0")?,
+            number => {
+                number.parse().ok().filter(|number| *number >= 0).ok_or("the database is a number, such as /0")?
+            }
         };
         let decode = |text: &str| {
             let text = percent(text).and_then(|bytes| String::from_utf8(bytes).ok());
@@ -337,8 +338,7 @@ impl Board for Redis {
     }
 
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), String>> {
-        static REMOVE: LazyLock<Script> =
-            LazyLock::new(|| Script::new("return redis.call('DEL', KEYS[1], KEYS[2])"));
+        static REMOVE: LazyLock<Script> = LazyLock::new(|| Script::new("return redis.call('DEL', KEYS[1], KEYS[2])"));
         Box::pin(async move {
             let [token, _, failure, _] = keys(name);
             let mut script = REMOVE.key(token);
@@ -384,7 +384,8 @@ mod tests {
         ] {
             assert_eq!(shown(text).as_deref(), Ok(expected), "{text}");
         }
-        for text in ["", "cache:6379", "http://cache", "redis://", "redis://cache/x", "redis://cache/-1", "unix:redis"] {
+        for text in ["", "cache:6379", "http://cache", "redis://", "redis://cache/x", "redis://cache/-1", "unix:redis"]
+        {
             assert!(shown(text).is_err(), "{text}");
         }
         assert!(shown("rediss://cache/0#insecure").unwrap_err().contains("nothing follows"));
@@ -404,7 +405,9 @@ mod tests {
     fn a_password_goes_unencrypted_to_this_host_only() {
         let is_open = |text| Whereabouts::parse(text, false).unwrap().is_open();
         assert!(is_open("redis://:p@cache") && is_open("redis://:p@10.0.0.1"));
-        for text in ["rediss://:p@cache", "redis://cache", "redis://:p@127.0.0.1", "redis://:p@[::1]", "redis://:p@localhost"] {
+        for text in
+            ["rediss://:p@cache", "redis://cache", "redis://:p@127.0.0.1", "redis://:p@[::1]", "redis://:p@localhost"]
+        {
             assert!(!is_open(text), "{text}");
         }
     }

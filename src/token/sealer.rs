@@ -4,9 +4,14 @@ use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::{hkdf, hmac};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::base::{BoxFuture, Secret};
+
+/// Bytes of a key.
+const KEY_LEN: usize = 32;
 
 /// Why nothing was sealed or opened. Says nothing of the content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +54,18 @@ impl HeldKey {
     /// From 32 bytes that every process has.
     pub fn new(key: &Secret) -> Self {
         Self(hkdf::Salt::new(hkdf::HKDF_SHA256, b"countersign shared tokens").extract(key.expose()))
+    }
+
+    /// From the text of such a key.
+    ///
+    /// # Errors
+    /// When it is not 32 bytes in base64.
+    pub fn parse(text: &Secret) -> Result<Self, String> {
+        let bytes = Zeroizing::new(STANDARD.decode(text.expose().trim_ascii()).unwrap_or_default());
+        if bytes.len() != KEY_LEN {
+            return Err("32 bytes in base64 are expected; `openssl rand -base64 32` makes them".into());
+        }
+        Ok(Self::new(&Secret::new(bytes.to_vec())))
     }
 
     fn derive(&self, purpose: &str, account: &str) -> Result<Zeroizing<[u8; 32]>, SealerError> {

@@ -43,6 +43,9 @@ pub(super) const FORCED: Duration = Duration::from_secs(60);
 /// After it could not be used, the place is left alone: for this long at first, and at most.
 const AWAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
+/// How long encrypting may take: the account's key may have to be fetched first.
+const SEALER: Duration = Duration::from_secs(1);
+
 /// How often one look is followed by another at once, because what was there could not be used.
 const LOOKS: u32 = 3;
 
@@ -127,8 +130,6 @@ pub struct Shared {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     circuit: Mutex<Circuit>,
-    /// What it was made of: after a reload with the same, it stays.
-    made_of: Option<(Whereabouts, Roots)>,
 }
 
 /// Whether the place is worth asking.
@@ -234,18 +235,13 @@ impl Shared {
             Some(file) => roots.clone().with_file(file).map_err(|why| ("shared_ca_file", why))?,
             None => roots.clone(),
         };
-        let board = Redis::new(there.clone(), &roots).map_err(|why| ("shared", why))?;
-        Ok(Self { made_of: Some((there, roots)), ..Self::by(Box::new(board), sealer, deps) })
+        let board = Redis::new(there, &roots).map_err(|why| ("shared", why))?;
+        Ok(Self::by(Box::new(board), sealer, deps))
     }
 
     pub(super) fn by(board: Box<dyn Board>, sealer: Arc<dyn Sealer>, deps: &Deps) -> Self {
         let (clock, random) = (Arc::clone(&deps.clock), Arc::clone(&deps.random));
-        Self { board, sealer, clock, random, circuit: Mutex::default(), made_of: None }
-    }
-
-    /// Whether the other is the same place, reached in the same way.
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.made_of.is_some() && self.made_of == other.made_of
+        Self { board, sealer, clock, random, circuit: Mutex::default() }
     }
 
     /// Obtains a token: another process's if there is one, else a new one for all.
@@ -359,8 +355,8 @@ impl Shared {
 
     /// The name under which a key's token lies there.
     async fn name(&self, asked: &Asked) -> Option<String> {
-        let named = self.sealer.name(&asked.account, asked.key.bytes()).await;
-        Some(hex(&self.sealed(named)?))
+        let named = self.sealer.name(&asked.account, asked.key.bytes());
+        Some(hex(&self.sealer(named).await?))
     }
 
     /// What was there, if it is of use.
@@ -373,8 +369,8 @@ impl Shared {
         again: bool,
     ) -> Option<Obtained> {
         let (began, id) = ((self.clock.now(), self.clock.instant()), id_of(sealed)?);
-        let opened = self.sealer.open(&asked.account, &aad("token", asked, &id), &sealed[ID_LEN..]).await;
-        let plain = self.sealed(opened)?;
+        let aad = aad("token", asked, &id);
+        let plain = self.sealer(self.sealer.open(&asked.account, &aad, &sealed[ID_LEN..])).await?;
         let (life, secret) = plain.expose().split_first_chunk()?;
         let life = Duration::from_millis(u64::from_be_bytes(*life)).min(LONGEST_LIFE);
         // By the place's own clock: those of two processes may differ.
@@ -400,8 +396,9 @@ impl Shared {
         plain.extend(milliseconds.to_be_bytes());
         plain.extend(token.secret.expose());
         let plain = Secret::new(std::mem::take(&mut *plain));
-        let sealed = self.sealer.seal(&asked.account, &aad("token", asked, id), &plain).await;
-        Some(Entry::Token([id.as_bytes(), &self.sealed(sealed)?].concat(), left))
+        let aad = aad("token", asked, id);
+        let sealed = self.sealer(self.sealer.seal(&asked.account, &aad, &plain)).await?;
+        Some(Entry::Token([id.as_bytes(), &sealed].concat(), left))
     }
 
     /// What others are told of a failure: what the provider said of the credential holds for all; what may be in the way
@@ -415,21 +412,28 @@ impl Shared {
         };
         let told = Told { kind: failure.kind, detail: failure.detail.clone(), count };
         let plain = Secret::new(serde_json::to_vec(&told).ok()?);
-        let sealed = self.sealer.seal(&asked.account, &aad("failure", asked, ""), &plain).await;
-        Some(Entry::Failure(self.sealed(sealed)?, life))
+        let aad = aad("failure", asked, "");
+        let sealed = self.sealer(self.sealer.seal(&asked.account, &aad, &plain)).await?;
+        Some(Entry::Failure(sealed, life))
     }
 
     async fn read_failure(&self, asked: &Asked, sealed: &[u8]) -> Option<Told> {
-        let opened = self.sealer.open(&asked.account, &aad("failure", asked, ""), sealed).await;
-        serde_json::from_slice(self.sealed(opened)?.expose()).ok()
+        let aad = aad("failure", asked, "");
+        let plain = self.sealer(self.sealer.open(&asked.account, &aad, sealed)).await?;
+        serde_json::from_slice(plain.expose()).ok()
     }
 
-    /// What the sealer gave.
-    fn sealed<T>(&self, outcome: Result<T, SealerError>) -> Option<T> {
+    /// What the sealer gives, in time.
+    async fn sealer<T>(&self, work: impl Future<Output = Result<T, SealerError>>) -> Option<T> {
+        let outcome = tokio::select! {
+            biased;
+            outcome = work => outcome,
+            () = self.clock.sleep_until(self.clock.instant() + SEALER) => {
+                Err(SealerError::Unavailable("its key does not come in time".into()))
+            }
+        };
         outcome
-            .map_err(|error| {
-                tracing::warn!(target: "countersign::token", %error, "a shared token cannot be used");
-            })
+            .map_err(|error| tracing::warn!(target: "countersign::token", %error, "a shared token cannot be used"))
             .ok()
     }
 
