@@ -22,7 +22,7 @@ use crate::base::{BoxFuture, Secret};
 use crate::upstream::Roots;
 
 /// Longer, and a token is obtained without Redis: it is to save an exchange, not to delay one.
-const ANSWER: Duration = Duration::from_millis(250);
+const ANSWER: Duration = Duration::from_millis(500);
 
 /// The same when there is no connection yet.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ static TAKE: LazyLock<Script> = LazyLock::new(|| {
          if failure then
            return {'failure', failure, redis.call('PTTL', KEYS[3])}
          end
-         if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
+         if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) or redis.call('GET', KEYS[2]) == ARGV[1] then
            return {'lease', '', 0}
          end
          return {'busy', '', 0}",
@@ -104,7 +104,7 @@ impl Whereabouts {
         let forms = "write redis://HOST:6379, rediss://HOST:6379 for TLS, or unix:/PATH";
         if let Some(path) = text.strip_prefix("unix:") {
             let path = PathBuf::from(path);
-            let whole = path.is_absolute() && !path.starts_with("//");
+            let whole = path.is_absolute();
             let address = Address::Unix(path);
             let there = Self { address, database: 0, username: None, password: None };
             return if whole { Ok(there) } else { Err(forms.into()) };
@@ -241,30 +241,59 @@ impl Redis {
         Ok(connection)
     }
 
-    /// Runs a script, connecting first if need be.
+    /// Runs a script, connecting first if need be. A connection that was left from before may have broken since: then once
+    /// more over another, which each script allows.
     async fn run(&self, script: &ScriptInvocation<'_>) -> Result<redis::Value, String> {
-        let mut connection = timeout(CONNECT, async {
+        let (connection, was_there) = self.connection().await?;
+        match self.run_over(connection, script).await {
+            Err(Broken::Connection(_)) if was_there => {
+                let (connection, _) = self.connection().await?;
+                self.run_over(connection, script).await
+            }
+            outcome => outcome,
+        }
+        .map_err(|Broken::Connection(why)| Broken::Refused(why) | why)
+    }
+
+    /// The connection, and whether it was there before.
+    async fn connection(&self) -> Result<(MultiplexedConnection, bool), String> {
+        let connecting = timeout(CONNECT, async {
             let mut slot = self.connection.lock().await;
             if let Some(connection) = &*slot {
-                return Ok(connection.clone());
+                return Ok((connection.clone(), true));
             }
             let connection = self.connect().await?;
             *slot = Some(connection.clone());
-            Ok::<_, String>(connection)
-        })
-        .await
-        .unwrap_or_else(|_| Err(format!("no connection within {} ms", CONNECT.as_millis())))?;
+            Ok((connection, false))
+        });
+        connecting.await.unwrap_or_else(|_| Err(format!("no connection within {} ms", CONNECT.as_millis())))
+    }
+
+    async fn run_over(
+        &self,
+        mut connection: MultiplexedConnection,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<redis::Value, Broken> {
         let why = match timeout(ANSWER, script.invoke_async(&mut connection)).await {
             Ok(Ok(value)) => return Ok(value),
-            // It answers, and says no: the connection is good.
-            Ok(Err(error)) if !error.is_io_error() && !error.is_unrecoverable_error() => return Err(words(&error)),
+            Ok(Err(error)) if !error.is_io_error() && !error.is_unrecoverable_error() => {
+                return Err(Broken::Refused(words(&error)));
+            }
             Ok(Err(error)) => words(&error),
             Err(_) => format!("no answer within {} ms", ANSWER.as_millis()),
         };
-        // Whoever connected meanwhile keeps that connection only until its own first error; that costs one connection.
+        // If somebody connected again meanwhile, that costs one connection more.
         *self.connection.lock().await = None;
-        Err(why)
+        Err(Broken::Connection(why))
     }
+}
+
+/// Why there is no answer that is of use.
+enum Broken {
+    /// There is none: whether the script ran is not known.
+    Connection(String),
+    /// It says no, over a connection that is good.
+    Refused(String),
 }
 
 /// What is wrong, without anything that was sent.
@@ -272,6 +301,7 @@ fn words(error: &RedisError) -> String {
     match (error.code(), error.kind()) {
         (Some(code), _) => format!("it answers {code}"),
         (None, ErrorKind::Io) => error.to_string(),
+        (None, ErrorKind::AuthenticationFailed) => "it refuses the user name or password".into(),
         (None, kind) => format!("{kind:?}"),
     }
 }

@@ -38,5 +38,6 @@ mod reverse;
 mod rotation;
 mod secrets;
 mod store;
+mod shared_tokens;
 mod support;
 mod tokens;

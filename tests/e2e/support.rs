@@ -2,6 +2,7 @@
 
 pub mod management;
 pub mod postgres;
+pub mod redis;
 
 use std::collections::HashMap;
 use std::convert::Infallible;

@@ -11,13 +11,13 @@ use crate::support::{Answer, Config, DEADLINE, Origin, Proxy, Root, SECRET, Seen
 
 /// Stops whoever waits at it until it is opened.
 #[derive(Default)]
-struct Gate {
+pub struct Gate {
     open: Mutex<bool>,
     opened: Condvar,
 }
 
 impl Gate {
-    fn wait(&self) {
+    pub fn wait(&self) {
         // The runtime's other tasks must not wait behind this one.
         tokio::task::block_in_place(|| {
             let open = self.open.lock().unwrap();
@@ -26,7 +26,7 @@ impl Gate {
         });
     }
 
-    fn open(&self) {
+    pub fn open(&self) {
         *self.open.lock().unwrap() = true;
         self.opened.notify_all();
     }
@@ -77,7 +77,7 @@ fn sent(api: &Origin) -> Vec<String> {
 }
 
 /// Raises this process's limit of open files to what the system allows, and says whether that is enough.
-fn may_open(files: u64) -> bool {
+pub fn may_open(files: u64) -> bool {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
