@@ -252,7 +252,7 @@ impl Redis {
             }
             outcome => outcome,
         }
-        .map_err(|Broken::Connection(why)| Broken::Refused(why) | why)
+        .map_err(|(Broken::Connection(why) | Broken::Refused(why))| why)
     }
 
     /// The connection, and whether it was there before.
