@@ -267,6 +267,7 @@ impl Draft for Settings {
                 Granted::RefreshToken(Rotation::new(
                     Arc::clone(&setup.outside.state),
                     Arc::clone(&setup.outside.random),
+                    setup.account,
                     &key,
                     token,
                     self.refresh_reuse.unwrap_or_default(),

@@ -374,6 +374,7 @@ impl Settings {
                 GrantSource::RefreshToken(Rotation::new(
                     Arc::clone(&setup.outside.state),
                     Arc::clone(&setup.outside.random),
+                    setup.account,
                     &key,
                     token,
                     self.refresh_reuse.unwrap_or_default(),
