@@ -159,7 +159,6 @@ impl From<StoreError> for ApiError {
             }
             StoreError::Invalid(_) => Self::new(ErrorKind::Unprocessable, error.to_string()),
             StoreError::Unknown(_) => Self::new(ErrorKind::NotFound, error.to_string()),
-            StoreError::Invalid(_) => Self::new(ErrorKind::BadRequest, error.to_string()),
             StoreError::Unavailable(_) | StoreError::Sealed(_) => Self::unavailable(error.to_string()),
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::Method;
 
 use super::file::FilePart;
+use super::secret_stores::Opened;
 use super::watch::Fingerprints;
 use crate::api::Declared;
 use crate::base::{Deps, HttpClients, Narrowing, Secret};
@@ -20,7 +21,7 @@ use crate::route::{
     Binding, CallerRule, Callers, CredentialEntry, HostPattern, Lending, PathPrefix, Readiness, RouteTable,
 };
 use crate::scheme::{Draft, Outside, Setup};
-use crate::source::Sources;
+use crate::source::{Sources, Stores};
 use crate::token::{HeldKey, KeyBuilder, Sealer, Shared, StateDirectory, Tokens};
 use crate::upstream::{OwnAddresses, Roots, Upstream};
 
@@ -35,6 +36,8 @@ pub struct Parts<'a> {
     pub own: &'a OwnAddresses,
     /// The token engine, which outlives configurations: what did not change keeps its token.
     pub tokens: &'a Tokens,
+    /// The secret stores in use: what they gave is kept when their settings are the same.
+    pub stores: Option<&'a Stores>,
     /// The upstream in use, whose connections are kept when its settings are the same.
     pub previous: Option<&'a Arc<Upstream>>,
     /// `run`: one private listener in place of the configured ones, as this caller, meaning this credential.
@@ -79,6 +82,8 @@ pub struct Expiring {
     pub lifetime: Option<Lifetime>,
     /// Whether the first load gave what was needed.
     pub loaded: bool,
+    /// A digest of what was loaded, where it is known: the same content again changes nothing.
+    pub content: Option<[u8; 32]>,
 }
 
 /// Builds everything.
@@ -87,12 +92,12 @@ pub struct Expiring {
 /// Every mistake that the whole shows and the parts do not.
 pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<ConfigError>> {
     let mut builder = Builder::new(config, parts.deps).await;
-    let rules = builder.callers(parts.private.as_ref());
-    let callers = Callers::new(rules.clone());
     let upstream = builder.upstream(&parts);
     let outside = builder.outside(&parts, upstream.as_ref());
     let shared = builder.sharing(&parts);
-    let credentials = builder.credentials(outside.as_ref());
+    let credentials = builder.credentials(&parts, outside.as_ref()).await;
+    let rules = builder.callers(parts.private.as_ref());
+    let callers = Callers::new(rules.clone());
     let mut doors = builder.doors(&callers);
     let admin_tls = builder.admin_tls();
     let mut bindings = builder.bindings(&credentials, &callers);
@@ -124,6 +129,7 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
                 unbound,
                 outside,
                 sources: builder.sources.clone(),
+                secret_stores: std::mem::take(&mut builder.opened),
                 tokens: builder.config.tokens.clone(),
                 upstream,
             };
@@ -156,27 +162,34 @@ pub(super) fn files(config: &Config) -> Vec<PathBuf> {
 pub(super) struct Builder {
     pub(super) config: Config,
     pub(super) secrets: Secrets,
-    sources: Sources,
+    pub(super) sources: Sources,
+    pub(super) opened: Opened,
     declared: Vec<Declared>,
     pub(super) errors: Vec<ConfigError>,
     unresolved: Vec<ConfigError>,
     warnings: Vec<ConfigError>,
     expiring: Vec<Expiring>,
     seen: Fingerprints,
-    lending: Option<Arc<Lending>>,
+    pub(super) lending: Option<Arc<Lending>>,
     /// Where each binding stands, by its name.
     paths: HashMap<String, String>,
 }
 
-type Credentials = HashMap<String, Arc<CredentialEntry>>;
+/// The settings and references of each credential and of what it borrows in turn.
+pub(super) type Links = HashMap<String, Vec<(String, Vec<SecretRef>)>>;
+
+pub(super) type Credentials = HashMap<String, Arc<CredentialEntry>>;
 
 impl Builder {
     pub(super) async fn new(config: Config, deps: &Deps) -> Self {
         let sources = Sources::new(deps.clone());
+        // Those that rest in stores follow when the stores can be asked.
+        let here = config.references().into_iter().filter(|one| !matches!(one, SecretRef::Store(_)));
         Self {
             seen: Fingerprints::take(files(&config)),
-            secrets: sources.load_all(config.references()).await,
+            secrets: sources.load_all(here).await,
             sources,
+            opened: Opened::default(),
             declared: Vec::new(),
             config,
             errors: Vec::new(),
@@ -188,7 +201,7 @@ impl Builder {
         }
     }
 
-    fn error(&mut self, path: &str, message: impl Into<String>) {
+    pub(super) fn error(&mut self, path: &str, message: impl Into<String>) {
         self.errors.push(self.config.document.error(path, message));
     }
 
@@ -286,26 +299,22 @@ impl Builder {
 
     /// Lets credentials authenticate each other's own requests.
     fn lending(&mut self, parts: &Parts<'_>) -> Arc<Lending> {
-        let lending = Arc::new(Lending::new(Arc::clone(&parts.deps.clock), self.fingerprints()));
+        let lending = Arc::new(Lending::new(Arc::clone(&parts.deps.clock), HashMap::new()));
         self.lending = Some(Arc::clone(&lending));
         lending
     }
 
-    /// A digest of what each credential is made of, what it borrows included; wrong loans are errors.
-    fn fingerprints(&mut self) -> HashMap<String, String> {
+    /// What each credential is made of, what it borrows included; wrong loans are errors.
+    pub(super) fn links(&mut self) -> Links {
         let credentials = &self.config.credentials;
-        let (mut fingerprints, mut errors) = (HashMap::new(), Vec::new());
+        let (mut links, mut errors) = (Links::new(), Vec::new());
         for (index, credential) in credentials.iter().enumerate() {
-            let mut key = KeyBuilder::new(crate::route::DEFAULT_ACCOUNT, "");
+            let mut own = Vec::new();
             let (mut chain, mut next) = (vec![&credential.id], Some(credential));
             while let Some(link) = next {
                 let place = (link.enabled, &link.hosts);
-                key = key.with("settings", format!("{} {place:?} {:?}", link.kind.name, link.draft));
-                for reference in link.draft.references() {
-                    // One that cannot be loaded makes the credential unusable; that is said where it is built.
-                    let loaded = self.secrets.get(reference).ok();
-                    key = key.with_option(&reference.to_string(), loaded.map(|secret| secret.expose().to_vec()));
-                }
+                let settings = format!("{} {place:?} {:?}", link.kind.name, link.draft);
+                own.push((settings, link.draft.references().into_iter().cloned().collect()));
                 let Some(loan) = link.draft.borrows() else { break };
                 let id = loan.credential;
                 next = credentials.iter().find(|one| one.id == id);
@@ -328,22 +337,46 @@ impl Builder {
                 }
                 chain.extend(next.map(|next| &next.id));
             }
-            fingerprints.insert(credential.id.clone(), key.finish().hex());
+            links.insert(credential.id.clone(), own);
         }
         for (path, why) in errors {
             self.error(&path, why);
         }
-        fingerprints
+        links
     }
 
-    fn credentials(&mut self, outside: Option<&Outside>) -> Credentials {
-        let mut credentials = Credentials::new();
-        for (index, settings) in std::mem::take(&mut self.config.credentials).into_iter().enumerate() {
-            let path = format!("credentials[{index}]");
-            if settings.hosts.is_empty() {
-                let warning = format!("{} has no hosts, so it signs nothing; list them under `hosts`", settings.id);
-                self.warnings.push(self.config.document.error(&path, warning));
+    /// Tells lending the digest of each, with the secrets that are known by now.
+    pub(super) fn describe(&self, links: &Links) {
+        let digest = |links: &Vec<(String, Vec<SecretRef>)>| {
+            let mut key = KeyBuilder::new(crate::route::DEFAULT_ACCOUNT, "");
+            for (settings, references) in links {
+                key = key.with("settings", settings);
+                for reference in references {
+                    // One that cannot be loaded makes the credential unusable; that is said where it is built.
+                    let loaded = self.secrets.get(reference).ok();
+                    key = key.with_option(&reference.to_string(), loaded.map(|secret| secret.expose().to_vec()));
+                }
             }
+            key.finish().hex()
+        };
+        if let Some(lending) = &self.lending {
+            lending.describe(links.iter().map(|(id, links)| (id.clone(), digest(links))).collect());
+        }
+    }
+
+    /// One credential, prepared as far as its secrets are there. What is a store's own is shown to nobody.
+    pub(super) fn credential(
+        &mut self,
+        path: &str,
+        settings: CredentialSettings,
+        outside: Option<&Outside>,
+        own: bool,
+    ) -> Arc<CredentialEntry> {
+        if settings.hosts.is_empty() {
+            let warning = format!("{} has no hosts, so it signs nothing; list them under `hosts`", settings.id);
+            self.warnings.push(self.config.document.error(path, warning));
+        }
+        if !own {
             self.declared.push(Declared {
                 id: settings.id.clone(),
                 scheme: settings.kind.name,
@@ -352,32 +385,29 @@ impl Builder {
                 description: settings.description.clone(),
                 enabled: settings.enabled,
             });
-            let CredentialSettings { id, kind, hosts, enabled, draft, .. } = settings;
-            let build = |outside: &Outside| {
-                let account = crate::route::DEFAULT_ACCOUNT;
-                draft.build(&Setup { account, credential: &id, version: 0, secrets: &self.secrets, outside })
-            };
-            let readiness = match outside.filter(|_| enabled).map(build) {
-                Some(Ok(scheme)) => Readiness::Ready(scheme),
-                Some(Err(error)) => {
-                    self.unresolved.push(self.config.document.error(&path, format!("{id} cannot be used: {error}")));
-                    Readiness::Unusable(error.0)
-                }
-                None => Readiness::Unusable("it is switched off".into()),
-            };
-            let loaded = matches!(readiness, Readiness::Ready(_));
-            let entry = CredentialEntry::new(&id, kind.name, hosts, enabled, readiness).except_for_strangers(kind);
-            let entry = Arc::new(entry);
-            let lifetime = self.secrets.lifetime_of(draft.references());
-            if enabled && (lifetime.is_some() || !loaded) {
-                self.expiring.push(Expiring { entry: Arc::clone(&entry), draft, lifetime, loaded });
+        }
+        let CredentialSettings { id, kind, hosts, enabled, draft, .. } = settings;
+        let build = |outside: &Outside| {
+            let account = crate::route::DEFAULT_ACCOUNT;
+            draft.build(&Setup { account, credential: &id, version: 0, secrets: &self.secrets, outside })
+        };
+        let readiness = match outside.filter(|_| enabled).map(build) {
+            Some(Ok(scheme)) => Readiness::Ready(scheme),
+            Some(Err(error)) => {
+                self.unresolved.push(self.config.document.error(path, format!("{id} cannot be used: {error}")));
+                Readiness::Unusable(error.0)
             }
-            credentials.insert(id, entry);
+            None => Readiness::Unusable("it is switched off".into()),
+        };
+        let loaded = matches!(readiness, Readiness::Ready(_));
+        let entry = CredentialEntry::new(&id, kind.name, hosts, enabled, readiness).except_for_strangers(kind);
+        let entry = Arc::new(entry);
+        let lifetime = self.secrets.lifetime_of(draft.references());
+        if enabled && (lifetime.is_some() || !loaded) {
+            let content = loaded.then(|| self.secrets.digest_of(draft.references()));
+            self.expiring.push(Expiring { entry: Arc::clone(&entry), draft, lifetime, loaded, content });
         }
-        if let Some(lending) = &self.lending {
-            lending.open(credentials.values());
-        }
-        credentials
+        entry
     }
 
     fn bindings(&mut self, credentials: &Credentials, callers: &Callers) -> Vec<Binding> {

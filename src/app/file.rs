@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::secret_stores::Opened;
 use crate::api::Declared;
 use crate::route::{Binding, CallerRule, CredentialEntry, Unbound};
 use crate::scheme::Outside;
@@ -28,6 +29,8 @@ pub struct FilePart {
     pub outside: Outside,
     /// Where secrets are read from.
     pub sources: Sources,
+    /// The secret stores among those.
+    pub secret_stores: Opened,
     /// Where rotated refresh tokens rest.
     pub tokens: crate::token::Settings,
     /// The way out.

@@ -1,7 +1,8 @@
 //! What the other side must be told of a credential, asked of the scheme that would sign.
 
 use super::build::{Builder, Parts};
-use crate::config::{Config, ConfigError};
+use crate::base::SecretRef;
+use crate::config::{Config, ConfigError, CredentialSettings};
 use crate::scheme::{Introduction, Setup};
 
 /// A credential's introduction.
@@ -44,8 +45,8 @@ pub async fn introduce(
         return Err(IntroduceError::Config(builder.errors));
     };
     let all = std::mem::take(&mut builder.config.credentials);
-    let mut fitting: Vec<_> =
-        all.into_iter().filter(|one| one.kind.name == kind.name && named.is_none_or(|id| one.id == id)).collect();
+    let is_it = |one: &CredentialSettings| one.kind.name == kind.name && named.is_none_or(|id| one.id == id);
+    let (mut fitting, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_it);
     let (id, draft) = match (fitting.pop(), fitting.is_empty(), named) {
         (Some(one), true, _) => (Some(one.id), one.draft),
         (Some(_), false, _) => {
@@ -60,6 +61,12 @@ pub async fn introduce(
             (None, draft.map_err(|_| other(format!("there is no credential of scheme {}", kind.name)))?)
         }
     };
+    if draft.references().into_iter().any(|reference| matches!(reference, SecretRef::Store(_))) {
+        // Whoever reads the stores is asked first.
+        builder.config.credentials = others;
+        builder.credentials(&parts, Some(&outside)).await;
+        builder.sources.load_into(&mut builder.secrets, draft.references()).await;
+    }
     let credential = id.as_deref().unwrap_or("new");
     let setup = Setup {
         account: crate::route::DEFAULT_ACCOUNT,

@@ -10,6 +10,7 @@ mod management;
 mod opening;
 mod refresh;
 mod routes;
+mod secret_stores;
 mod serve;
 mod stored;
 mod test;

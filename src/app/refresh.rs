@@ -14,6 +14,9 @@ use crate::source::Sources;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// However soon something ends, it is not loaded more often than this.
+const SHORTEST: Duration = Duration::from_millis(200);
+
 /// Secrets of a credential that no source gives: those of the encrypted store.
 pub(super) type Held = Box<dyn Fn() -> BoxFuture<'static, Secrets> + Send + Sync>;
 
@@ -25,7 +28,7 @@ fn nothing_held() -> Held {
 /// Keeps one credential usable: loads its secrets again before they expire, and as long as they cannot be loaded.
 /// `held` gives the secrets that come from nowhere else.
 pub(super) async fn keep_fresh(expiring: Expiring, held: Held, sources: Sources, outside: Outside) {
-    let Expiring { entry, draft, lifetime, loaded } = expiring;
+    let Expiring { entry, draft, lifetime, loaded, mut content } = expiring;
     let mut expires = Instant::now();
     let mut due = Instant::now() + FIRST_PAUSE;
     if let (Some(lifetime), true) = (lifetime, loaded) {
@@ -45,14 +48,20 @@ pub(super) async fn keep_fresh(expiring: Expiring, held: Held, sources: Sources,
             secrets: &secrets,
             outside: &outside,
         };
-        match draft.build(&setup) {
+        let found = secrets.digest_of(draft.references());
+        // The same again: nothing is made anew.
+        let same = content == Some(found) && matches!(*entry.readiness(), Readiness::Ready(_));
+        match if same { Ok(None) } else { draft.build(&setup).map(Some) } {
             Ok(scheme) => {
-                entry.set_readiness(Readiness::Ready(scheme));
-                tracing::info!(credential = &*entry.id, "a secret was loaded again");
+                if let Some(scheme) = scheme {
+                    entry.set_readiness(Readiness::Ready(scheme));
+                    tracing::info!(credential = &*entry.id, "a secret was loaded again");
+                }
+                content = Some(found);
                 // One that does not expire is followed by its file's changes and by reloads.
                 let Some(lifetime) = secrets.lifetime_of(draft.references()) else { return };
                 expires = began + lifetime.usable;
-                due = began + lifetime.refresh.max(FIRST_PAUSE);
+                due = began + lifetime.refresh.max(SHORTEST);
                 pause = FIRST_PAUSE;
             }
             Err(error) => {
@@ -134,6 +143,7 @@ mod tests {
             draft: draft(),
             lifetime: Some(Lifetime::ending(Duration::from_secs(100))),
             loaded: true,
+            content: None,
         };
         let _keepers = Keepers::start(vec![expiring], &Sources::new(Deps::system()), &outside());
         tokio::time::sleep(Duration::from_secs(99)).await;
@@ -150,7 +160,7 @@ mod tests {
         let draft = (kind.parse)(serde_json::json!({"key": {"file": file}})).unwrap();
         let unusable = Readiness::Unusable("not yet".into());
         let entry = Arc::new(CredentialEntry::new("c", "api_key", vec![], true, unusable));
-        let expiring = Expiring { entry: Arc::clone(&entry), draft, lifetime: None, loaded: false };
+        let expiring = Expiring { entry: Arc::clone(&entry), draft, lifetime: None, loaded: false, content: None };
         let mut keeping = std::pin::pin!(keep_fresh(expiring, nothing_held(), Sources::new(Deps::system()), outside()));
         assert!(tokio::time::timeout(Duration::from_secs(90), keeping.as_mut()).await.is_err());
         std::fs::write(&file, "k").unwrap();

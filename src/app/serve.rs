@@ -12,6 +12,7 @@ use super::management::{ApiSlot, Management};
 use super::opening::StoreWanted;
 use super::refresh::Keepers;
 use super::routes::Routes;
+use super::secret_stores::{self, InUse};
 use super::watch::{Fingerprints, Watch};
 use crate::base::Deps;
 use crate::config::{Config, ConfigError};
@@ -20,8 +21,6 @@ use crate::listen::{Address, AdminTls, Bound, Door, Listener, Shared};
 use crate::observe::audit::AuditLog;
 use crate::observe::{Health, router};
 use crate::proxy::Proxy;
-use crate::route::{CredentialEntry, Readiness};
-use crate::scheme::Identity;
 use crate::token::Tokens;
 use crate::upstream::{OwnAddresses, Roots, system_roots};
 
@@ -63,22 +62,11 @@ struct Admin {
     stop: CancellationToken,
 }
 
-/// Credentials that cannot be used now, with the reason.
-fn unusable(proxy: &Proxy) -> Vec<String> {
+/// Credentials and secret stores that cannot be used now, with the reason.
+fn unusable(proxy: &Proxy, stores: &InUse) -> Vec<String> {
     let state = proxy.state();
-    let reason = |credential: &CredentialEntry| match &*credential.readiness() {
-        Readiness::Unusable(reason) if credential.enabled => Some(format!("{}: {reason}", credential.id)),
-        Readiness::Ready(scheme) => {
-            // Of what signs by itself: a session for another account is only asked for when a request names it.
-            let trouble = match scheme.identity() {
-                Identity::Token(handle) => handle.trouble(),
-                Identity::Fixed(_) | Identity::Challenged(_) => None,
-            };
-            trouble.map(|why| format!("{}: {why}", credential.id))
-        }
-        Readiness::Unusable(_) | Readiness::Resting(_) => None,
-    };
-    state.routes.credentials().iter().filter_map(|credential| reason(credential)).collect()
+    let credentials = state.routes.credentials().iter().filter_map(|credential| secret_stores::unusable(credential));
+    credentials.chain(stores.unusable()).collect()
 }
 
 /// The running application.
@@ -94,6 +82,7 @@ pub struct App {
     admin: Option<Admin>,
     health: Arc<ArcSwap<Health>>,
     keepers: Keepers,
+    stores: InUse,
     tokens: Tokens,
     routes: Arc<Routes>,
     management: Option<Management>,
@@ -174,8 +163,15 @@ impl App {
         let own: OwnAddresses = Arc::default();
         let admin = config.admin.clone().filter(|_| private.is_none());
         let tokens = Tokens::new(&deps);
-        let parts =
-            Parts { deps: &deps, roots: &roots, own: &own, tokens: &tokens, previous: None, private: private.clone() };
+        let parts = Parts {
+            deps: &deps,
+            roots: &roots,
+            own: &own,
+            tokens: &tokens,
+            stores: None,
+            previous: None,
+            private: private.clone(),
+        };
         let store = StoreWanted::of(&config, private.is_some());
         let built = build(config, parts).await.map_err(StartError::Config)?;
         report(&built);
@@ -213,10 +209,13 @@ impl App {
         let shared = Arc::new(Shared::new(proxy, Arc::clone(&deps.clock), Some(ca), limits));
         seen.extend(own_file);
         let private_listener = private.is_some();
+        let stores = InUse::default();
+        stores.adopt(&file.secret_stores);
         let mut app = Self {
             seen,
             refused: Fingerprints::default(),
             keepers: Keepers::start(expiring, &file.sources, &file.outside),
+            stores,
             tokens,
             routes,
             management,
@@ -258,9 +257,9 @@ impl App {
     fn open_admin(&mut self, configured: Address, bound: Bound) {
         let stop = CancellationToken::new();
         tracing::info!(listener = "admin", address = %bound.address, "listening");
-        let proxy = Arc::clone(&self.shared.proxy);
+        let (proxy, stores) = (Arc::clone(&self.shared.proxy), self.stores.clone());
         let address = bound.address.clone();
-        let health = router(Arc::clone(&self.health), move || unusable(&proxy));
+        let health = router(Arc::clone(&self.health), move || unusable(&proxy, &stores));
         let service = health.fallback_service(self.api.clone());
         bound.serve_axum(service, Arc::clone(&self.admin_tls), stop.clone());
         self.admin = Some(Admin { configured, bound: address, stop });
@@ -372,11 +371,13 @@ impl App {
         let audit = config.audit.clone();
         let roots = system_roots();
         let upstream = Arc::clone(&self.shared.proxy.state().upstream);
+        let stores = self.stores.stores.load_full();
         let parts = Parts {
             deps: &self.deps,
             roots: &roots,
             own: &self.own,
             tokens: &self.tokens,
+            stores: Some(&stores),
             previous: Some(&upstream),
             private: self.private.clone(),
         };
@@ -420,6 +421,7 @@ impl App {
         self.roots = roots;
         self.shared.set_limits(limits);
         self.admin_tls.store(admin_tls);
+        self.stores.adopt(&file.secret_stores);
         self.keepers = Keepers::start(expiring, &file.sources, &file.outside);
         self.routes.replace(state, file).await;
         self.manage(store).await;
@@ -506,6 +508,7 @@ impl App {
         tracing::info!("draining");
         self.tokens.stop_renewing();
         let finished = tokio::time::timeout(self.drain, self.shared.tasks.wait()).await.is_ok();
+        self.stores.revoke().await;
         // An exchange under way may be spending a refresh token: what it brings must be stored, however little time is left
         // for requests.
         let settled = tokio::time::timeout(EXCHANGE_ENDS, self.tokens.settled()).await.is_ok();

@@ -461,7 +461,7 @@ impl Stored {
             })
         });
         let keeper = tokio::spawn(async move {
-            let expiring = Expiring { entry, draft, lifetime: Some(lifetime), loaded: true };
+            let expiring = Expiring { entry, draft, lifetime: Some(lifetime), loaded: true, content: None };
             keep_fresh(expiring, held, sources, outside).await;
         });
         one.keeper = Some(keeper.abort_handle());

@@ -297,6 +297,20 @@ impl Secrets {
         lifetimes.reduce(Lifetime::and)
     }
 
+    /// A digest of what these references gave, to see whether it is the same as another time.
+    pub fn digest_of<'a>(&self, references: impl IntoIterator<Item = &'a SecretRef>) -> [u8; 32] {
+        let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        for reference in references {
+            let secret = self.loaded.get(reference).and_then(|outcome| outcome.as_ref().ok());
+            let length = secret.map_or(u64::MAX, |secret| secret.expose().len() as u64);
+            context.update(&length.to_be_bytes());
+            context.update(secret.map_or(&[], Secret::expose));
+        }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(context.finish().as_ref());
+        digest
+    }
+
     /// Whether a reference was tried, with whatever outcome.
     pub fn contains(&self, reference: &SecretRef) -> bool {
         self.loaded.contains_key(reference)

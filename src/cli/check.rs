@@ -13,7 +13,15 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
     let own = Arc::default();
     let roots = system_roots();
     let tokens = Tokens::new(&context.deps);
-    let parts = Parts { deps: &context.deps, roots: &roots, own: &own, tokens: &tokens, previous: None, private: None };
+    let parts = Parts {
+        deps: &context.deps,
+        roots: &roots,
+        own: &own,
+        tokens: &tokens,
+        stores: None,
+        previous: None,
+        private: None,
+    };
     let built = build(config, parts).await.map_err(Failure::Config)?;
     for warning in &built.warnings {
         eprintln!("countersign: {}: warning: {warning}", path.display());

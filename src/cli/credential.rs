@@ -54,7 +54,15 @@ async fn setup(context: &Context, arguments: &SetupArguments) -> Result<u8, Fail
         Err(failure) => return Err(failure),
     };
     let (own, roots, tokens) = (Arc::default(), system_roots(), Tokens::new(&context.deps));
-    let parts = Parts { deps: &context.deps, roots: &roots, own: &own, tokens: &tokens, previous: None, private: None };
+    let parts = Parts {
+        deps: &context.deps,
+        roots: &roots,
+        own: &own,
+        tokens: &tokens,
+        stores: None,
+        previous: None,
+        private: None,
+    };
     let introduced = introduce(config, parts, &arguments.scheme, arguments.credential.as_deref()).await;
     let Introduced { credential, introduction } = introduced.map_err(|error| match error {
         IntroduceError::Config(errors) => Failure::Config(errors),

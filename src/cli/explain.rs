@@ -48,7 +48,15 @@ pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, 
     let own: OwnAddresses = Arc::new(ArcSwap::from_pointee(sockets.collect()));
     let roots = system_roots();
     let tokens = Tokens::new(&context.deps);
-    let parts = Parts { deps: &context.deps, roots: &roots, own: &own, tokens: &tokens, previous: None, private: None };
+    let parts = Parts {
+        deps: &context.deps,
+        roots: &roots,
+        own: &own,
+        tokens: &tokens,
+        stores: None,
+        previous: None,
+        private: None,
+    };
     let built = build(config, parts).await.map_err(Failure::Config)?;
     let caller = match (&arguments.caller, &names[..]) {
         (Some(name), _) => name.clone(),

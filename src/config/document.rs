@@ -108,6 +108,13 @@ impl Document {
         self.find(path).map_or(Value::Null, Node::to_value)
     }
 
+    /// Every map in the document, with its path.
+    pub fn maps(&self) -> Vec<(String, Value)> {
+        let mut maps = Vec::new();
+        self.root.maps("", &mut maps);
+        maps
+    }
+
     /// Reads what stands at a path.
     ///
     /// # Errors
@@ -167,6 +174,19 @@ impl Node {
             }
             Content::List(items) => items.get(segment.parse::<usize>().ok()?).map(|node| (node.line, node)),
             Content::Null | Content::Scalar(_) => None,
+        }
+    }
+
+    fn maps(&self, path: &str, found: &mut Vec<(String, Value)>) {
+        match &self.content {
+            Content::Map(entries) => {
+                found.push((path.to_owned(), self.to_value()));
+                entries.iter().for_each(|(key, _, node)| node.maps(&join(path, key), found));
+            }
+            Content::List(items) => {
+                items.iter().enumerate().for_each(|(index, node)| node.maps(&join(path, &format!("[{index}]")), found));
+            }
+            Content::Null | Content::Scalar(_) => {}
         }
     }
 
@@ -256,6 +276,14 @@ mod tests {
         {
             assert_eq!(document.line(path), line, "{path}");
         }
+    }
+
+    #[test]
+    fn every_map_is_found_with_its_path() {
+        let maps = Document::parse(TEXT).unwrap().maps();
+        let paths: Vec<&str> = maps.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(paths, ["", "a[0]", "a[1]"]);
+        assert_eq!(maps[2].1, serde_json::json!({"b": "x"}));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
@@ -19,6 +20,7 @@ use crate::listen::settings::{Forward, Reverse};
 use crate::observe::audit;
 use crate::route::{HostPattern, PathPrefix, Unbound};
 use crate::scheme::{self, Draft, Kind};
+use crate::source::{Implied, StoreSettings};
 use crate::upstream;
 
 /// A whole configuration, checked in itself; references are not loaded yet.
@@ -40,6 +42,8 @@ pub struct Config {
     pub credentials: Vec<CredentialSettings>,
     /// The bindings.
     pub bindings: Vec<BindingSettings>,
+    /// Where secrets rest outside.
+    pub secret_stores: Vec<SecretStoreSettings>,
     /// Logs.
     pub log: LogSettings,
     /// The ways out.
@@ -91,6 +95,15 @@ pub struct CredentialSettings {
     pub enabled: bool,
     /// The scheme's own keys, checked.
     pub draft: Box<dyn Draft>,
+}
+
+/// One of `secret_stores`.
+#[derive(Debug)]
+pub struct SecretStoreSettings {
+    /// The store.
+    pub settings: Arc<StoreSettings>,
+    /// What authenticates its requests, where that is no other credential of the file.
+    pub own: Option<CredentialSettings>,
 }
 
 /// One of `bindings`.
@@ -193,7 +206,7 @@ impl Default for LimitSettings {
     }
 }
 
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "listeners",
     "admin",
     "ca",
@@ -201,6 +214,7 @@ const SECTIONS: [&str; 13] = [
     "callers",
     "credentials",
     "bindings",
+    "secret_stores",
     "log",
     "upstream",
     "tokens",
@@ -227,7 +241,8 @@ impl Config {
             CallerProof::Token(token) => Some(token.reference()),
             CallerProof::Uid(_) | CallerProof::ClientCert(_) => None,
         });
-        let credentials = self.credentials.iter().flat_map(|credential| credential.draft.references());
+        let own = self.secret_stores.iter().filter_map(|store| store.own.as_ref());
+        let credentials = self.credentials.iter().chain(own).flat_map(|credential| credential.draft.references());
         tokens
             .chain(credentials)
             .chain(self.upstream.references())
@@ -260,6 +275,8 @@ impl Config {
         let callers = reader.callers();
         let credentials = reader.credentials();
         let bindings = reader.bindings();
+        let secret_stores = reader.secret_stores();
+        reader.store_references(&secret_stores);
         let log: LogSettings = reader.section("log").unwrap_or_default();
         let upstream = reader.section("upstream").unwrap_or_default();
         let tokens: crate::token::Settings = reader.section("tokens").unwrap_or_default();
@@ -289,6 +306,7 @@ impl Config {
             callers,
             credentials,
             bindings,
+            secret_stores,
             log,
             upstream,
             tokens,
@@ -500,6 +518,61 @@ impl Reader<'_> {
         credentials
     }
 
+    fn secret_stores(&mut self) -> Vec<SecretStoreSettings> {
+        let mut stores: Vec<SecretStoreSettings> = Vec::new();
+        for (path, value) in self.entries::<serde_json::Value>("secret_stores") {
+            let (settings, implied) = match StoreSettings::parse(value) {
+                Ok(parsed) => parsed,
+                Err(error) => {
+                    self.error(&join(&path, &error.path), error.message);
+                    continue;
+                }
+            };
+            if stores.iter().any(|other| other.settings.name == settings.name) {
+                self.error(&join(&path, "name"), format!("{} is listed twice", settings.name));
+            }
+            let own = match implied.map(|implied| own_credential(&settings.credential, implied)).transpose() {
+                Ok(own) => own,
+                Err((below, why)) => {
+                    self.error(&join(&path, &below), why);
+                    continue;
+                }
+            };
+            stores.push(SecretStoreSettings { settings: Arc::new(settings), own });
+        }
+        stores
+    }
+
+    /// Judges every reference to a secret of a store where it stands.
+    fn store_references(&mut self, stores: &[SecretStoreSettings]) {
+        let find = |name: &str| stores.iter().map(|store| &store.settings).find(|settings| settings.name == name);
+        let unknown = |name: &str| format!("there is no store {name}; list it under `secret_stores`");
+        for (path, map) in self.document.maps() {
+            let section = path.split(['.', '[']).next().unwrap_or_default();
+            if path == "store.key.transit" {
+                let name = map["store"].as_str().unwrap_or_default();
+                match find(name) {
+                    None => self.error(&join(&path, "store"), unknown(name)),
+                    Some(settings) if !settings.is("vault") => {
+                        self.error(&join(&path, "store"), format!("{name} is not of kind vault"));
+                    }
+                    Some(_) => {}
+                }
+            }
+            let Ok(SecretRef::Store(reference)) = serde_json::from_value(map) else { continue };
+            match find(&reference.store).map(|settings| settings.check(&reference)) {
+                None => self.error(&join(&path, "store"), unknown(&reference.store)),
+                Some(Err(error)) => self.error(&join(&path, &error.path), error.message),
+                Some(Ok(())) if ["upstream", "tokens", "store"].contains(&section) => {
+                    let why = "stores are read over the way out and with the tokens that this sets up, so it cannot rest there; \
+                               write { env }, { file } or { command }";
+                    self.error(&path, why);
+                }
+                Some(Ok(())) => {}
+            }
+        }
+    }
+
     fn bindings(&mut self) -> Vec<BindingSettings> {
         let mut bindings = Vec::new();
         for (path, raw) in self.entries::<RawBinding>("bindings") {
@@ -543,6 +616,18 @@ impl Reader<'_> {
             self.error("log.level", "write error, warn, info, debug or trace, or such as `info,countersign=debug`");
         }
     }
+}
+
+/// The credential that a store's own keys describe, or what is wrong with it at which of those keys.
+fn own_credential(id: &str, implied: Implied) -> Result<CredentialSettings, (String, String)> {
+    let unknown = || (String::new(), format!("there is no scheme {}", implied.scheme));
+    let kind = scheme::find(implied.scheme).ok_or_else(unknown)?;
+    let draft = (kind.parse)(implied.settings.clone()).map_err(|error| (implied.path(&error.path), error.message))?;
+    draft.check_hosts(&implied.hosts).map_err(|error| (implied.path(&error.path), error.message))?;
+    let hosts: Result<_, _> = implied.hosts.iter().map(|host| HostPattern::parse(host)).collect();
+    let hosts = hosts.map_err(|why| (implied.path("hosts"), why))?;
+    let (id, tags) = (id.to_owned(), BTreeMap::new());
+    Ok(CredentialSettings { id, kind, hosts, tags, description: None, enabled: true, draft })
 }
 
 /// `^[_a-zA-Z0-9][-_a-zA-Z0-9]{0,127}$`

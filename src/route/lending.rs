@@ -1,8 +1,9 @@
 //! Lending: a credential signs a request that another credential's scheme makes itself, to the hosts it is for and no others.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, SHA512_256, digest};
 use http::header::{CONTENT_LENGTH, HOST};
 use http::uri::PathAndQuery;
@@ -21,26 +22,32 @@ use crate::scheme::{Identity, Lender, Lent, LentToken};
 pub struct Lending {
     clock: Arc<dyn Clock>,
     /// What each is made of.
-    fingerprints: HashMap<String, String>,
-    /// Known once all are built. Not kept alive: what borrows is one of them.
-    entries: OnceLock<HashMap<Arc<str>, Weak<CredentialEntry>>>,
+    fingerprints: ArcSwap<HashMap<String, String>>,
+    /// Those that are built. Not kept alive: what borrows is one of them.
+    entries: ArcSwap<HashMap<Arc<str>, Weak<CredentialEntry>>>,
 }
 
 impl Lending {
     /// Lends nothing before [`Lending::open`]. `fingerprints` are digests of everything that each credential is made of.
     pub fn new(clock: Arc<dyn Clock>, fingerprints: HashMap<String, String>) -> Self {
-        Self { clock, fingerprints, entries: OnceLock::new() }
+        Self { clock, fingerprints: ArcSwap::from_pointee(fingerprints), entries: ArcSwap::default() }
     }
 
-    /// From now on these are lent.
+    /// From now on these are lent. Opened anew when more are built: those whose secrets rest in a store that one of the
+    /// others authenticates.
     pub fn open<'a>(&self, entries: impl Iterator<Item = &'a Arc<CredentialEntry>>) {
-        // Opened once for each configuration; a second time would change nothing.
-        let _ = self.entries.set(entries.map(|entry| (Arc::clone(&entry.id), Arc::downgrade(entry))).collect());
+        let entries = entries.map(|entry| (Arc::clone(&entry.id), Arc::downgrade(entry)));
+        self.entries.store(Arc::new(entries.collect()));
+    }
+
+    /// What each credential is made of, now that more secrets are known.
+    pub fn describe(&self, fingerprints: HashMap<String, String>) {
+        self.fingerprints.store(Arc::new(fingerprints));
     }
 
     async fn signed(&self, id: &str, request: Request<Vec<u8>>) -> Result<Lent, Refusal> {
         let unusable = |why: String| Refusal::new(Code::CredentialRejected, format!("credential {id}: {why}"));
-        let entry = self.entries.get().and_then(|entries| entries.get(id)).and_then(Weak::upgrade);
+        let entry = self.entries.load().get(id).and_then(Weak::upgrade);
         let gone = || Refusal::new(Code::TokenEndpointUnavailable, format!("credential {id}: it cannot be used now"));
         let entry = entry.ok_or_else(gone)?;
         let destination = Destination::from_absolute(request.uri())?;
@@ -125,8 +132,8 @@ fn facts(need: BodyNeed, body: &[u8]) -> Option<BodyDigest> {
 }
 
 impl Lender for Lending {
-    fn fingerprint(&self, id: &str) -> Option<&str> {
-        self.fingerprints.get(id).map(String::as_str)
+    fn fingerprint(&self, id: &str) -> Option<String> {
+        self.fingerprints.load().get(id).cloned()
     }
 
     fn sign<'a>(&'a self, id: &'a str, request: Request<Vec<u8>>) -> BoxFuture<'a, Result<Lent, Refusal>> {
@@ -209,7 +216,7 @@ mod tests {
         assert_eq!(lent.request.headers()[AUTHORIZATION], "POST /x?y=1 login.test 4 230d");
         assert!(!lent.request.headers().contains_key(HOST) && lent.token.is_none());
         assert_eq!(lent.request.body(), b"body");
-        assert_eq!((lending.fingerprint("a"), lending.fingerprint("b")), (Some("digest"), None));
+        assert_eq!((lending.fingerprint("a").as_deref(), lending.fingerprint("b")), (Some("digest"), None));
     }
 
     #[tokio::test]

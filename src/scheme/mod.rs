@@ -211,7 +211,7 @@ impl Setup<'_> {
 pub trait Lender: Send + Sync + fmt::Debug {
     /// A digest of everything that a credential is made of, for the key of a token that depends on it; `None` when there
     /// is no such credential.
-    fn fingerprint(&self, id: &str) -> Option<&str>;
+    fn fingerprint(&self, id: &str) -> Option<String>;
 
     /// Signs a request of ours with it.
     ///
@@ -409,7 +409,7 @@ mod tests {
     struct NoLender;
 
     impl Lender for NoLender {
-        fn fingerprint(&self, _: &str) -> Option<&str> {
+        fn fingerprint(&self, _: &str) -> Option<String> {
             None
         }
 

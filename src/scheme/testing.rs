@@ -66,7 +66,7 @@ impl HttpClient for Network {
 struct OneLender;
 
 impl Lender for OneLender {
-    fn fingerprint(&self, id: &str) -> Option<&str> {
+    fn fingerprint(&self, id: &str) -> Option<String> {
         (id == "other").then_some("fingerprint")
     }
 

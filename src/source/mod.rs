@@ -4,25 +4,50 @@
 //! **Never prints, logs or returns a secret as text; never keeps one longer than it takes to hand it over, what a store
 //! gave excepted, which is kept for its refresh time and its grace.**
 
+mod aws_secrets_manager;
+mod azure_key_vault;
+mod cache;
 mod command;
+mod content;
+mod line;
+mod settings;
+mod stores;
+#[cfg(test)]
+mod testing;
+mod transit;
+mod vault;
 
 pub use command::run;
+pub use content::{Content, Reading};
+pub use settings::{Implied, StoreError, StoreSettings};
+pub use stores::Stores;
+pub use transit::TransitClient;
 
 use std::fmt;
 use std::sync::Arc;
+
+use futures_util::StreamExt;
 
 use crate::base::{BoxFuture, Deps, Lifetime, Secret, SecretRef, Secrets, StoreRef, Unavailable};
 
 /// A secret file larger than this is a mistake (a log, a disk image), not a key.
 const MAX_SECRET_BYTES: u64 = 1024 * 1024;
 
+/// So many secrets of stores are read at a time.
+const READ_AT_ONCE: usize = 16;
+
 /// The secret stores that the operator has configured, by their names.
 pub trait SecretStores: Send + Sync + fmt::Debug {
-    /// A secret of a store, and for how long it is good.
+    /// A secret of a store with all its fields, and for how long it is good. What the reference says of a field is not
+    /// looked at.
     ///
     /// # Errors
     /// When there is no such store or secret, or the store cannot be reached and what was read last is too old.
-    fn load<'a>(&'a self, reference: &'a StoreRef) -> BoxFuture<'a, Result<(Secret, Lifetime), Unavailable>>;
+    fn read<'a>(&'a self, reference: &'a StoreRef) -> BoxFuture<'a, Result<Reading, Unavailable>>;
+}
+
+fn no_store(name: &str) -> Unavailable {
+    Unavailable(format!("there is no store {name}; list it under `secret_stores`"))
 }
 
 /// Reads what references name.
@@ -68,13 +93,12 @@ impl Sources {
                 .ok_or_else(|| Unavailable(format!("environment variable {env} is not set"))),
             SecretRef::File { file } => read_file(file).await,
             SecretRef::Command { command, .. } => command::run(command).await,
-            SecretRef::Store(stored) => match &self.stores {
-                Some(stores) => stores.load(stored).await.map(|(secret, good)| {
-                    lifetime = Some(good);
-                    secret
-                }),
-                None => Err(Unavailable(format!("there is no store {}; list it under `secret_stores`", stored.store))),
-            },
+            SecretRef::Store(stored) => {
+                let stores = self.stores.as_ref().ok_or_else(|| no_store(&stored.store))?;
+                let reading = stores.read(stored).await?;
+                lifetime = Some(reading.lifetime);
+                reading.field(stored)
+            }
             SecretRef::Sealed { .. } => Err(Unavailable(format!("{reference} is not in the encrypted store"))),
         }?;
         if secret.is_empty() {
@@ -90,10 +114,18 @@ impl Sources {
         secrets
     }
 
-    /// Loads those of several references that are not loaded yet.
+    /// Loads those of several references that are not loaded yet. Fields of one secret of a store are of one reading: a
+    /// user name never goes with the password that came after it.
     pub async fn load_into<'a>(&self, secrets: &mut Secrets, references: impl IntoIterator<Item = &'a SecretRef>) {
+        let mut stored: Vec<&'a StoreRef> = Vec::new();
         for reference in references {
             if secrets.contains(reference) {
+                continue;
+            }
+            if let SecretRef::Store(one) = reference {
+                if !stored.contains(&&**one) {
+                    stored.push(one);
+                }
                 continue;
             }
             let outcome = self.load(reference).await.map(|(secret, lifetime)| {
@@ -102,7 +134,44 @@ impl Sources {
             });
             secrets.insert(reference.clone(), outcome);
         }
+        let mut whole: Vec<StoreRef> = Vec::new();
+        for reference in &stored {
+            if !whole.iter().any(|other| is_same_secret(other, reference)) {
+                whole.push((*reference).clone());
+            }
+        }
+        let read = |reference: StoreRef| {
+            let stores = self.stores.clone();
+            async move {
+                let reading = match stores {
+                    Some(stores) => stores.read(&reference).await,
+                    None => Err(no_store(&reference.store)),
+                };
+                (reference, reading)
+            }
+        };
+        let readings: Vec<_> = futures_util::stream::iter(whole).map(read).buffered(READ_AT_ONCE).collect().await;
+        for reference in stored {
+            let reading =
+                readings.iter().find(|(other, _)| is_same_secret(other, reference)).map(|(_, reading)| reading);
+            let outcome = match reading {
+                Some(Ok(reading)) => reading.field(reference).map(|secret| (secret, reading.lifetime)),
+                Some(Err(error)) => Err(error.clone()),
+                None => Err(Unavailable(format!("{reference} was not read"))),
+            };
+            let key = SecretRef::Store(Box::new(reference.clone()));
+            let outcome = outcome.and_then(|(secret, lifetime)| {
+                secrets.ends(key.clone(), lifetime);
+                if secret.is_empty() { Err(Unavailable(format!("{reference} is empty"))) } else { Ok(secret) }
+            });
+            secrets.insert(key, outcome);
+        }
     }
+}
+
+/// Whether two references differ in the field at most.
+fn is_same_secret(one: &StoreRef, other: &StoreRef) -> bool {
+    (&one.store, &one.name, &one.version) == (&other.store, &other.name, &other.version)
 }
 
 /// The content of a file, without one trailing line end.
@@ -124,7 +193,8 @@ pub async fn read_file(path: &std::path::Path) -> Result<Secret, Unavailable> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use super::*;
     use crate::base::Environment;
@@ -165,5 +235,37 @@ mod tests {
         assert_eq!(sources().load(&SecretRef::File { file: file.clone() }).await.unwrap().0.expose(), b"k");
         let gone = SecretRef::File { file: directory.path().join("gone") };
         assert!(sources().load(&gone).await.unwrap_err().0.contains("gone"));
+    }
+
+    /// Gives another user name and password each time.
+    #[derive(Debug, Default)]
+    struct Changing(AtomicUsize);
+
+    impl SecretStores for Changing {
+        fn read<'a>(&'a self, _: &'a StoreRef) -> BoxFuture<'a, Result<Reading, Unavailable>> {
+            let count = self.0.fetch_add(1, Ordering::SeqCst);
+            let field = |name: &str| (name.to_owned(), Secret::new(format!("{name}-{count}")));
+            let content = Content::Fields([field("username"), field("password")].into());
+            let lifetime = Lifetime::ending(Duration::from_secs(10));
+            Box::pin(async move { Ok(Reading { content: Arc::new(content), lifetime }) })
+        }
+    }
+
+    #[tokio::test]
+    async fn two_fields_of_one_secret_are_of_one_reading() {
+        let reference = |field: &str| -> SecretRef {
+            serde_json::from_value(serde_json::json!({"store": "v", "name": "database/creds/x", "field": field}))
+                .unwrap()
+        };
+        let references = [reference("username"), reference("password"), reference("none")];
+        let stores = Arc::new(Changing::default());
+        let sources = sources().with_stores(Arc::clone(&stores) as _);
+        let secrets = sources.load_all(&references).await;
+        assert_eq!(secrets.get(&references[0]).unwrap().expose(), b"username-0");
+        assert_eq!(secrets.get(&references[1]).unwrap().expose(), b"password-0");
+        let error = secrets.get(&references[2]).unwrap_err().0;
+        assert!(error.contains("there is no field none; it has password, username"), "{error}");
+        assert_eq!(stores.0.load(Ordering::SeqCst), 1);
+        assert!(secrets.lifetime_of(&references).is_some());
     }
 }

@@ -20,7 +20,6 @@ use super::recorded::Recorded;
 use super::rotation::Unsaved;
 use super::sealer::Sealer;
 use super::shared::{Asked, Failed, Held, Obtained, Shared, TokenId, alone};
-use super::TokenSource;
 use crate::base::{AuditSink, Authorizer, BoxFuture, Clock, Deps, Random, Refusal, Secret};
 
 /// A token is given up this long before its end, or a tenth of its life before, whichever is less: clocks differ, and the

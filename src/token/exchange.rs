@@ -602,6 +602,10 @@ pub(super) fn error_of(fields: &Map<String, Value>) -> (String, String) {
         Some(Value::String(code)) => (code.clone(), text(fields, &described)),
         _ => (text(fields, &["errorCode", "name", "code"]), text(fields, &described)),
     };
+    // Vault lists its errors.
+    let listed = fields.get("errors").and_then(Value::as_array).filter(|_| code.is_empty() && words.is_empty());
+    let listed = listed.map(|errors| errors.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; "));
+    let words = listed.unwrap_or(words);
     match number {
         Some(number) if !words.contains(&number.to_string()) => (code, format!("{words} (error code {number})")),
         _ => (code, words),

@@ -408,7 +408,7 @@ impl Shared {
             FailureKind::Rejected | FailureKind::Refused => pause,
             FailureKind::Unavailable if failure.retry_after.is_some() => pause,
             FailureKind::Unavailable => pause.min(HEARSAY),
-            FailureKind::Reauthorize | FailureKind::Forbidden => return None,
+            FailureKind::Reauthorize | FailureKind::Forbidden | FailureKind::Unrecorded => return None,
         };
         let told = Told { kind: failure.kind, detail: failure.detail.clone(), count };
         let plain = Secret::new(serde_json::to_vec(&told).ok()?);

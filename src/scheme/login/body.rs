@@ -101,8 +101,13 @@ pub(super) fn is_confidential(name: &str, text: &str) -> bool {
 
 /// `{ env: X }` where a value is meant.
 fn is_reference(map: &Map<String, Value>) -> bool {
-    let named = ["env", "file", "command"].iter().any(|key| map.contains_key(*key));
-    named && map.keys().all(|key| ["env", "file", "command", "expires"].contains(&key.as_str()))
+    let only = |keys: &[&str]| map.keys().all(|key| keys.contains(&key.as_str()));
+    let here = ["env", "file", "command"].iter().any(|key| map.contains_key(*key));
+    let stored = map.contains_key("store") && map.contains_key("name");
+    let sealed = map.contains_key("sealed");
+    here && only(&["env", "file", "command", "expires"])
+        || stored && only(&["store", "name", "version", "field"])
+        || sealed && only(&["sealed"])
 }
 
 #[cfg(test)]
@@ -132,6 +137,10 @@ mod tests {
     #[test]
     fn a_map_that_is_more_than_a_reference_is_a_map() {
         assert!(tree(json!({"env": "prod", "user": "u"})).references().is_empty());
+        assert!(tree(json!({"store": "s", "region": "eu"})).references().is_empty());
+        for reference in [json!({"store": "s", "name": "n", "field": "f"}), json!({"sealed": "json.x"})] {
+            assert_eq!(tree(json!({"x": reference})).references().len(), 1);
+        }
         let error = serde_json::from_value::<Tree>(json!({"x": {"env": "A", "file": "b"}})).unwrap_err();
         assert!(error.to_string().contains("a reference is one of"), "{error}");
     }
