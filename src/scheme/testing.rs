@@ -67,7 +67,7 @@ struct OneLender;
 
 impl Lender for OneLender {
     fn fingerprint(&self, id: &str) -> Option<String> {
-        (id == "other").then_some("fingerprint")
+        (id == "other").then(|| "fingerprint".to_owned())
     }
 
     fn sign<'a>(&'a self, _: &'a str, mut request: Request<Vec<u8>>) -> BoxFuture<'a, Result<Lent, Refusal>> {

@@ -197,3 +197,108 @@ fn content(body: &[u8]) -> Result<Read, Trouble> {
     };
     Ok(Read { content: Content::Whole(secret), ends_in: None, lease: None })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Said, Server, Signer, reference, says, stores};
+    use super::super::{SecretStores, StoreSettings};
+    use super::*;
+
+    fn settings() -> Value {
+        json!({"name": "s", "kind": "aws_secrets_manager", "region": "eu-central-1", "credential": "c"})
+    }
+
+    async fn read(said: Said, version: Option<&str>, field: Option<&str>) -> (Result<Vec<u8>, String>, Server) {
+        let server = Server::new([said]);
+        let stores = stores(settings(), &server, &Signer::new(1), None);
+        let reference = reference("prod/db", version, field);
+        let reading = stores.read(&reference).await.map_err(|error| error.0);
+        let secret = reading.and_then(|reading| reading.field(&reference).map_err(|error| error.0));
+        (secret.map(|secret| secret.expose().to_vec()), server)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_secret_is_asked_for_by_its_name_and_by_a_version_or_a_stage() {
+        let text = || says(200, json!({"SecretString": "{\"username\":\"u\",\"password\":\"p\"}"}));
+        let (value, server) = read(text(), None, Some("password")).await;
+        assert_eq!(value.unwrap(), b"p");
+        let asked = &server.asked()[0];
+        assert_eq!(
+            (asked.method().as_str(), asked.uri().to_string().as_str()),
+            ("POST", "https://secretsmanager.eu-central-1.amazonaws.com/")
+        );
+        assert_eq!(asked.headers()["x-amz-target"], TARGET);
+        let body = |server: &Server| serde_json::from_slice::<Value>(server.asked()[0].body()).unwrap();
+        assert_eq!(body(&server), json!({"SecretId": "prod/db"}));
+        let (_, server) = read(text(), Some("AWSPREVIOUS"), None).await;
+        assert_eq!(body(&server), json!({"SecretId": "prod/db", "VersionStage": "AWSPREVIOUS"}));
+        let id = "EXAMPLE1-90ab-cdef-fedc-ba987SECRET1";
+        let (_, server) = read(text(), Some(id), None).await;
+        assert_eq!(body(&server)["VersionStage"], id, "no id, which has hexadecimal digits only");
+        let id = "a1b2c3d4-90ab-cdef-fedc-ba9876543210";
+        let (_, server) = read(text(), Some(id), None).await;
+        assert_eq!(body(&server), json!({"SecretId": "prod/db", "VersionId": id}));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_come_as_bytes() {
+        let (value, _) = read(says(200, json!({"SecretBinary": "AP8H"})), None, None).await;
+        assert_eq!(value.unwrap(), [0, 255, 7]);
+        let (value, _) = read(says(200, json!({"Name": "x"})), None, None).await;
+        assert!(value.unwrap_err().ends_with("it has no value"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_aws_refuses_is_told_with_what_to_change_and_an_expired_token_is_replaced() {
+        let error =
+            |code: &str| says(400, json!({"__type": format!("com.amazonaws.x#{code}:"), "message": "words of AWS"}));
+        for (code, expected, asked) in [
+            ("ResourceNotFoundException", "there is no such secret", 1),
+            ("AccessDeniedException", "it needs secretsmanager:GetSecretValue, and kms:Decrypt", 1),
+            ("InvalidRequestException", "is it marked for deletion?", 1),
+            ("DecryptionFailure", "its KMS key does not open it", 1),
+            ("ThrottlingException", "it answers 400 ThrottlingException: words of AWS", 1),
+            ("ExpiredTokenException", "it refuses the store's credential", 2),
+            ("UnrecognizedClientException", "it refuses the store's credential", 2),
+            ("InvalidSignatureException", "it refuses the store's credential", 1),
+            ("Whatever", "it answers 400 Whatever: words of AWS", 1),
+        ] {
+            let (value, server) = read(error(code), None, None).await;
+            let text = value.unwrap_err();
+            assert!(text.contains(expected), "{text}");
+            assert_eq!(server.count(), asked, "{code}");
+        }
+    }
+
+    #[test]
+    fn keys_are_those_of_aws_and_a_role_or_nothing_those_of_aws_sts() {
+        let parse = |more: Value| {
+            let mut settings = settings();
+            settings.as_object_mut().unwrap().remove("credential");
+            settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            StoreSettings::parse(settings).map_err(|error| format!("{}: {}", error.path, error.message))
+        };
+        let implied = |more: Value| parse(more).unwrap().1.unwrap();
+        let keys = implied(json!({"access_key": "AKIA", "secret_key": {"env": "S"}}));
+        assert_eq!(keys.scheme, "aws");
+        assert_eq!(keys.hosts, ["secretsmanager.eu-central-1.amazonaws.com:443"]);
+        assert_eq!(
+            (&keys.settings["region"], &keys.settings["service"]),
+            (&json!("eu-central-1"), &json!("secretsmanager"))
+        );
+        assert_eq!(implied(json!({"role_arn": "arn:aws:iam::1:role/x"})).scheme, "aws_sts");
+        assert_eq!(implied(json!({})).scheme, "aws_sts");
+        let china = implied(json!({"region": "cn-north-1"}));
+        assert_eq!(china.hosts, ["secretsmanager.cn-north-1.amazonaws.com.cn:443"]);
+        for (changes, expected) in [
+            (json!({"region": "eu central"}), "region: a region"),
+            (json!({"region": null}), "region:"),
+            (json!({"endpoint": "http://127.0.0.1:1"}), "endpoint: secrets would travel unencrypted"),
+            (json!({"endpoint": "https://a.test/path"}), "endpoint: an address without a path"),
+            (json!({"credential": "c", "access_key": "AKIA"}), "access_key: the store authenticates in one way"),
+        ] {
+            let error = parse(changes.clone()).err().unwrap_or_default();
+            assert!(error.starts_with(expected), "{changes}: {error}");
+        }
+    }
+}

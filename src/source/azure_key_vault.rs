@@ -284,3 +284,147 @@ fn bundle(body: &[u8], now: SystemTime) -> Result<Read, Trouble> {
     let ends_in = ends.and_then(|end| end.duration_since(now).ok());
     Ok(Read { content: Content::Whole(Secret::new(value)), ends_in, lease: None })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Said, Server, Signer, reference, says, says_with, stores};
+    use super::super::{SecretStores, StoreSettings};
+    use super::*;
+
+    fn settings() -> Value {
+        json!({"name": "s", "kind": "azure_key_vault", "vault_url": "https://v.vault.azure.net/", "credential": "c"})
+    }
+
+    async fn read(said: Said) -> (Result<String, String>, Vec<Request<Vec<u8>>>) {
+        let server = Server::new([said]);
+        let stores = stores(settings(), &server, &Signer::new(0), None);
+        let reference = reference("db-password/0123456789abcdef0123456789abcdef", None, None);
+        let reading = stores.read(&reference).await.map_err(|error| error.0);
+        let text = reading.and_then(|reading| reading.field(&reference).map_err(|error| error.0));
+        (text.map(|secret| secret.expose_str().unwrap().to_owned()), server.asked())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_secret_is_asked_for_as_microsofts_client_does() {
+        let (value, asked) = read(says(200, json!({"value": "v", "id": "x", "attributes": {"enabled": true}}))).await;
+        assert_eq!(value.unwrap(), "v");
+        let url = "https://v.vault.azure.net/secrets/db-password/0123456789abcdef0123456789abcdef?api-version=7.4";
+        assert_eq!(asked[0].uri(), url);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_vault_refuses_is_told_with_what_to_change() {
+        let error = |status: u16, code: &str, inner: &str| {
+            let inner = if inner.is_empty() { Value::Null } else { json!({"code": inner}) };
+            says(status, json!({"error": {"code": code, "message": "words of Azure", "innererror": inner}}))
+        };
+        let challenge =
+            |parameters: &str| says_with(401, "www-authenticate", &format!("Bearer {parameters}"), json!({}));
+        let attributes = |attributes: Value| says(200, json!({"value": "c4nary", "attributes": attributes}));
+        // The clock stands at 1,700,000,000.
+        for (said, expected) in [
+            (error(404, "SecretNotFound", ""), "there is no such secret, or no such version of it, in this vault"),
+            (error(403, "Forbidden", "SecretDisabled"), "it is disabled"),
+            (error(403, "Forbidden", "ForbiddenByFirewall"), "the vault's network rules do not let us in"),
+            (error(403, "Forbidden", "ForbiddenByRbac"), "Key Vault Secrets User"),
+            (error(400, "BadParameter", ""), "the vault does not understand the request: BadParameter: words of Azure"),
+            (error(503, "ServiceUnavailable", ""), "it answers 503 ServiceUnavailable: words of Azure"),
+            (attributes(json!({"enabled": false})), "it is disabled"),
+            (
+                attributes(json!({"enabled": true, "nbf": 1_700_000_100})),
+                "it may be used from 2023-11-14T22:15:00Z on (nbf)",
+            ),
+            (attributes(json!({"exp": 1_699_999_999})), "it expired at 2023-11-14T22:13:19Z (exp)"),
+            (
+                challenge(
+                    "authorization=\"https://login.microsoftonline.com/T1\", resource=\"https://vault.azure.net\"",
+                ),
+                "wants one for https://vault.azure.net of tenant T1",
+            ),
+            (
+                challenge(
+                    "authorization=\"https://login.microsoftonline.com/T1\", resource=\"https://management.azure.com\"",
+                ),
+                "https://management.azure.com, which is not the domain that v.vault.azure.net is in",
+            ),
+            (challenge("resource=\"https://ault.azure.net\""), "which is not the domain"),
+            (challenge("realm=\"x\""), "does not say which it wants"),
+        ] {
+            let (value, _) = read(said).await;
+            let text = value.unwrap_err();
+            assert!(text.contains(expected) && !text.contains("c4nary"), "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_secret_is_not_used_past_its_own_end() {
+        let server = Server::new([says(200, json!({"value": "v", "attributes": {"exp": 1_700_000_060}}))]);
+        let stores = stores(settings(), &server, &Signer::new(0), None);
+        let reading = stores.read(&reference("a", None, None)).await.unwrap();
+        assert_eq!(reading.lifetime.usable, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn settings_and_names_are_judged_where_they_are_written() {
+        let parse = |changes: Value| {
+            let mut settings = settings();
+            settings.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+            if changes.get("credential").is_some_and(Value::is_null) {
+                settings.as_object_mut().unwrap().remove("credential");
+            }
+            StoreSettings::parse(settings).map_err(|error| format!("{}: {}", error.path, error.message))
+        };
+        let (settings, implied) = parse(json!({})).unwrap();
+        assert!(implied.is_none());
+        for version in ["2016-10-01", "7.0", "7.6", "7.6-preview.2", "2025-07-01"] {
+            assert!(parse(json!({"api_version": version})).is_ok(), "{version}");
+        }
+        for (changes, expected) in [
+            (json!({"api_version": "2015-06-01"}), "api_version: 2016-10-01 or later"),
+            (json!({"api_version": "latest"}), "api_version:"),
+            (json!({"vault_url": "https://v.vault.azure.net/secrets/x"}), "vault_url: the vault's address"),
+            (json!({"vault_url": "http://v.vault.azure.net"}), "vault_url: secrets would travel unencrypted"),
+            (json!({"client_id": "x"}), "client_id: the store authenticates in one way"),
+            (json!({"credential": null, "grant_type": "password"}), "grant_type: client_credentials"),
+        ] {
+            let error = parse(changes.clone()).err().unwrap_or_default();
+            assert!(error.starts_with(expected), "{changes}: {error}");
+        }
+        for (name, version, path) in [
+            ("a_b", None, "name"),
+            ("", None, "name"),
+            ("a/b/c", None, "name"),
+            ("a/v", Some("v"), "version"),
+            ("a", Some("v/../x"), "version"),
+        ] {
+            assert_eq!(settings.check(&reference(name, version, None)).unwrap_err().path, path, "{name}");
+        }
+    }
+
+    #[test]
+    fn its_own_keys_are_a_credential_of_the_scheme_azure_and_the_resource_is_as_it_is_written() {
+        let implied = |more: Value| {
+            let mut settings = json!({
+                "name": "s", "kind": "azure_key_vault", "vault_url": "https://v.vault.azure.net", "tenant_id": "t",
+                "client_id": "c", "client_secret": {"env": "S"}, "grant_type": "client_credentials",
+            });
+            settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            StoreSettings::parse(settings).unwrap().1.unwrap()
+        };
+        let own = implied(json!({}));
+        assert_eq!((own.scheme, own.hosts.as_slice()), ("azure", &["v.vault.azure.net:443".to_owned()][..]));
+        let expected = json!({
+            "tenant": "t", "client_id": "c", "client_secret": {"env": "S"}, "resource": "https://vault.azure.net",
+            "cloud": "public", "allow_cleartext": false,
+        });
+        assert_eq!(own.settings, expected);
+        assert_eq!(own.path("tenant"), "tenant_id");
+        let slash = implied(json!({"resource": "https://vault.azure.net/"}));
+        assert_eq!(slash.settings["resource"], "https://vault.azure.net/");
+        let china = implied(json!({"vault_url": "https://v.vault.azure.cn"}));
+        assert_eq!(
+            (&china.settings["cloud"], &china.settings["resource"]),
+            (&json!("china"), &json!("https://vault.azure.cn"))
+        );
+    }
+}

@@ -357,3 +357,195 @@ impl fmt::Debug for Store {
         write!(f, "Store({})", self.settings.name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::{Said, Server, Signer, reference, says, says_with, stores};
+    use super::super::{SecretStores, Stores};
+    use super::*;
+
+    fn settings() -> Value {
+        json!({"name": "s", "kind": "azure_key_vault", "vault_url": "https://v.vault.azure.net", "credential": "c"})
+    }
+
+    fn value(text: &str) -> Said {
+        says(200, json!({"value": text, "attributes": {"enabled": true}}))
+    }
+
+    fn busy(retry_after: &str) -> Said {
+        says_with(429, "retry-after", retry_after, json!({"error": {"code": "Throttled", "message": "later"}}))
+    }
+
+    async fn read(stores: &Stores) -> Result<(String, Lifetime), String> {
+        let reference = reference("a", None, None);
+        let reading = stores.read(&reference).await.map_err(|error| error.0)?;
+        Ok((reading.field(&reference).unwrap().expose_str().unwrap().to_owned(), reading.lifetime))
+    }
+
+    async fn text(stores: &Stores) -> Result<String, String> {
+        read(stores).await.map(|(text, _)| text)
+    }
+
+    async fn wait(seconds: f64) {
+        tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_value_is_read_once_however_many_ask_and_again_when_it_is_due() {
+        let server = Server::new([value("one"), value("two")]);
+        server.takes(Duration::from_millis(100));
+        let stores = Arc::new(stores(settings(), &server, &Signer::new(0), None));
+        let ask = |_| {
+            let stores = Arc::clone(&stores);
+            tokio::spawn(async move { text(&stores).await })
+        };
+        for asked in (0..500).map(ask).collect::<Vec<_>>() {
+            assert_eq!(asked.await.unwrap().unwrap(), "one");
+        }
+        assert_eq!(server.count(), 1);
+        // Five minutes, of which a fifth is left to bring the new one.
+        let (_, lifetime) = read(&stores).await.unwrap();
+        assert!((239..=240).contains(&lifetime.refresh.as_secs()), "{lifetime:?}");
+        assert!((3890..=3900).contains(&lifetime.usable.as_secs()), "{lifetime:?}");
+        wait(lifetime.refresh.as_secs_f64() - 1.0).await;
+        assert_eq!((text(&stores).await.unwrap().as_str(), server.count()), ("one", 1));
+        wait(1.0).await;
+        assert_eq!((text(&stores).await.unwrap().as_str(), server.count()), ("two", 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throttled_store_is_left_alone_for_1_2_4_8_16_seconds_and_then_serves_again() {
+        let server = Server::new([busy("0")]);
+        let stores = stores(settings(), &server, &Signer::new(0), None);
+        let error = text(&stores).await.unwrap_err();
+        assert_eq!(error, "secret a of store s: it answers 429 Throttled: later");
+        for (tries, pause) in [(1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0), (5, 16.0), (6, 16.0)] {
+            wait(pause - 0.1).await;
+            assert!(text(&stores).await.is_err());
+            assert_eq!(server.count(), tries, "still in the pause of {pause} s");
+            wait(0.1).await;
+            assert!(text(&stores).await.is_err());
+            assert_eq!(server.count(), tries + 1, "after the pause of {pause} s");
+        }
+        server.say([busy("40")]);
+        wait(16.0).await;
+        assert!(text(&stores).await.is_err());
+        server.say([value("one")]);
+        let tries = server.count();
+        wait(39.0).await;
+        assert!(text(&stores).await.is_err());
+        assert_eq!(server.count(), tries, "as Retry-After wants it");
+        wait(1.0).await;
+        assert_eq!(text(&stores).await.unwrap(), "one");
+        assert!(stores.troubles().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_good_value_serves_through_an_outage_until_the_grace_is_over_and_not_a_moment_longer() {
+        let server = Server::new([value("one")]);
+        let mut settings = settings();
+        (settings["refresh"], settings["grace"]) = ("10s".into(), "60s".into());
+        let stores = stores(settings, &server, &Signer::new(0), None);
+        assert_eq!(text(&stores).await.unwrap(), "one");
+        server.say([]);
+        for _ in 0..69 {
+            wait(1.0).await;
+            let (text, lifetime) = read(&stores).await.unwrap();
+            assert_eq!(text, "one");
+            assert!(lifetime.refresh <= lifetime.usable && lifetime.usable <= Duration::from_secs(70));
+        }
+        assert!(!stores.troubles().is_empty());
+        // 1, 2, 4, 8, 16 and 16 seconds apart.
+        assert!((5..=8).contains(&server.count()), "{}", server.count());
+        wait(1.0).await;
+        let error = text(&stores).await.unwrap_err();
+        assert!(error.contains("it does not answer: connection refused"), "{error}");
+        assert!(error.ends_with("it was read last at 2023-11-14T22:13:20Z"), "{error}");
+        server.say([value("two")]);
+        wait(16.0).await;
+        assert_eq!(text(&stores).await.unwrap(), "two");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_hangs_delays_nobody_who_has_something_that_still_serves() {
+        let server = Server::new([value("one")]);
+        let stores = stores(settings(), &server, &Signer::new(0), None);
+        assert_eq!(text(&stores).await.unwrap(), "one");
+        server.takes(Duration::from_secs(60));
+        wait(300.0).await;
+        let began = tokio::time::Instant::now();
+        assert_eq!(text(&stores).await.unwrap(), "one");
+        assert_eq!(began.elapsed(), PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_wrong_with_one_secret_is_no_reason_to_leave_the_store_alone() {
+        let missing = json!({"error": {"code": "SecretNotFound", "message": "x"}});
+        let server = Server::with(move |request| {
+            let gone = request.uri().path().starts_with("/secrets/gone/");
+            Some(if gone { says(404, missing.clone()) } else { value("one") })
+        });
+        let stores = stores(settings(), &server, &Signer::new(0), None);
+        let gone = reference("gone", None, None);
+        for _ in 0..5 {
+            let error = stores.read(&gone).await.unwrap_err().0;
+            assert_eq!(
+                error,
+                "secret gone of store s: there is no such secret, or no such version of it, in this vault"
+            );
+        }
+        assert_eq!(server.count(), 1, "remembered for a while");
+        assert_eq!(text(&stores).await.unwrap(), "one");
+        assert!(stores.troubles().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_keeps_what_was_read_while_the_settings_are_the_same() {
+        let server = Server::new([value("one"), value("two")]);
+        let signer = Signer::new(0);
+        let first = stores(settings(), &server, &signer, None);
+        assert_eq!(text(&first).await.unwrap(), "one");
+        let same = stores(settings(), &server, &signer, Some(&first));
+        assert_eq!((text(&same).await.unwrap().as_str(), server.count()), ("one", 1));
+        let mut changed = settings();
+        changed["vault_url"] = "https://w.vault.azure.net".into();
+        let other = stores(changed, &server, &signer, Some(&same));
+        assert_eq!((text(&other).await.unwrap().as_str(), server.count()), ("two", 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_token_is_replaced_once_and_no_more() {
+        let challenge =
+            "Bearer authorization=\"https://login.microsoftonline.com/t\", resource=\"https://vault.azure.net\"";
+        let unauthorized = || says_with(401, "www-authenticate", challenge, json!({}));
+        let server = Server::new([unauthorized(), value("one")]);
+        let stores_of = |server: &Server, lives| stores(settings(), server, &Signer::new(lives), None);
+        assert_eq!(text(&stores_of(&server, 1)).await.unwrap(), "one");
+        let tokens: Vec<_> = server.asked().iter().map(|asked| asked.headers()["x-vault-token"].clone()).collect();
+        assert_eq!(tokens, ["token-0", "token-1"]);
+        let server = Server::new([unauthorized()]);
+        let error = text(&stores_of(&server, 1)).await.unwrap_err();
+        assert!(error.contains("wants one for https://vault.azure.net of tenant t"), "{error}");
+        assert_eq!(server.count(), 2);
+        let server = Server::new([unauthorized()]);
+        assert!(text(&stores_of(&server, 0)).await.is_err());
+        assert_eq!(server.count(), 1, "no other token can be had");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stores_are_open_to_the_accounts_that_the_operator_names_and_to_no_others() {
+        let server = Server::new([]);
+        let open = |accounts: Value| {
+            let mut settings = settings();
+            settings["accounts"] = accounts;
+            stores(settings, &server, &Signer::new(0), None)
+        };
+        assert!(!open(json!([])).is_open_to("s", "7"));
+        let two = open(json!(["7", "org-8"]));
+        assert!(two.is_open_to("s", "7") && two.is_open_to("s", "org-8"));
+        assert!(!two.is_open_to("s", "8") && !two.is_open_to("other", "7") && !two.is_open_to("s", "*"));
+        assert!(open(json!(["*"])).is_open_to("s", "whoever"));
+    }
+}
