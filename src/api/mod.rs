@@ -21,6 +21,7 @@ mod principal;
 pub mod settings;
 mod time;
 mod tokens;
+mod tower;
 mod web;
 
 pub use access::Access;
