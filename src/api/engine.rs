@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use crate::base::{BoxFuture, Secret};
-use crate::scheme::{Draft, Kind};
+use crate::scheme::{Draft, Introduction, Kind};
 use crate::store::BindingRecord;
 
 /// A credential that the configuration file declares: it can be seen, and changed only there.
@@ -101,6 +101,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// The names of the callers that the configuration file declares in an account.
     fn declared_callers(&self, account: &str) -> Vec<String>;
+
+    /// What the other side must be told so that it trusts a credential; nothing where it need not be told anything.
+    fn introduce<'a>(&'a self, _account: &'a str, _id: &'a str) -> BoxFuture<'a, Option<Introduction>> {
+        Box::pin(async { None })
+    }
 
     /// Mints for real, past any pause; nothing when there is no such credential.
     fn test<'a>(&'a self, account: &'a str, id: &'a str) -> BoxFuture<'a, Option<TestReport>>;

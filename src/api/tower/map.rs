@@ -33,6 +33,11 @@ impl Mapped {
         Self { scheme, hosts: Vec::new(), settings, kept: Map::new() }
     }
 
+    /// As it is stored already.
+    pub(super) fn stored(scheme: &'static str, settings: Value, kept: Map<String, Value>) -> Self {
+        Self { scheme, hosts: Vec::new(), settings: Confidential::new(settings), kept }
+    }
+
     fn hosts(self, hosts: Vec<String>) -> Self {
         Self { hosts, ..self }
     }

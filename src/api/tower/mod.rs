@@ -3,10 +3,17 @@
 //! **Never hands out keys, encrypted or not: what Tower gives to services that are paired with it, it refuses.**
 
 mod address;
+mod http;
+mod ids;
 mod keys;
 mod map;
 mod provider;
+mod service;
+mod shown;
 mod ssh;
+mod wire;
+
+pub(super) use self::http::router;
 
 /// What is wrong with a request, and at which of Tower's keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
