@@ -11,6 +11,8 @@ mod provider;
 mod service;
 mod shown;
 mod ssh;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub(super) use self::http::router;
