@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
@@ -179,7 +180,7 @@ impl Database {
     pub(super) async fn begin(&self) -> Result<Transaction> {
         Ok(match self {
             // Taken at once: a lock that is asked for later is refused when somebody else wrote meanwhile.
-            Self::Sqlite { write, .. } => Transaction::Sqlite(bounded(write.begin_with("BEGIN IMMEDIATE")).await?),
+            Self::Sqlite { write, .. } => Transaction::Sqlite(Open::begin(write, "BEGIN IMMEDIATE").await?),
             Self::Postgres(pool) => Transaction::Postgres(bounded(pool.begin()).await?),
         })
     }
@@ -187,7 +188,7 @@ impl Database {
     /// Begins reading one state of everything, whatever others write meanwhile.
     pub(super) async fn snapshot(&self) -> Result<Transaction> {
         Ok(match self {
-            Self::Sqlite { read, .. } => Transaction::Sqlite(bounded(read.begin()).await?),
+            Self::Sqlite { read, .. } => Transaction::Sqlite(Open::begin(read, "BEGIN").await?),
             Self::Postgres(pool) => {
                 let begin = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
                 Transaction::Postgres(bounded(pool.begin_with(begin)).await?)
@@ -218,9 +219,38 @@ impl Database {
 /// What happens whole or not at all; dropped, it did not happen.
 pub(super) enum Transaction {
     /// Of SQLite.
-    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Sqlite(Open),
     /// Of PostgreSQL.
     Postgres(sqlx::Transaction<'static, Postgres>),
+}
+
+/// A transaction of SQLite. The library's own counts how deep it is, and counts wrong when SQLite takes everything back by
+/// itself, as it does when the disk is full. Here a connection that did not come to its end is closed, which leaves nothing.
+pub(super) struct Open {
+    connection: PoolConnection<Sqlite>,
+    committed: bool,
+}
+
+impl Open {
+    async fn begin(pool: &SqlitePool, sql: &'static str) -> Result<Self> {
+        let mut open = Self { connection: bounded(pool.acquire()).await?, committed: false };
+        bounded(sqlx::raw_sql(sql).execute(&mut *open.connection)).await?;
+        Ok(open)
+    }
+
+    async fn commit(mut self) -> Result<()> {
+        bounded(sqlx::raw_sql("COMMIT").execute(&mut *self.connection)).await?;
+        self.committed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if !self.committed {
+            self.connection.close_on_drop();
+        }
+    }
 }
 
 impl Transaction {
@@ -229,7 +259,7 @@ impl Transaction {
         let values = checked(values)?;
         match self {
             Self::Sqlite(inner) => {
-                let rows = for_sqlite(sql, values).fetch(&mut **inner).map_ok(Row::Sqlite);
+                let rows = for_sqlite(sql, values).fetch(&mut *inner.connection).map_ok(Row::Sqlite);
                 bounded(rows.try_collect()).await
             }
             Self::Postgres(inner) => {
@@ -248,7 +278,7 @@ impl Transaction {
     pub(super) async fn each(&mut self, sql: impl SqlSafeStr, mut take: impl FnMut(Row) -> Result<()>) -> Result<()> {
         match self {
             Self::Sqlite(inner) => {
-                let mut rows = for_sqlite(sql, Vec::new()).fetch(&mut **inner).map_ok(Row::Sqlite);
+                let mut rows = for_sqlite(sql, Vec::new()).fetch(&mut *inner.connection).map_ok(Row::Sqlite);
                 while let Some(row) = bounded(rows.try_next()).await? {
                     take(row)?;
                 }
@@ -273,7 +303,7 @@ impl Transaction {
         let values = checked(values)?;
         match self {
             Self::Sqlite(inner) => {
-                bounded(for_sqlite(sql, values).execute(&mut **inner)).await.map(|done| done.rows_affected())
+                bounded(for_sqlite(sql, values).execute(&mut *inner.connection)).await.map(|done| done.rows_affected())
             }
             Self::Postgres(inner) => {
                 bounded(for_postgres(sql, values).execute(&mut **inner)).await.map(|done| done.rows_affected())
@@ -284,7 +314,7 @@ impl Transaction {
     /// Statements without parameters, several at once.
     pub(super) async fn script(&mut self, sql: impl SqlSafeStr) -> Result<()> {
         match self {
-            Self::Sqlite(inner) => bounded(sqlx::raw_sql(sql).execute(&mut **inner)).await.map(drop),
+            Self::Sqlite(inner) => bounded(sqlx::raw_sql(sql).execute(&mut *inner.connection)).await.map(drop),
             Self::Postgres(inner) => bounded(sqlx::raw_sql(sql).execute(&mut **inner)).await.map(drop),
         }
     }
@@ -292,7 +322,7 @@ impl Transaction {
     /// Makes it happen.
     pub(super) async fn commit(self) -> Result<()> {
         match self {
-            Self::Sqlite(inner) => bounded(inner.commit()).await,
+            Self::Sqlite(inner) => inner.commit().await,
             Self::Postgres(inner) => bounded(inner.commit()).await,
         }
     }

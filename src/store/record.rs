@@ -177,7 +177,7 @@ pub struct Routing {
     pub revision: i64,
     /// Every binding.
     pub bindings: Vec<BindingRecord>,
-    /// The credentials that bindings name, without secrets; no tombstones.
+    /// The credentials that bindings name, without secrets; those that were removed, too, since their bindings refuse.
     pub credentials: Vec<CredentialRecord>,
     /// Every caller.
     pub callers: Vec<CallerRecord>,

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::TokenSource;
+use super::TokenSource;
 use super::exchange::LONGEST_LIFE;
 use super::failure::{Failure, FailureKind};
 use super::key::Key;
