@@ -144,3 +144,10 @@ impl Recorded<'_> {
         error
     }
 }
+
+#[cfg(test)]
+mod oidc_tests;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -477,7 +477,7 @@ async fn removal(
 /// List credentials (cred/v2)
 #[utoipa::path(get, path = "/cred/v2/{scope}/{number}/credentials", tag = "flexera",
     operation_id = "credIndex",
-    params(("scope" = Scope, Path), ("number" = i64, Path, minimum = 1), Selection,
+    params(("scope" = inline(Scope), Path), ("number" = i64, Path, minimum = 1), Selection,
         ("if-none-match" = Option<String>, Header, description = "An `E-Tag` of before")),
     responses(
         (status = 200, body = ListDocument, headers(("e-tag" = String), ("etag" = String))),
@@ -507,7 +507,7 @@ pub(super) enum Scope {
 /// Create a credential (cred/v2)
 #[utoipa::path(put, path = "/cred/v2/{scope}/{number}/credentials/{scheme}/{id}", tag = "flexera",
     operation_id = "credCreate",
-    params(("scope" = Scope, Path), ("number" = i64, Path, minimum = 1), ("scheme" = String, Path),
+    params(("scope" = inline(Scope), Path), ("number" = i64, Path, minimum = 1), ("scheme" = String, Path),
         ("id" = String, Path)),
     request_body = BodyDocument,
     responses((status = 201, description = "Created", headers(("location" = String), ("x-ref" = String)))))]
@@ -524,7 +524,7 @@ pub(super) async fn create(
 /// Change a credential (cred/v2)
 #[utoipa::path(patch, path = "/cred/v2/{scope}/{number}/credentials/{scheme}/{id}", tag = "flexera",
     operation_id = "credUpdate",
-    params(("scope" = Scope, Path), ("number" = i64, Path, minimum = 1), ("scheme" = String, Path),
+    params(("scope" = inline(Scope), Path), ("number" = i64, Path, minimum = 1), ("scheme" = String, Path),
         ("id" = String, Path)),
     request_body = Object,
     responses((status = 204, description = "Changed")))]
@@ -541,7 +541,7 @@ pub(super) async fn patch(
 /// Show a credential, never its secrets (cred/v2)
 #[utoipa::path(get, path = "/cred/v2/{scope}/{number}/credentials/{scheme}/{id}", tag = "flexera",
     operation_id = "credShow",
-    params(("scope" = Scope, Path), ("number" = i64, Path, minimum = 1), ("scheme" = String, Path),
+    params(("scope" = inline(Scope), Path), ("number" = i64, Path, minimum = 1), ("scheme" = String, Path),
         ("id" = String, Path)),
     responses((status = 200, body = ShowDocument)))]
 pub(super) async fn show(
@@ -556,7 +556,7 @@ pub(super) async fn show(
 /// Remove a credential (cred/v2)
 #[utoipa::path(delete, path = "/cred/v2/{scope}/{number}/credentials/{scheme}/{id}", tag = "flexera",
     operation_id = "credDelete",
-    params(("scope" = Scope, Path), ("number" = i64, Path, minimum = 1), ("scheme" = String, Path),
+    params(("scope" = inline(Scope), Path), ("number" = i64, Path, minimum = 1), ("scheme" = String, Path),
         ("id" = String, Path)),
     responses((status = 204, description = "Removed")))]
 pub(super) async fn remove(
