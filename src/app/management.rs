@@ -21,6 +21,7 @@ use super::opening::StoreWanted;
 use super::routes::Routes;
 use crate::api::Api;
 use crate::base::{BoxFuture, Code, Deps, Refusal};
+use crate::observe::audit::AuditLog;
 use crate::proxy::problem;
 use crate::store::{Store, StoreError};
 
@@ -69,6 +70,7 @@ struct Inner {
     store: ArcSwapOption<Store>,
     api: ArcSwapOption<Api>,
     slot: ApiSlot,
+    audit: Option<AuditLog>,
 }
 
 impl Management {
@@ -81,6 +83,7 @@ impl Management {
         deps: &Deps,
         wanted: StoreWanted,
         slot: ApiSlot,
+        audit: Option<AuditLog>,
     ) -> Result<Self, StoreError> {
         let inner = Arc::new(Inner {
             routes: Arc::clone(routes),
@@ -89,11 +92,12 @@ impl Management {
             store: ArcSwapOption::empty(),
             api: ArcSwapOption::empty(),
             slot,
+            audit,
         });
         let mut tasks = JoinSet::new();
         match inner.open().await {
             Ok(store) => {
-                tasks.spawn(Arc::clone(routes).follow(store));
+                tasks.spawn(Arc::clone(&inner).follow(store));
             }
             Err(error @ StoreError::Unavailable(_)) => {
                 tracing::error!(%error, "the store cannot be opened; what it holds is not served until it can be");
@@ -170,6 +174,17 @@ impl Inner {
             pause = (pause * 2).min(LONGEST_PAUSE);
         };
         tracing::info!("the store is open");
-        Arc::clone(&self.routes).follow(store).await;
+        self.follow(store).await;
+    }
+
+    /// Follows the store, and brings the lines of the audit record there.
+    async fn follow(self: Arc<Self>, store: Store) {
+        let rows = async {
+            match self.audit.as_ref().filter(|audit| audit.settings().rows) {
+                Some(audit) => audit.keep_rows(Arc::new(store.clone())).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::join!(rows, Arc::clone(&self.routes).follow(store.clone()));
     }
 }

@@ -18,7 +18,7 @@ use crate::base::Deps;
 use crate::config::{Config, ConfigError};
 use crate::listen::ca::{self, Ca, CaError};
 use crate::listen::{Address, AdminTls, Bound, Door, Listener, Shared};
-use crate::observe::audit::AuditLog;
+use crate::observe::audit::{self, AuditLog};
 use crate::observe::{Health, router};
 use crate::proxy::Proxy;
 use crate::token::Tokens;
@@ -134,14 +134,15 @@ impl App {
         authority: Authority,
     ) -> Result<Self, StartError> {
         // Before anything that it must hold.
-        let audit = config.audit.as_ref().map(|settings| AuditLog::open(settings, &deps)).transpose();
+        let audit = audit_wanted(&config, private.is_some());
+        let audit = audit.map(|settings| AuditLog::open(&settings, &deps)).transpose();
         let audit = audit.map_err(StartError::Other)?;
         if let Some(audit) = &audit {
             deps.audit = Arc::new(audit.clone());
         }
-        let begun = Self::begin_recorded(config, path, deps, private, authority).await;
+        let begun = Self::begin_recorded(config, path, deps, private, authority, audit.clone()).await;
         match begun {
-            Ok(app) => Ok(Self { audit, ..app }),
+            Ok(app) => Ok(app),
             Err(error) => {
                 if let Some(audit) = audit {
                     audit.close().await;
@@ -157,6 +158,7 @@ impl App {
         deps: Deps,
         private: Option<(String, Option<String>)>,
         authority: Authority,
+        audit: Option<AuditLog>,
     ) -> Result<Self, StartError> {
         let own_file = path.map(|path| Fingerprints::take([path.to_owned()]));
         let roots = system_roots();
@@ -201,7 +203,7 @@ impl App {
         let api = ApiSlot::default();
         let management = match &store {
             Some(wanted) => {
-                let started = Management::start(&routes, &deps, wanted.clone(), api.clone()).await;
+                let started = Management::start(&routes, &deps, wanted.clone(), api.clone(), audit.clone()).await;
                 Some(started.map_err(|error| StartError::Other(error.to_string()))?)
             }
             None => None,
@@ -232,7 +234,7 @@ impl App {
             admin: None,
             health: Arc::default(),
             drain: if private_listener { PRIVATE_DRAIN } else { drain },
-            audit: None,
+            audit,
         };
         for (door, bound) in doors.into_iter().zip(bound) {
             app.listen(door, bound);
@@ -368,7 +370,7 @@ impl App {
         }
         self.refused = Fingerprints::take(files(&config));
         let (ca_settings, admin) = (config.ca.clone(), config.admin.clone());
-        let audit = config.audit.clone();
+        let audit = audit_wanted(&config, self.private.is_some());
         let roots = system_roots();
         let upstream = Arc::clone(&self.shared.proxy.state().upstream);
         let stores = self.stores.stores.load_full();
@@ -446,7 +448,8 @@ impl App {
         match (&self.management, wanted) {
             (Some(management), Some(wanted)) => management.reload(wanted).await,
             (None, Some(wanted)) => {
-                let started = Management::start(&self.routes, &self.deps, wanted, self.api.clone()).await;
+                let started = Management::start(&self.routes, &self.deps, wanted, self.api.clone(), self.audit.clone());
+                let started = started.await;
                 match started {
                     Ok(management) => self.management = Some(management),
                     Err(error) => tracing::error!(%error, "the store cannot be opened"),
@@ -536,6 +539,12 @@ impl std::fmt::Debug for App {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("App").field("listeners", &self.listeners).finish_non_exhaustive()
     }
+}
+
+/// The audit record: where it is asked for, and wherever credentials are managed.
+fn audit_wanted(config: &Config, private: bool) -> Option<audit::Settings> {
+    let usual = || StoreWanted::of(config, private).map(|_| audit::Settings::default());
+    config.audit.clone().or_else(usual)
 }
 
 fn report(built: &Built) {

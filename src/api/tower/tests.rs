@@ -278,17 +278,35 @@ async fn what_cannot_be_read_is_400_with_the_key_and_without_its_value() {
         (r#"{"credentials":{"name":"ab"}}"#, "one of aws"),
         (r#"{"credentials":{"name":"ab","provider":"canary"}}"#, "one of aws"),
         (r#"{"credentials":{"name":"ab","provider":7}}"#, "provider: text"),
-        (r#"{"credentials":{"name":"ab","provider":"github","keys":{"discriminator":"aws"}}}"#, "of github and the keys of aws"),
+        (
+            r#"{"credentials":{"name":"ab","provider":"github","keys":{"discriminator":"aws"}}}"#,
+            "of github and the keys of aws",
+        ),
         (r#"{"credentials":{"name":"ab","provider":"github","keys":{}}}"#, "keys.password"),
         (r#"{"credentials":{"name":"ab","provider":"github","baseUrl":"https://u:canary@a.test"}}"#, "baseUrl"),
-        (r#"{"credentials":{"name":"ab","provider":"aws","keys":{"accessKey":"a:b","secretKey":"canary"}}}"#, "keys.accessKey"),
-        (r#"{"credentials":{"name":"ab","provider":"github","keys":{"username":"u","password":{"env":"canary"}}}}"#, "operator"),
-        (r#"{"credentials":{"name":"ab","provider":"github","keys":{"username":"u","password":{"sealed":"password"}}}}"#, "keys.password"),
-        (r#"{"credentials":{"name":"ab","provider":"github","keys":{"username":"u","password":{"store":"canary-s","name":"n"}}}}"#, "not open"),
+        (
+            r#"{"credentials":{"name":"ab","provider":"aws","keys":{"accessKey":"a:b","secretKey":"canary"}}}"#,
+            "keys.accessKey",
+        ),
+        (
+            r#"{"credentials":{"name":"ab","provider":"github","keys":{"username":"u","password":{"env":"canary"}}}}"#,
+            "operator",
+        ),
+        (
+            r#"{"credentials":{"name":"ab","provider":"github","keys":{"username":"u","password":{"sealed":"password"}}}}"#,
+            "keys.password",
+        ),
+        (
+            r#"{"credentials":{"name":"ab","provider":"github","keys":{"username":"u","password":{"store":"canary-s","name":"n"}}}}"#,
+            "not open",
+        ),
         (r#"{"credentials":{"name":"ab","provider":"tw-agent","keys":{"connectionId":"c"}}}"#, "agent"),
         (r#"{"credentials":{"name":"ab","provider":"github","category":"0123456789012345678901"}}"#, "20"),
         (r#"{"credentials":{"name":"mine","provider":"github","keys":{"username":"u","password":"p"}}}"#, "already"),
-        (r#"{"credentials":{"name":"of_the_file","provider":"github","keys":{"username":"u","password":"p"}}}"#, "already"),
+        (
+            r#"{"credentials":{"name":"of_the_file","provider":"github","keys":{"username":"u","password":"p"}}}"#,
+            "already",
+        ),
     ] {
         let answer = surface.raw(&surface.principal, Method::POST, "/api/credentials", body.to_owned()).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{body}");
@@ -314,7 +332,8 @@ async fn what_cannot_be_read_is_400_with_the_key_and_without_its_value() {
 #[tokio::test]
 async fn a_workspace_is_an_account_of_its_own() {
     let surface = Surface::new().await;
-    let body = json!({"credentials": {"name": "both", "provider": "github", "keys": {"username": "u", "password": "p"}}});
+    let body =
+        json!({"credentials": {"name": "both", "provider": "github", "keys": {"username": "u", "password": "p"}}});
     for path in ["/api/credentials", "/api/credentials?workspaceId=42", "/api/credentials?workspaceId=043"] {
         let answer = surface.call(Method::POST, path, Some(body.clone())).await;
         assert_eq!((answer.status, &answer.body["credentialsId"]), (StatusCode::OK, &json!("both")), "{path}");
@@ -422,7 +441,9 @@ async fn a_role_of_aws_gets_an_external_id_and_its_policy_is_shown() {
     assert_eq!(put("?useExternalId=true").await, json!(made));
     assert_eq!(put("").await, json!(made));
     assert_eq!(put("?useExternalId=false").await, Value::Null);
-    let plain = surface.create("plain", json!({"provider": "aws", "keys": {"accessKey": "AKIAIOSFODNN7EXAMPLE", "secretKey": "s"}})).await;
+    let plain = surface
+        .create("plain", json!({"provider": "aws", "keys": {"accessKey": "AKIAIOSFODNN7EXAMPLE", "secretKey": "s"}}))
+        .await;
     assert_eq!(surface.describe(&plain).await.get("setupSnippet"), None);
 }
 
@@ -461,7 +482,8 @@ async fn a_validation_is_remembered_until_the_next_version_and_a_provider_that_i
     let tell = |tested, detail: &str| {
         *surface.process.found.lock().unwrap() = Some(TestReport { tested, detail: detail.into(), facts: Vec::new() });
     };
-    let validate = async |query: &str| surface.call(Method::POST, &format!("/api/credentials/repo/validate{query}"), None).await;
+    let validate =
+        async |query: &str| surface.call(Method::POST, &format!("/api/credentials/repo/validate{query}"), None).await;
     assert_eq!(validate("?force=true").await.status, StatusCode::CONFLICT);
     tell(Tested::Unreachable, "nobody is there");
     assert_eq!(
@@ -478,7 +500,10 @@ async fn a_validation_is_remembered_until_the_next_version_and_a_provider_that_i
     assert!(described["status"] == json!("INVALID") && described["lastValidated"].is_string());
     tell(Tested::Unreachable, "nobody is there");
     assert_eq!(validate("").await.body["status"], json!("INVALID"));
-    assert_eq!(validate("?force=true").await.body, json!({"status": "AVAILABLE", "message": null, "transientError": false}));
+    assert_eq!(
+        validate("?force=true").await.body,
+        json!({"status": "AVAILABLE", "message": null, "transientError": false})
+    );
     tell(Tested::Signed, "it signs");
     assert_eq!(validate("").await.body["status"], json!("AVAILABLE"));
     assert_eq!(surface.put("repo", json!({"keys": {"password": "second"}})).await.status, StatusCode::NO_CONTENT);
@@ -548,7 +573,9 @@ async fn an_ssh_key_is_kept_with_what_may_be_shown_of_it_and_replaced_together_w
     let id = surface.create("key", json!({"provider": "ssh", "privateKey": file("ed25519"), "passphrase": null})).await;
     let keys = surface.describe(&id).await["keys"].clone();
     assert_eq!(keys["fingerprint"], json!("SHA256:001gY8VRx4E5fzX5DEuPDztCGP+kEHmjRLdQWqJZcjk"));
-    assert!(keys["publicKey"].as_str().unwrap().starts_with("ssh-ed25519 AAAA") && keys.as_object().unwrap().len() == 4);
+    assert!(
+        keys["publicKey"].as_str().unwrap().starts_with("ssh-ed25519 AAAA") && keys.as_object().unwrap().len() == 4
+    );
     let answer = surface.put(&id, json!({"keys": {"passphrase": "hunter2"}})).await;
     assert!(answer.status == StatusCode::BAD_REQUEST && said(&answer).contains("privateKey"));
     let locked = json!({"keys": {"privateKey": file("ed25519-encrypted")}});
