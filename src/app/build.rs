@@ -22,7 +22,7 @@ use crate::route::{
 };
 use crate::scheme::{Draft, Outside, Setup};
 use crate::source::{Sources, Stores};
-use crate::token::{HeldKey, KeyBuilder, Sealer, Shared, StateDirectory, Tokens};
+use crate::token::{FleetKey, KeyBuilder, Sealer, Shared, StateDirectory, Tokens};
 use crate::upstream::{OwnAddresses, Roots, Upstream};
 
 /// What building needs beside the configuration.
@@ -253,7 +253,7 @@ impl Builder {
             clock: Arc::clone(&parts.deps.clock),
             environment: Arc::clone(&parts.deps.environment),
             random: Arc::clone(&parts.deps.random),
-            state: Arc::new(state),
+            state: Arc::new(state.with_journals(parts.tokens.reliance().map(|store| Arc::clone(&store.journals)))),
             lender: self.lending(parts),
         })
     }
@@ -274,11 +274,13 @@ impl Builder {
         let has_store = url.is_some() || self.config.admin.is_some();
         let key = self.config.tokens.key.as_ref().filter(|_| !in_common);
         let key = key.and_then(|key| self.secrets.field(key).ok());
-        let sealer = match key.map(|key| HeldKey::parse(&key)) {
+        let sealer = match key.map(|key| FleetKey::parse(&key)) {
             Some(Ok(key)) => Some(Arc::new(key) as Arc<dyn Sealer>),
             // What is wrong with it is said where the state directory is set up.
             Some(Err(_)) => return None,
-            None if has_store || self.config.tokens.key.is_some() => parts.tokens.sealer(),
+            None if has_store || self.config.tokens.key.is_some() => {
+                parts.tokens.reliance().map(|store| Arc::clone(&store.sealer))
+            }
             None => {
                 let why = "shared tokens are encrypted: set `tokens.key` to the same 32 bytes in base64 in every \
                            process, or `store.url` to a database that they have in common";
@@ -287,7 +289,7 @@ impl Builder {
             }
         };
         // Without a store that is open to this process, as `check` is, it is only looked whether it could be done.
-        let checked = sealer.clone().unwrap_or_else(|| Arc::new(HeldKey::new(&Secret::new(Vec::new()))));
+        let checked = sealer.clone().unwrap_or_else(|| Arc::new(FleetKey::new(&Secret::new(Vec::new()))));
         match Shared::new(settings, checked, parts.roots, parts.deps) {
             Ok(shared) => sealer.map(|_| Arc::new(shared)),
             Err((key, why)) => {

@@ -23,7 +23,7 @@ use crate::api::Api;
 use crate::base::{BoxFuture, Code, Deps, Refusal};
 use crate::observe::audit::AuditLog;
 use crate::proxy::problem;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, TokenStore};
 
 /// A store that could not be opened is tried again this soon, and then ever later.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -71,6 +71,8 @@ struct Inner {
     api: ArcSwapOption<Api>,
     slot: ApiSlot,
     audit: Option<AuditLog>,
+    /// Has the store once it is open.
+    tokens: TokenStore,
 }
 
 impl Management {
@@ -84,6 +86,7 @@ impl Management {
         wanted: StoreWanted,
         slot: ApiSlot,
         audit: Option<AuditLog>,
+        tokens: TokenStore,
     ) -> Result<Self, StoreError> {
         let inner = Arc::new(Inner {
             routes: Arc::clone(routes),
@@ -93,6 +96,7 @@ impl Management {
             api: ArcSwapOption::empty(),
             slot,
             audit,
+            tokens,
         });
         let mut tasks = JoinSet::new();
         match inner.open().await {
@@ -136,6 +140,7 @@ impl Inner {
     async fn open(&self) -> Result<Store, StoreError> {
         let wanted = self.wanted.load_full();
         let store = wanted.open(&self.routes.file(), &self.deps).await?;
+        self.tokens.opened(store.clone());
         if let Err(error) = self.routes.open(store.clone()).await {
             tracing::error!(%error, "the store was opened and cannot be read now");
         }

@@ -21,7 +21,8 @@ use crate::listen::{Address, AdminTls, Bound, Door, Listener, Shared};
 use crate::observe::audit::{self, AuditLog};
 use crate::observe::{Health, router};
 use crate::proxy::Proxy;
-use crate::token::Tokens;
+use crate::store::TokenStore;
+use crate::token::{Reliance, Tokens};
 use crate::upstream::{OwnAddresses, Roots, system_roots};
 
 /// The system's roots are looked at this often, so that the bundle follows them.
@@ -84,6 +85,8 @@ pub struct App {
     keepers: Keepers,
     stores: InUse,
     tokens: Tokens,
+    /// What they have of the store.
+    token_store: TokenStore,
     routes: Arc<Routes>,
     management: Option<Management>,
     api: ApiSlot,
@@ -165,6 +168,7 @@ impl App {
         let own: OwnAddresses = Arc::default();
         let admin = config.admin.clone().filter(|_| private.is_none());
         let tokens = Tokens::new(&deps);
+        let token_store = TokenStore::new(Arc::clone(&deps.random));
         let parts = Parts {
             deps: &deps,
             roots: &roots,
@@ -175,6 +179,7 @@ impl App {
             private: private.clone(),
         };
         let store = StoreWanted::of(&config, private.is_some());
+        tokens.rely_on(store.is_some().then(|| reliance(&token_store)));
         let built = build(config, parts).await.map_err(StartError::Config)?;
         report(&built);
         let mut bound = Vec::new();
@@ -203,7 +208,9 @@ impl App {
         let api = ApiSlot::default();
         let management = match &store {
             Some(wanted) => {
-                let started = Management::start(&routes, &deps, wanted.clone(), api.clone(), audit.clone()).await;
+                let started =
+                    Management::start(&routes, &deps, wanted.clone(), api.clone(), audit.clone(), token_store.clone())
+                        .await;
                 Some(started.map_err(|error| StartError::Other(error.to_string()))?)
             }
             None => None,
@@ -219,6 +226,7 @@ impl App {
             keepers: Keepers::start(expiring, &file.sources, &file.outside),
             stores,
             tokens,
+            token_store,
             routes,
             management,
             api,
@@ -384,6 +392,7 @@ impl App {
             private: self.private.clone(),
         };
         let store = StoreWanted::of(&config, self.private.is_some());
+        self.tokens.rely_on((store.is_some() || self.management.is_some()).then(|| reliance(&self.token_store)));
         let built = build(config, parts).await.map_err(StartError::Config)?;
         let mut free: Vec<_> = self
             .listeners
@@ -448,7 +457,14 @@ impl App {
         match (&self.management, wanted) {
             (Some(management), Some(wanted)) => management.reload(wanted).await,
             (None, Some(wanted)) => {
-                let started = Management::start(&self.routes, &self.deps, wanted, self.api.clone(), self.audit.clone());
+                let started = Management::start(
+                    &self.routes,
+                    &self.deps,
+                    wanted,
+                    self.api.clone(),
+                    self.audit.clone(),
+                    self.token_store.clone(),
+                );
                 let started = started.await;
                 match started {
                     Ok(management) => self.management = Some(management),
@@ -545,6 +561,11 @@ impl std::fmt::Debug for App {
 fn audit_wanted(config: &Config, private: bool) -> Option<audit::Settings> {
     let usual = || StoreWanted::of(config, private).map(|_| audit::Settings::default());
     config.audit.clone().or_else(usual)
+}
+
+/// On what tokens rely where there is a store.
+fn reliance(store: &TokenStore) -> Reliance {
+    Reliance { sealer: Arc::new(store.clone()), journals: Arc::new(store.clone()) }
 }
 
 fn report(built: &Built) {

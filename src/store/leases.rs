@@ -37,6 +37,21 @@ impl Store {
         Ok(Some(locked))
     }
 
+    /// Holds the lease for a while longer from now.
+    ///
+    /// # Errors
+    /// `Changed` when it was lost.
+    pub async fn journal_hold(&self, name: &str, fence: i64, ttl: Duration) -> Result<()> {
+        let mut transaction = self.inner.database.begin().await?;
+        let now = transaction.clock().await?;
+        let until = now.saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX));
+        let sql = "UPDATE journals SET lease_until = $3 WHERE name = $1 AND fence = $2";
+        if transaction.run(sql, values![name, fence, until]).await? == 0 {
+            return Err(lost(name));
+        }
+        transaction.commit().await
+    }
+
     /// Writes a journal, sealed by [`Store::seal`] with the journal's name as its place.
     ///
     /// # Errors

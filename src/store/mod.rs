@@ -28,6 +28,7 @@ mod routing;
 mod settings;
 #[cfg(test)]
 mod testing;
+mod tokens;
 mod usage;
 
 pub use audit_rows::{AuditQuery, AuditRow};
@@ -41,6 +42,7 @@ pub use record::{
 };
 pub use rekey::{Progress, Watcher};
 pub use settings::{KeySettings, Settings, TransitSettings};
+pub use tokens::TokenStore;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

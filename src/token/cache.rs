@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::TokenSource;
-use super::TokenSource;
 use super::exchange::LONGEST_LIFE;
 use super::failure::{Failure, FailureKind};
+use super::journal::Journals;
 use super::key::Key;
 use super::recorded::Recorded;
 use super::rotation::Unsaved;
@@ -76,7 +76,7 @@ struct Engine {
     /// Where other processes leave their tokens.
     shared: ArcSwapOption<Shared>,
     /// The process's encrypted store.
-    store: OnceLock<Arc<dyn Sealer>>,
+    store: ArcSwapOption<Reliance>,
     slots: moka::sync::Cache<Key, Arc<Slot>>,
 }
 
@@ -96,21 +96,21 @@ impl Tokens {
             closed: AtomicBool::new(false),
             unsaved: Arc::default(),
             shared: ArcSwapOption::empty(),
-            store: OnceLock::new(),
+            store: ArcSwapOption::empty(),
             // Bounded by the credentials there are: a slot is removed with its last handle.
             slots: moka::sync::Cache::new(u64::MAX),
         }))
     }
 
-    /// The process has an encrypted store: its keys encrypt what is shared. Before it is open, they say so.
-    pub fn rely_on(&self, store: Arc<dyn Sealer>) {
-        // The first stays: a process has one store.
-        let _ = self.0.store.set(store);
+    /// Relies on an encrypted store from the next configuration on: on its keys for what is shared, and for where refresh
+    /// tokens rest. Before it is open it may say so.
+    pub fn rely_on(&self, store: Option<Reliance>) {
+        self.0.store.store(store.map(Arc::new));
     }
 
-    /// The keys of the encrypted store, if the process has one.
-    pub fn sealer(&self) -> Option<Arc<dyn Sealer>> {
-        self.0.store.get().cloned()
+    /// The encrypted store that is relied on.
+    pub fn reliance(&self) -> Option<Arc<Reliance>> {
+        self.0.store.load_full()
     }
 
     /// Shares tokens with other processes from now on, or no longer.
@@ -164,6 +164,15 @@ impl Tokens {
     pub async fn save(&self) {
         Unsaved::save(&self.0.unsaved).await;
     }
+}
+
+/// What the token engine has of an encrypted store.
+#[derive(Debug, Clone)]
+pub struct Reliance {
+    /// The keys of accounts.
+    pub sealer: Arc<dyn Sealer>,
+    /// Where refresh tokens rest.
+    pub journals: Arc<dyn Journals>,
 }
 
 impl fmt::Debug for Tokens {

@@ -29,7 +29,7 @@ mod shared;
 mod state_directory;
 
 pub use assertion::{Algorithm, Assertion, AssertionParts, SigningKey, expiry};
-pub use cache::{Handle, Live, Tokens};
+pub use cache::{Handle, Live, Reliance, Tokens};
 pub use certificate::Certificate;
 pub use exchange::{Answer, ClientAuth, Endpoint, ExchangeError, Grant, Param, TokenRequest};
 pub use failure::{Failure, FailureKind};
@@ -42,7 +42,7 @@ pub use place::Place;
 pub use private_key::PrivateKey;
 pub use resting::Resting;
 pub use rotation::{RefreshReuse, Rotation, Unsaved};
-pub use sealer::{HeldKey, Sealer, SealerError};
+pub use sealer::{FleetKey, Sealer, SealerError};
 pub use service::{Reply, Service};
 pub use shared::{Shared, SharedSettings};
 pub use state_directory::StateDirectory;

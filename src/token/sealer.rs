@@ -24,7 +24,7 @@ pub enum SealerError {
     Unavailable(String),
 }
 
-/// Encrypts under the data key of an account. The encrypted store is one; without a store it is [`HeldKey`].
+/// Encrypts under the data key of an account. The encrypted store is one; without a store it is [`FleetKey`].
 pub trait Sealer: Send + Sync + fmt::Debug {
     /// Encrypts. What is given as `aad` must be given again to open it.
     fn seal<'a>(
@@ -48,9 +48,9 @@ pub trait Sealer: Send + Sync + fmt::Debug {
 }
 
 /// The account's own keys, derived from one key (HKDF-SHA-256, RFC 5869).
-pub struct HeldKey(hkdf::Prk);
+pub struct FleetKey(hkdf::Prk);
 
-impl HeldKey {
+impl FleetKey {
     /// From 32 bytes that every process has.
     pub fn new(key: &Secret) -> Self {
         Self(hkdf::Salt::new(hkdf::HKDF_SHA256, b"countersign shared tokens").extract(key.expose()))
@@ -100,7 +100,7 @@ impl HeldKey {
     }
 }
 
-impl Sealer for HeldKey {
+impl Sealer for FleetKey {
     fn seal<'a>(
         &'a self,
         account: &'a str,
@@ -129,9 +129,9 @@ impl Sealer for HeldKey {
     }
 }
 
-impl fmt::Debug for HeldKey {
+impl fmt::Debug for FleetKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("HeldKey")
+        f.write_str("FleetKey")
     }
 }
 
@@ -141,11 +141,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_sealed_opens_with_the_same_key_for_the_same_account_and_place_only() {
-        let key = HeldKey::new(&Secret::new([7; 32]));
+        let key = FleetKey::new(&Secret::new([7; 32]));
         let sealed = key.seal("a", b"place", &Secret::new("canary")).await.unwrap();
         assert!(!sealed.windows(6).any(|part| part == b"canary"));
         assert_eq!(key.open("a", b"place", &sealed).await.unwrap().expose(), b"canary");
-        let other = HeldKey::new(&Secret::new([8; 32]));
+        let other = FleetKey::new(&Secret::new([8; 32]));
         assert_eq!(other.open("a", b"place", &sealed).await.unwrap_err(), SealerError::Wrong);
         assert_eq!(key.open("b", b"place", &sealed).await.unwrap_err(), SealerError::Wrong);
         assert_eq!(key.open("a", b"elsewhere", &sealed).await.unwrap_err(), SealerError::Wrong);
@@ -159,7 +159,7 @@ mod tests {
 
     #[tokio::test]
     async fn names_depend_on_the_key_and_the_account() {
-        let key = |byte| HeldKey::new(&Secret::new([byte; 32]));
+        let key = |byte| FleetKey::new(&Secret::new([byte; 32]));
         let name = key(1).name("a", b"x").await.unwrap();
         assert_eq!(key(1).name("a", b"x").await.unwrap(), name);
         for other in [key(2).name("a", b"x"), key(1).name("b", b"x"), key(1).name("a", b"y")] {
