@@ -6,6 +6,7 @@ mod build;
 mod engine;
 mod file;
 mod introduce;
+mod local;
 mod management;
 mod opening;
 mod refresh;
@@ -18,4 +19,5 @@ mod watch;
 
 pub use build::{Built, Parts, build};
 pub use introduce::{IntroduceError, Introduced, introduce};
+pub use local::{OpenStore, manage, open_store};
 pub use serve::{App, StartError};

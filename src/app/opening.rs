@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::file::FilePart;
 use crate::api::Access;
-use crate::base::{Deps, HttpClients, Public};
+use crate::base::{Deps, HttpClients, Public, Secrets};
 use crate::config::Config;
 use crate::store::{HeldKey, KeyEncryption, KeySettings, Keys, Place, Settings, Store, StoreError};
 
@@ -36,6 +36,16 @@ impl StoreWanted {
     /// See [`open`].
     pub(super) async fn open(&self, file: &FilePart, deps: &Deps) -> Result<Store, StoreError> {
         open(&self.settings, file, deps).await
+    }
+
+    /// The key that is configured for it.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub(super) async fn key(&self, file: &FilePart) -> Result<Option<Arc<dyn KeyEncryption>>, StoreError> {
+        let secrets = file.sources.load_all(self.settings.references()).await;
+        let keys = keys(&self.settings, &secrets, file)?;
+        Ok(keys.into_iter().next().filter(|_| self.settings.key.is_some()))
     }
 
     /// Who may use the API.
@@ -79,13 +89,7 @@ pub(super) async fn open(settings: &Settings, file: &FilePart, deps: &Deps) -> R
     };
     let password = settings.password.as_ref().map(|password| secrets.field(password)).transpose();
     let password = password.map_err(unavailable)?;
-    let mut given: Vec<Arc<dyn KeyEncryption>> = Vec::new();
-    for key in settings.keys() {
-        given.push(match key {
-            KeySettings::Held(field) => Arc::new(HeldKey::new(&secrets.field(field).map_err(unavailable)?)?),
-            KeySettings::Transit { transit } => file.transit(transit)?,
-        });
-    }
+    let given = keys(settings, &secrets, file)?;
     let keys = match settings.key {
         Some(_) => Keys::Given(given),
         None => Keys::File(Settings::key_file(&url)),
@@ -98,4 +102,18 @@ pub(super) async fn open(settings: &Settings, file: &FilePart, deps: &Deps) -> R
         );
     }
     Ok(store)
+}
+
+/// The keys that are configured, the present one first.
+fn keys(settings: &Settings, secrets: &Secrets, file: &FilePart) -> Result<Vec<Arc<dyn KeyEncryption>>, StoreError> {
+    let key = |key: &KeySettings| -> Result<Arc<dyn KeyEncryption>, StoreError> {
+        Ok(match key {
+            KeySettings::Held(field) => {
+                let text = secrets.field(field).map_err(|error| StoreError::Unavailable(error.0))?;
+                Arc::new(HeldKey::new(&text)?)
+            }
+            KeySettings::Transit { transit } => file.transit(transit)?,
+        })
+    };
+    settings.keys().map(key).collect()
 }

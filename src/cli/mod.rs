@@ -2,14 +2,23 @@
 //!
 //! **The only room that prints to standard output.**
 
+mod account;
+mod ask;
 mod audit;
+mod binding;
 mod ca;
+mod caller;
 mod check;
+mod client;
+mod completions;
 mod credential;
 mod demo;
 mod explain;
+mod output;
 mod run;
 mod serve;
+mod store;
+mod token;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -57,12 +66,26 @@ enum Command {
     Check,
     /// Say which binding, credential and headers would apply to a call, or why none does
     Explain(explain::Arguments),
-    /// What a person does with one credential
+    /// Credentials: list, show, put, patch, remove, restore, test, rotate and what comes with them
     Credential(credential::Arguments),
     /// The audit record: check it, or look something up in it
     Audit(audit::Arguments),
+    /// The accounts that own credentials
+    Account(account::Arguments),
+    /// Which caller may use which credential where
+    Binding(binding::Arguments),
+    /// Who may call the proxy, and the tokens that prove it
+    Caller(caller::Arguments),
+    /// Tokens for the management API
+    Token(token::Arguments),
+    /// The encrypted store on this host: what it is, its keys, backup
+    Store(store::Arguments),
     /// The certificate authority that callers trust: where it is, what it is, the bundle to hand out
     Ca(ca::Arguments),
+    /// Print the completions of a shell
+    Completions(completions::Completions),
+    /// Print the manual page, or write one for each command
+    Man(completions::Man),
 }
 
 /// A failure on its way to an exit code.
@@ -70,6 +93,8 @@ enum Command {
 enum Failure {
     /// The configuration is wrong.
     Config(Vec<ConfigError>),
+    /// The command line is wrong in a way that only the command itself can tell.
+    Usage(String),
     /// Anything else, said in a sentence.
     Other(String),
 }
@@ -107,6 +132,11 @@ impl Context {
         let path = self.config_path()?;
         let config = Config::load(&path).map_err(Failure::Config)?;
         Ok((path, config))
+    }
+
+    /// What a command that is over in a moment has to warn of, and nothing else.
+    fn start_quiet_logs(&self) {
+        crate::observe::init("warn", Form::Text, self.colour);
     }
 
     fn start_logs(&self, log: &LogSettings) {
@@ -153,6 +183,13 @@ pub fn main() -> ExitCode {
             Command::Credential(arguments) => credential::run(&context, &arguments).await,
             Command::Audit(arguments) => audit::run(&context, &arguments),
             Command::Ca(arguments) => ca::run(&context, &arguments),
+            Command::Account(arguments) => account::run(&context, &arguments).await,
+            Command::Binding(arguments) => binding::run(&context, &arguments).await,
+            Command::Caller(arguments) => caller::run(&context, &arguments).await,
+            Command::Token(arguments) => token::run(&context, &arguments).await,
+            Command::Store(arguments) => store::run(&context, &arguments).await,
+            Command::Completions(arguments) => completions::completions(&arguments),
+            Command::Man(arguments) => completions::man(&arguments),
         }
     });
     // A blocking read of a file or a slow DNS look-up must not hold the exit.
@@ -163,6 +200,10 @@ pub fn main() -> ExitCode {
         Err(Failure::Other(why)) => {
             eprintln!("countersign: {why}");
             ExitCode::from(FAILED)
+        }
+        Err(Failure::Usage(why)) => {
+            eprintln!("countersign: {why}");
+            ExitCode::from(USAGE)
         }
         Err(Failure::Config(errors)) => {
             print_errors(context.config_path().ok().as_deref(), &errors);
@@ -181,6 +222,28 @@ fn print_errors(path: Option<&Path>, errors: &[ConfigError]) {
 /// Whether a person reads standard output.
 fn on_terminal() -> bool {
     std::io::stdout().is_terminal()
+}
+
+/// A moment as people write it, in the form that the API takes: a date, a time (RFC 3339), or a time from now.
+fn moment(context: &Context, text: &str) -> Result<String, String> {
+    let date = text.len() == 10 && text.as_bytes().get(4) == Some(&b'-');
+    let full = if date { format!("{text}T00:00:00Z") } else { text.to_owned() };
+    let now = context.deps.clock.now();
+    let at = match humantime::parse_rfc3339(&full) {
+        Ok(at) => at,
+        Err(_) if date || text.contains(':') => {
+            return Err("not a time: write 2027-01-31 or 2027-01-31T12:00:00Z".into());
+        }
+        Err(_) => {
+            let after =
+                humantime::parse_duration(text).map_err(|_| "not a time: write 2027-01-31 or 90d".to_owned())?;
+            now.checked_add(after).ok_or("too far away")?
+        }
+    };
+    if at <= now {
+        return Err("that is over already".into());
+    }
+    Ok(humantime::format_rfc3339_seconds(at).to_string())
 }
 
 /// Raises the limit of open files as far as we may: each caller costs two.

@@ -1,0 +1,72 @@
+//! The store of a configuration, and the API over it, for a command on this host: nothing listens.
+
+use std::sync::Arc;
+
+use axum::Router;
+
+use super::build::{Built, Parts, build};
+use super::engine::Running;
+use super::opening::StoreWanted;
+use super::routes::Routes;
+use super::serve::StartError;
+use crate::api::{Api, Principal};
+use crate::base::Deps;
+use crate::config::Config;
+use crate::proxy::Proxy;
+use crate::store::{KeyEncryption, Store, StoreError};
+use crate::token::Tokens;
+use crate::upstream::system_roots;
+
+/// An open store.
+#[derive(Debug)]
+pub struct OpenStore {
+    /// The store.
+    pub store: Store,
+    /// The key that the configuration names for it; nothing where it is in a file of ours.
+    pub key: Option<Arc<dyn KeyEncryption>>,
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+/// The API over the store of a configuration, as who runs this process. A Countersign that serves the same store learns of
+/// changes as it does of those of any other process.
+///
+/// # Errors
+/// Every mistake of the configuration, or why the store cannot be opened.
+pub async fn manage(config: Config, deps: &Deps) -> Result<Router, StartError> {
+    let (routes, store, _) = opened(config, deps).await?;
+    routes.open(store.clone()).await?;
+    let api = Api::new(store, Arc::new(Running { routes }), deps.clone());
+    Ok(api.router_as(Principal::local()))
+}
+
+/// The store of a configuration.
+///
+/// # Errors
+/// As [`manage`].
+pub async fn open_store(config: Config, deps: &Deps) -> Result<OpenStore, StartError> {
+    let (_, store, key) = opened(config, deps).await?;
+    Ok(OpenStore { store, key })
+}
+
+async fn opened(
+    config: Config,
+    deps: &Deps,
+) -> Result<(Arc<Routes>, Store, Option<Arc<dyn KeyEncryption>>), StartError> {
+    let Some(wanted) = StoreWanted::of(&config, false) else {
+        let why = "there is no store; write `store: {}` for one beside this host's state, or use --server";
+        return Err(StartError::Config(vec![config.document.error("store", why)]));
+    };
+    let (roots, own, tokens) = (system_roots(), Arc::default(), Tokens::new(deps));
+    let parts = Parts { deps, roots: &roots, own: &own, tokens: &tokens, stores: None, previous: None, private: None };
+    let Built { state, file, .. } = build(config, parts).await.map_err(StartError::Config)?;
+    let proxy = Arc::new(Proxy::new(state.before_the_store(), deps.clone()));
+    let store = wanted.open(&file, deps).await?;
+    let key = wanted.key(&file).await?;
+    let routes = Routes::new(proxy, deps, file, wanted.settings.grace);
+    Ok((routes, store, key))
+}
