@@ -7,7 +7,6 @@ use crate::api::Declared;
 use crate::route::{Binding, CallerRule, CredentialEntry, Unbound};
 use crate::scheme::Outside;
 use crate::source::Sources;
-use crate::store::{KeyEncryption, StoreError, TransitSettings};
 use crate::upstream::Upstream;
 
 /// The file's part of the route table, and what the store's credentials are prepared with.
@@ -38,14 +37,6 @@ pub struct FilePart {
 }
 
 impl FilePart {
-    /// A key of a transit engine.
-    ///
-    /// # Errors
-    /// When there is no such secret store.
-    pub(super) fn transit(&self, settings: &TransitSettings) -> Result<Arc<dyn KeyEncryption>, StoreError> {
-        Err(StoreError::Unavailable(format!("there is no store {}; list it under `secret_stores`", settings.store)))
-    }
-
     /// Whether a credential that was prepared with the other is as good as one prepared with this.
     pub(super) fn is_prepared_alike(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.upstream, &other.upstream)

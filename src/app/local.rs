@@ -1,7 +1,8 @@
 //! The store of a configuration, and the API over it, for a command on this host: nothing listens.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use axum::Router;
 
 use super::build::{Built, Parts, build};
@@ -10,8 +11,9 @@ use super::opening::StoreWanted;
 use super::routes::Routes;
 use super::serve::StartError;
 use crate::api::{Api, Principal};
-use crate::base::Deps;
+use crate::base::{AuditEvent, AuditSink, AuditUnavailable, BoxFuture, Deps};
 use crate::config::Config;
+use crate::observe::audit::{AuditLog, Settings};
 use crate::proxy::Proxy;
 use crate::store::{KeyEncryption, Store, StoreError};
 use crate::token::Tokens;
@@ -32,16 +34,57 @@ impl From<StoreError> for StartError {
     }
 }
 
+/// The audit record of one command: what it changes is written down, and a command that changes nothing writes nothing.
+#[derive(Debug, Clone)]
+pub struct LocalAudit {
+    settings: Settings,
+    deps: Deps,
+    log: Arc<OnceLock<Result<AuditLog, AuditUnavailable>>>,
+}
+
+impl LocalAudit {
+    fn log(&self) -> Result<&AuditLog, AuditUnavailable> {
+        let log = self.log.get_or_init(|| AuditLog::open(&self.settings, &self.deps).map_err(AuditUnavailable));
+        log.as_ref().map_err(Clone::clone)
+    }
+
+    /// The command ends.
+    pub async fn close(&self) {
+        if let Some(Ok(log)) = self.log.get() {
+            log.close().await;
+        }
+    }
+}
+
+impl AuditSink for LocalAudit {
+    fn record(&self, event: AuditEvent) -> BoxFuture<'_, Result<(), AuditUnavailable>> {
+        Box::pin(async move { self.log()?.record(event).await })
+    }
+
+    fn note(&self, event: AuditEvent) {
+        if let Ok(log) = self.log() {
+            log.note(event);
+        }
+    }
+
+    fn blocked(&self) -> Option<AuditUnavailable> {
+        self.log.get()?.as_ref().err().cloned()
+    }
+}
+
 /// The API over the store of a configuration, as who runs this process. A Countersign that serves the same store learns of
 /// changes as it does of those of any other process.
 ///
 /// # Errors
 /// Every mistake of the configuration, or why the store cannot be opened.
-pub async fn manage(config: Config, deps: &Deps) -> Result<Router, StartError> {
-    let (routes, store, _) = opened(config, deps).await?;
+pub async fn manage(config: Config, deps: &Deps) -> Result<(Router, LocalAudit), StartError> {
+    let audit =
+        LocalAudit { settings: config.audit.clone().unwrap_or_default(), deps: deps.clone(), log: Arc::default() };
+    let deps = Deps { audit: Arc::new(audit.clone()), ..deps.clone() };
+    let (routes, store, _) = opened(config, &deps).await?;
     routes.open(store.clone()).await?;
-    let api = Api::new(store, Arc::new(Running { routes }), deps.clone());
-    Ok(api.router_as(Principal::local()))
+    let api = Api::new(store, Arc::new(Running { routes }), deps);
+    Ok((api.router_as(Principal::local()), audit))
 }
 
 /// The store of a configuration.
@@ -65,8 +108,9 @@ async fn opened(
     let parts = Parts { deps, roots: &roots, own: &own, tokens: &tokens, stores: None, previous: None, private: None };
     let Built { state, file, .. } = build(config, parts).await.map_err(StartError::Config)?;
     let proxy = Arc::new(Proxy::new(state.before_the_store(), deps.clone()));
-    let store = wanted.open(&file, deps).await?;
-    let key = wanted.key(&file).await?;
+    let stores = Arc::new(ArcSwap::new(Arc::clone(&file.secret_stores.stores)));
+    let store = wanted.open(&file, &stores, deps).await?;
+    let key = wanted.key(&file, &stores).await?;
     let routes = Routes::new(proxy, deps, file, wanted.settings.grace);
     Ok((routes, store, key))
 }

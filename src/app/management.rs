@@ -23,6 +23,7 @@ use crate::api::Api;
 use crate::base::{BoxFuture, Code, Deps, Refusal};
 use crate::observe::audit::AuditLog;
 use crate::proxy::problem;
+use crate::source::Stores;
 use crate::store::{Store, StoreError, TokenStore};
 
 /// A store that could not be opened is tried again this soon, and then ever later.
@@ -54,6 +55,19 @@ impl Service<Request<Body>> for ApiSlot {
     }
 }
 
+/// What knows of the store, or what it needs.
+#[derive(Debug, Clone)]
+pub(super) struct Around {
+    /// Where the API goes.
+    pub(super) slot: ApiSlot,
+    /// Its lines are brought into the store.
+    pub(super) audit: Option<AuditLog>,
+    /// Has the store once it is open.
+    pub(super) tokens: TokenStore,
+    /// The secret stores of the configuration in use.
+    pub(super) stores: Arc<ArcSwap<Stores>>,
+}
+
 /// The store of one process, and what follows it.
 #[derive(Debug)]
 pub(super) struct Management {
@@ -69,10 +83,7 @@ struct Inner {
     wanted: ArcSwap<StoreWanted>,
     store: ArcSwapOption<Store>,
     api: ArcSwapOption<Api>,
-    slot: ApiSlot,
-    audit: Option<AuditLog>,
-    /// Has the store once it is open.
-    tokens: TokenStore,
+    around: Around,
 }
 
 impl Management {
@@ -84,9 +95,7 @@ impl Management {
         routes: &Arc<Routes>,
         deps: &Deps,
         wanted: StoreWanted,
-        slot: ApiSlot,
-        audit: Option<AuditLog>,
-        tokens: TokenStore,
+        around: Around,
     ) -> Result<Self, StoreError> {
         let inner = Arc::new(Inner {
             routes: Arc::clone(routes),
@@ -94,9 +103,7 @@ impl Management {
             wanted: ArcSwap::from_pointee(wanted),
             store: ArcSwapOption::empty(),
             api: ArcSwapOption::empty(),
-            slot,
-            audit,
-            tokens,
+            around,
         });
         let mut tasks = JoinSet::new();
         match inner.open().await {
@@ -124,11 +131,6 @@ impl Management {
         }
     }
 
-    /// Whether everything that was written is known here; the process may take work.
-    pub(super) fn is_open(&self) -> bool {
-        self.inner.store.load().is_some()
-    }
-
     /// Writes down what was counted; the process ends.
     pub(super) async fn close(&self) {
         self.inner.routes.write_down().await;
@@ -139,8 +141,8 @@ impl Inner {
     /// Opens the store and the API over it.
     async fn open(&self) -> Result<Store, StoreError> {
         let wanted = self.wanted.load_full();
-        let store = wanted.open(&self.routes.file(), &self.deps).await?;
-        self.tokens.opened(store.clone());
+        let store = wanted.open(&self.routes.file(), &self.around.stores, &self.deps).await?;
+        self.around.tokens.opened(store.clone());
         if let Err(error) = self.routes.open(store.clone()).await {
             tracing::error!(%error, "the store was opened and cannot be read now");
         }
@@ -148,7 +150,7 @@ impl Inner {
         if wanted.admin.is_some() {
             let api = Arc::new(Api::new(store.clone(), engine, self.deps.clone()));
             self.let_in(&api).await;
-            self.slot.0.store(Some(Arc::new(api.router())));
+            self.around.slot.0.store(Some(Arc::new(api.router())));
             self.api.store(Some(api));
         }
         self.store.store(Some(Arc::new(store.clone())));
@@ -185,7 +187,7 @@ impl Inner {
     /// Follows the store, and brings the lines of the audit record there.
     async fn follow(self: Arc<Self>, store: Store) {
         let rows = async {
-            match self.audit.as_ref().filter(|audit| audit.settings().rows) {
+            match self.around.audit.as_ref().filter(|audit| audit.settings().rows) {
                 Some(audit) => audit.keep_rows(Arc::new(store.clone())).await,
                 None => std::future::pending().await,
             }

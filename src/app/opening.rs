@@ -3,11 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use super::file::FilePart;
 use crate::api::Access;
-use crate::base::{Deps, HttpClients, Public, Secrets};
+use crate::base::{BoxFuture, Deps, HttpClients, Public, Secret, Secrets};
 use crate::config::Config;
-use crate::store::{HeldKey, KeyEncryption, KeySettings, Keys, Place, Settings, Store, StoreError};
+use crate::source::{Stores, TransitClient};
+use crate::store::{
+    HeldKey, KeyEncryption, KeyError, KeySettings, Keys, Place, Settings, Store, StoreError, Transit, TransitKey,
+    TransitSettings,
+};
 
 /// A store that the configuration asks for.
 #[derive(Debug, Clone)]
@@ -34,17 +40,26 @@ impl StoreWanted {
     ///
     /// # Errors
     /// See [`open`].
-    pub(super) async fn open(&self, file: &FilePart, deps: &Deps) -> Result<Store, StoreError> {
-        open(&self.settings, file, deps).await
+    pub(super) async fn open(
+        &self,
+        file: &FilePart,
+        stores: &Arc<ArcSwap<Stores>>,
+        deps: &Deps,
+    ) -> Result<Store, StoreError> {
+        open(&self.settings, file, stores, deps).await
     }
 
     /// The key that is configured for it.
     ///
     /// # Errors
     /// When it cannot be had.
-    pub(super) async fn key(&self, file: &FilePart) -> Result<Option<Arc<dyn KeyEncryption>>, StoreError> {
+    pub(super) async fn key(
+        &self,
+        file: &FilePart,
+        stores: &Arc<ArcSwap<Stores>>,
+    ) -> Result<Option<Arc<dyn KeyEncryption>>, StoreError> {
         let secrets = file.sources.load_all(self.settings.references()).await;
-        let keys = keys(&self.settings, &secrets, file)?;
+        let keys = keys(&self.settings, &secrets, stores)?;
         Ok(keys.into_iter().next().filter(|_| self.settings.key.is_some()))
     }
 
@@ -76,11 +91,30 @@ impl StoreWanted {
     }
 }
 
+/// A transit engine, as the store sees it.
+#[derive(Debug)]
+struct Engine(TransitClient);
+
+impl Transit for Engine {
+    fn encrypt<'a>(&'a self, plain: &'a Secret) -> BoxFuture<'a, Result<String, KeyError>> {
+        Box::pin(async { self.0.encrypt(plain).await.map_err(|error| KeyError::Unavailable(error.0)) })
+    }
+
+    fn decrypt<'a>(&'a self, sealed: &'a str) -> BoxFuture<'a, Result<Secret, KeyError>> {
+        Box::pin(async { self.0.decrypt(sealed).await.map_err(|error| KeyError::Unavailable(error.0)) })
+    }
+}
+
 /// Opens the store.
 ///
 /// # Errors
 /// `Unavailable` when its database or its key cannot be reached now; anything else stays until somebody changes something.
-pub(super) async fn open(settings: &Settings, file: &FilePart, deps: &Deps) -> Result<Store, StoreError> {
+pub(super) async fn open(
+    settings: &Settings,
+    file: &FilePart,
+    stores: &Arc<ArcSwap<Stores>>,
+    deps: &Deps,
+) -> Result<Store, StoreError> {
     let secrets = file.sources.load_all(settings.references()).await;
     let unavailable = |error: crate::base::Unavailable| StoreError::Unavailable(error.0);
     let url = match &settings.url {
@@ -89,7 +123,7 @@ pub(super) async fn open(settings: &Settings, file: &FilePart, deps: &Deps) -> R
     };
     let password = settings.password.as_ref().map(|password| secrets.field(password)).transpose();
     let password = password.map_err(unavailable)?;
-    let given = keys(settings, &secrets, file)?;
+    let given = keys(settings, &secrets, stores)?;
     let keys = match settings.key {
         Some(_) => Keys::Given(given),
         None => Keys::File(Settings::key_file(&url)),
@@ -105,14 +139,21 @@ pub(super) async fn open(settings: &Settings, file: &FilePart, deps: &Deps) -> R
 }
 
 /// The keys that are configured, the present one first.
-fn keys(settings: &Settings, secrets: &Secrets, file: &FilePart) -> Result<Vec<Arc<dyn KeyEncryption>>, StoreError> {
+fn keys(
+    settings: &Settings,
+    secrets: &Secrets,
+    stores: &Arc<ArcSwap<Stores>>,
+) -> Result<Vec<Arc<dyn KeyEncryption>>, StoreError> {
     let key = |key: &KeySettings| -> Result<Arc<dyn KeyEncryption>, StoreError> {
         Ok(match key {
             KeySettings::Held(field) => {
                 let text = secrets.field(field).map_err(|error| StoreError::Unavailable(error.0))?;
                 Arc::new(HeldKey::new(&text)?)
             }
-            KeySettings::Transit { transit } => file.transit(transit)?,
+            KeySettings::Transit { transit: TransitSettings { store, key, mount } } => {
+                let client = TransitClient::new(Arc::clone(stores), store, mount, key);
+                Arc::new(TransitKey::new(store, mount, key, Arc::new(Engine(client))))
+            }
         })
     };
     settings.keys().map(key).collect()

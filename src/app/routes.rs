@@ -68,6 +68,15 @@ impl Routes {
         self.stored.load_full()
     }
 
+    /// Why what the store holds is not served, or not for long.
+    pub(super) fn trouble(&self) -> Option<String> {
+        match self.stored() {
+            None if self.grace > Duration::ZERO => Some("store: it is not open yet".to_owned()),
+            None => None,
+            Some(stored) => stored.store().reach().failing.map(|error| format!("store: {error}")),
+        }
+    }
+
     /// From now on the store has its part in the table.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio_util::sync::CancellationToken;
 
 use super::build::{Built, Parts, build, files};
-use super::management::{ApiSlot, Management};
+use super::management::{ApiSlot, Around, Management};
 use super::opening::StoreWanted;
 use super::refresh::Keepers;
 use super::routes::Routes;
@@ -85,11 +85,9 @@ pub struct App {
     keepers: Keepers,
     stores: InUse,
     tokens: Tokens,
-    /// What they have of the store.
-    token_store: TokenStore,
     routes: Arc<Routes>,
     management: Option<Management>,
-    api: ApiSlot,
+    around: Around,
     admin_tls: AdminTls,
     seen: Fingerprints,
     /// The files of a configuration that is being tried.
@@ -205,12 +203,17 @@ impl App {
         let proxy = Arc::new(Proxy::new(state, deps.clone()));
         let grace = store.as_ref().map(|store| store.settings.grace).unwrap_or_default();
         let routes = Routes::new(Arc::clone(&proxy), &deps, Arc::clone(&file), grace);
-        let api = ApiSlot::default();
+        let stores = InUse::default();
+        stores.adopt(&file.secret_stores);
+        let around = Around {
+            slot: ApiSlot::default(),
+            audit: audit.clone(),
+            tokens: token_store,
+            stores: Arc::clone(&stores.stores),
+        };
         let management = match &store {
             Some(wanted) => {
-                let started =
-                    Management::start(&routes, &deps, wanted.clone(), api.clone(), audit.clone(), token_store.clone())
-                        .await;
+                let started = Management::start(&routes, &deps, wanted.clone(), around.clone()).await;
                 Some(started.map_err(|error| StartError::Other(error.to_string()))?)
             }
             None => None,
@@ -218,18 +221,15 @@ impl App {
         let shared = Arc::new(Shared::new(proxy, Arc::clone(&deps.clock), Some(ca), limits));
         seen.extend(own_file);
         let private_listener = private.is_some();
-        let stores = InUse::default();
-        stores.adopt(&file.secret_stores);
         let mut app = Self {
             seen,
             refused: Fingerprints::default(),
             keepers: Keepers::start(expiring, &file.sources, &file.outside),
             stores,
             tokens,
-            token_store,
             routes,
             management,
-            api,
+            around,
             admin_tls: Arc::new(ArcSwapOption::new(admin_tls)),
             deps,
             path: path.map(Path::to_owned),
@@ -267,10 +267,12 @@ impl App {
     fn open_admin(&mut self, configured: Address, bound: Bound) {
         let stop = CancellationToken::new();
         tracing::info!(listener = "admin", address = %bound.address, "listening");
-        let (proxy, stores) = (Arc::clone(&self.shared.proxy), self.stores.clone());
+        let (proxy, stores, routes) = (Arc::clone(&self.shared.proxy), self.stores.clone(), Arc::clone(&self.routes));
         let address = bound.address.clone();
-        let health = router(Arc::clone(&self.health), move || unusable(&proxy, &stores));
-        let service = health.fallback_service(self.api.clone());
+        let health = router(Arc::clone(&self.health), move || {
+            unusable(&proxy, &stores).into_iter().chain(routes.trouble()).collect()
+        });
+        let service = health.fallback_service(self.around.slot.clone());
         bound.serve_axum(service, Arc::clone(&self.admin_tls), stop.clone());
         self.admin = Some(Admin { configured, bound: address, stop });
     }
@@ -392,7 +394,7 @@ impl App {
             private: self.private.clone(),
         };
         let store = StoreWanted::of(&config, self.private.is_some());
-        self.tokens.rely_on((store.is_some() || self.management.is_some()).then(|| reliance(&self.token_store)));
+        self.tokens.rely_on((store.is_some() || self.management.is_some()).then(|| reliance(&self.around.tokens)));
         let built = build(config, parts).await.map_err(StartError::Config)?;
         let mut free: Vec<_> = self
             .listeners
@@ -457,15 +459,7 @@ impl App {
         match (&self.management, wanted) {
             (Some(management), Some(wanted)) => management.reload(wanted).await,
             (None, Some(wanted)) => {
-                let started = Management::start(
-                    &self.routes,
-                    &self.deps,
-                    wanted,
-                    self.api.clone(),
-                    self.audit.clone(),
-                    self.token_store.clone(),
-                );
-                let started = started.await;
+                let started = Management::start(&self.routes, &self.deps, wanted, self.around.clone()).await;
                 match started {
                     Ok(management) => self.management = Some(management),
                     Err(error) => tracing::error!(%error, "the store cannot be opened"),

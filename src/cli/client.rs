@@ -166,7 +166,8 @@ impl Client {
     async fn local(context: &Context) -> Result<Self, Failure> {
         let (path, config) = context.load()?;
         context.start_quiet_logs();
-        let router = crate::app::manage(config, &context.deps).await?;
+        let (router, audit) = crate::app::manage(config, &context.deps).await?;
+        context.closes(audit);
         Ok(Self { transport: Transport::Local(router), place: path.display().to_string() })
     }
 

@@ -23,10 +23,11 @@ mod token;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::{Parser, Subcommand};
 
-use crate::app::StartError;
+use crate::app::{LocalAudit, StartError};
 use crate::base::{Deps, Environment};
 use crate::config::{Config, ConfigError, LogFormat, LogSettings};
 use crate::observe::Form;
@@ -113,9 +114,17 @@ struct Context {
     deps: Deps,
     config: Option<PathBuf>,
     colour: bool,
+    /// Closed when the command has ended, however it ended.
+    audit: OnceLock<LocalAudit>,
 }
 
 impl Context {
+    /// What the command changes is on record, and the record ends with it.
+    fn closes(&self, audit: LocalAudit) {
+        // A command opens the store once.
+        let _ = self.audit.set(audit);
+    }
+
     /// The configuration file: the one asked for, or the first of the usual places that exists.
     fn config_path(&self) -> Result<PathBuf, Failure> {
         if let Some(path) = &self.config {
@@ -163,7 +172,7 @@ pub fn main() -> ExitCode {
     let logs = crate::observe::Flush;
     let deps = Deps::system();
     let no_colour = deps.environment.variable("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let context = Context { colour: !no_colour, config: cli.config, deps };
+    let context = Context { colour: !no_colour, config: cli.config, deps, audit: OnceLock::new() };
     // One provider for everything that speaks TLS; a second one in the build would make this fail, not the handshakes.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -174,7 +183,7 @@ pub fn main() -> ExitCode {
         }
     };
     let result = runtime.block_on(async {
-        match cli.command {
+        let result = match cli.command {
             Command::Serve => serve::run(&context).await,
             Command::Run(arguments) => run::run(&context, arguments).await,
             Command::Demo(arguments) => demo::run(&context, &arguments).await,
@@ -190,7 +199,11 @@ pub fn main() -> ExitCode {
             Command::Store(arguments) => store::run(&context, &arguments).await,
             Command::Completions(arguments) => completions::completions(&arguments),
             Command::Man(arguments) => completions::man(&arguments),
+        };
+        if let Some(audit) = context.audit.get() {
+            audit.close().await;
         }
+        result
     });
     // A blocking read of a file or a slow DNS look-up must not hold the exit.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));

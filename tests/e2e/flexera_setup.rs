@@ -173,12 +173,18 @@ async fn a_service_account_is_made_once_and_its_secret_is_stored_and_shown_to_no
     let (code, out, err) = scene.setup(&["--role", "observer"]).await;
     assert_eq!(code, 0, "{out}{err}");
     let made: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((&made["id"], &made["scheme"], &made["version"]), (&"flexera-1234".into(), &"flexera".into(), &1.into()));
+    assert_eq!(
+        (&made["id"], &made["scheme"], &made["version"]),
+        (&"flexera-1234".into(), &"flexera".into(), &1.into())
+    );
     assert_eq!(made["tags"], json!({"provider": "flexera", "flexera:org": "1234", "flexera:service-account": "10827"}));
     scene.is_sound().await;
     let seen = scene.flexera.admin(json!({"clear": true})).await;
     let account = &seen["accounts"]["10827"];
-    assert_eq!((&account["name"], &account["roles"]), (&"countersign-flexera-1234".into(), &json!(["observer", "policy_viewer"])));
+    assert_eq!(
+        (&account["name"], &account["roles"]),
+        (&"countersign-flexera-1234".into(), &json!(["observer", "policy_viewer"]))
+    );
     // Again: what there is, is found; a further role is granted.
     let (code, _, err) = scene.setup(&["--role", "credential_viewer"]).await;
     assert_eq!(code, 0, "{err}");
@@ -257,7 +263,8 @@ async fn an_answer_that_was_lost_leaves_no_second_account_and_no_client_without_
 async fn unwilling(status: u16) -> Origin {
     let calls = AtomicUsize::new(0);
     Origin::http_with(move |seen| {
-        let problem = |status: u16, detail: &str| text(status, &json!({"status": status, "detail": detail}).to_string());
+        let problem =
+            |status: u16, detail: &str| text(status, &json!({"status": status, "detail": detail}).to_string());
         calls.fetch_add(1, Ordering::SeqCst);
         match seen.method.as_str() {
             "GET" => problem(404, "there is no credential flexera-1234"),

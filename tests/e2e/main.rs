@@ -17,7 +17,6 @@ mod aws_signing;
 mod azure;
 mod bad_input;
 mod callers;
-mod cli_management;
 mod clients;
 mod commands;
 mod desync;
