@@ -22,11 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PARAMETERS: [&str; 10] =
     ["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "port", "dbname", "user", "application_name", "options"];
 
-/// A server that is told to lose what it acknowledged is asked not to; whatever waits is bounded there as well. Every join
-/// of ours follows a key to one row, which the planner does not know of tables that grew since it looked.
+/// A server that is told to lose what it acknowledged is asked not to; whatever waits is bounded there as well. Every read
+/// of ours follows a key, in the key's order, which the planner does not believe of tables that grew since it looked.
 const SESSION: &str = "SELECT set_config('statement_timeout', '10s', false), set_config('lock_timeout', '5s', false), \
      set_config('idle_in_transaction_session_timeout', '30s', false), \
      set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false), \
+     set_config('enable_bitmapscan', 'off', false), \
      set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' \
      ELSE current_setting('synchronous_commit') END, false)";
 

@@ -22,10 +22,14 @@ const ATTEMPTS: usize = 5;
 /// A statement that reads versions.
 macro_rules! select_records {
     ($rest:literal) => {
+        select_records!("credentials", $rest)
+    };
+    ($credentials:literal, $rest:literal) => {
         concat!(
             "SELECT v.account, v.id, v.version, v.content, v.expires_at, c.created_at, c.created_by, v.updated_at, \
-             v.updated_by, v.removed, v.changed_fields FROM credentials c JOIN credential_versions v \
-             ON v.account = c.account AND v.id = c.id ",
+             v.updated_by, v.removed, v.changed_fields FROM ",
+            $credentials,
+            " c JOIN credential_versions v ON v.account = c.account AND v.id = c.id ",
             $rest
         )
     };
@@ -322,8 +326,11 @@ impl Store {
         limit: usize,
         removed: bool,
     ) -> Result<Vec<CredentialRecord>> {
+        // The page first, then its contents: what comes after the page is not looked at.
         let sql = select_records!(
-            "AND v.version = c.version WHERE c.account = $1 AND c.id > $2 AND c.removed <= $3 ORDER BY c.id LIMIT $4"
+            "(SELECT account, id, version, created_at, created_by FROM credentials \
+             WHERE account = $1 AND id > $2 AND removed <= $3 ORDER BY id LIMIT $4)",
+            "AND v.version = c.version ORDER BY c.id"
         );
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let values = values![account, after.unwrap_or_default(), removed, limit];

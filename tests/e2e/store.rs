@@ -947,7 +947,7 @@ async fn a_full_disk_is_said_and_writing_goes_on_when_there_is_room_again() {
     std::fs::write(&ballast, vec![0; 1 << 20]).unwrap();
     let mut acknowledged = Vec::new();
     let refused = loop {
-        let id = format!("c{}", acknowledged.len());
+        let id = format!("c{:04}", acknowledged.len());
         match store.create_credential("full", &id, new("x", &id), &anna()).await {
             Ok(record) => acknowledged.push(record),
             Err(error) => break error,
