@@ -485,7 +485,8 @@ impl<'a> Credentials<'a> {
             })?;
         }
         if kinds::is_kept_only(kind) {
-            return Ok(());
+            return kinds::check_kept(&sealed.secrets)
+                .map_err(|error| ApiError::unprocessable(below("settings", &error.path), error.message));
         }
         let checked =
             self.api.engine.check_credential(self.account, kind, &*sealed.draft, hosts, &sealed.secrets).await;

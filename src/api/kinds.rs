@@ -1,11 +1,14 @@
 //! What a credential may be: a scheme, or a key that no scheme signs with.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::base::{SecretField, SecretRef, Unavailable};
+use super::json::snake_key;
+use super::tower::check_ssh_key;
+use crate::base::{Secret, SecretField, SecretRef, Unavailable};
 use crate::scheme::{self, Draft, Fields, KINDS, Kind, Scheme, SettingsError, Setup};
 
 /// A key for `ssh`: stored, checked and listed. It signs no HTTP request.
@@ -50,6 +53,13 @@ pub fn find(name: &str) -> Option<&'static Kind> {
 /// Whether a kind signs nothing, so that no binding can use it.
 pub fn is_kept_only(kind: &Kind) -> bool {
     kind.name == SSH.name
+}
+
+/// Judges the secrets of what signs nothing, as far as they are here and not in a secret store.
+pub(super) fn check_kept(secrets: &BTreeMap<String, Secret>) -> Result<(), SettingsError> {
+    let Some(key) = secrets.get("private_key") else { return Ok(()) };
+    check_ssh_key(key, secrets.get("passphrase"))
+        .map_err(|(path, message)| SettingsError { path: snake_key(path), message })
 }
 
 /// Every kind.

@@ -108,7 +108,10 @@ impl Api {
 
     /// Every way in.
     fn routes() -> OpenApiRouter<Self> {
-        OpenApiRouter::with_openapi(document::head()).merge(native::routes()).merge(flexera::routes())
+        OpenApiRouter::with_openapi(document::head())
+            .merge(native::routes())
+            .merge(flexera::routes())
+            .merge(tower::routes())
     }
 
     /// The description of all ways in, OpenAPI 3.1.

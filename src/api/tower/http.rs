@@ -2,35 +2,33 @@
 
 use std::borrow::Cow;
 
-use axum::body::Bytes;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Extension, Path, RawQuery, State};
+use axum::extract::{Extension, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, http};
-use http::header::RETRY_AFTER;
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use url::form_urlencoded;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::super::{Api, ApiError, ErrorKind, Principal};
+use super::super::web::{Asking, At, Document, Surface};
+use super::super::{Api, ApiError, ErrorKind};
 use super::Wrong;
-use super::service::{Spec, Tower};
+use super::service::{Memory, Spec, Tower};
 use super::wire::{
     TowerConflicts, TowerCredentialsCreated, TowerCredentialsDescribed, TowerCredentialsList, TowerCredentialsRequest,
     TowerError, TowerValidation,
 };
 use crate::route::DEFAULT_ACCOUNT;
 
-/// Every path, for a [`Principal`] that is an extension of the request already.
-pub(in super::super) fn router(api: Api) -> OpenApiRouter {
+/// Its routes.
+pub(in super::super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
         .routes(routes!(validate_name))
         .routes(routes!(describe, update, remove))
         .routes(routes!(validate))
         .routes(routes!(keys))
-        .with_state(Tower::new(api))
+        .layer(Extension(Memory::default()))
 }
 
 /// How a surface says no.
@@ -56,29 +54,21 @@ impl From<Wrong> for Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let (error, telling) = match self {
+        let (mut error, telling) = match self {
             Self::Usual(error) => (error, false),
             Self::Telling(error) => (error, true),
         };
-        let status = match error.kind {
-            ErrorKind::NotFound if telling => StatusCode::NOT_FOUND,
-            ErrorKind::Conflict if telling => StatusCode::CONFLICT,
+        error.kind = match error.kind {
             // Whether there is one is not told to who may not see it, and its clients read 403 as that.
-            ErrorKind::NotFound | ErrorKind::Forbidden => return StatusCode::FORBIDDEN.into_response(),
-            ErrorKind::BadRequest | ErrorKind::Unprocessable | ErrorKind::Conflict | ErrorKind::Precondition => {
-                StatusCode::BAD_REQUEST
-            }
-            _ => error.status(),
+            ErrorKind::NotFound if !telling => ErrorKind::Forbidden,
+            ErrorKind::Conflict if !telling => ErrorKind::BadRequest,
+            ErrorKind::Unprocessable | ErrorKind::Precondition => ErrorKind::BadRequest,
+            other => other,
         };
-        let message = match &error.path {
-            Some(path) => format!("{path}: {}", error.detail),
-            None => error.detail,
-        };
-        let mut response = (status, Json(TowerError { message })).into_response();
-        if let Some(after) = error.retry_after {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        if let Some(path) = error.path.take() {
+            error.detail = format!("{path}: {}", error.detail);
         }
-        response
+        Surface::Tower.answer(&error)
     }
 }
 
@@ -115,11 +105,6 @@ impl<'q> Query<'q> {
     }
 }
 
-/// The id in a path; one that cannot be read is one that there is not.
-fn id(path: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {
-    path.map(|Path(id)| id).map_err(|_| ApiError::not_found("such credential"))
-}
-
 /// Lists the credentials of a workspace.
 ///
 /// Those that Tower has a provider for, by name, whichever way in made them; never a secret. What was deleted is not among
@@ -133,20 +118,17 @@ fn id(path: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {
     responses(
         (status = 200, description = "Every credential", body = TowerCredentialsList),
         (status = 400, description = "A parameter cannot be read", body = TowerError),
-        (status = 401, description = "No token, or none that is known", body = TowerError),
         (status = 403, description = "The caller may not see this workspace"),
-        (status = 421, description = "The host of the request is none of this API's", body = TowerError),
-        (status = 429, description = "Too many requests; `Retry-After` says when to ask again", body = TowerError),
-        (status = 503, description = "The store cannot be used now", body = TowerError),
     )
 )]
 async fn list(
-    State(tower): State<Tower>,
-    Extension(principal): Extension<Principal>,
+    State(api): State<Api>,
+    Extension(memory): Extension<Memory>,
+    Asking(principal): Asking,
     RawQuery(query): RawQuery,
 ) -> Answer {
     let account = Query::read(query.as_deref()).account()?;
-    let credentials = tower.list(&principal, &account).await?;
+    let credentials = Tower::new(api, memory).list(&principal, &account).await?;
     Ok(Json(TowerCredentialsList { credentials }).into_response())
 }
 
@@ -164,24 +146,20 @@ async fn list(
     responses(
         (status = 200, description = "It was created", body = TowerCredentialsCreated),
         (status = 400, description = "What to change, with the key that it is about", body = TowerError),
-        (status = 401, description = "No token, or none that is known", body = TowerError),
         (status = 403, description = "The caller may not manage credentials of this workspace"),
-        (status = 413, description = "The body is larger than any that is meant", body = TowerError),
-        (status = 421, description = "The host of the request is none of this API's", body = TowerError),
-        (status = 429, description = "Too many requests; `Retry-After` says when to ask again", body = TowerError),
-        (status = 503, description = "The store cannot be used now", body = TowerError),
     )
 )]
 async fn create(
-    State(tower): State<Tower>,
-    Extension(principal): Extension<Principal>,
+    State(api): State<Api>,
+    Extension(memory): Extension<Memory>,
+    Asking(principal): Asking,
     RawQuery(query): RawQuery,
-    body: Bytes,
+    Document(body): Document,
 ) -> Answer {
     let query = Query::read(query.as_deref());
     let (account, use_external_id) = (query.account()?, query.flag("useExternalId")?);
-    let spec = Spec::read(&body)?;
-    let credentials_id = tower.create(&principal, &account, spec, use_external_id).await?;
+    let spec = Spec::read(body)?;
+    let credentials_id = Tower::new(api, memory).create(&principal, &account, spec, use_external_id).await?;
     Ok(Json(TowerCredentialsCreated { credentials_id }).into_response())
 }
 
@@ -195,23 +173,20 @@ async fn create(
     responses(
         (status = 204, description = "It is free"),
         (status = 400, description = "It can be no name", body = TowerError),
-        (status = 401, description = "No token, or none that is known", body = TowerError),
         (status = 403, description = "The caller may not see this workspace"),
         (status = 409, description = "It is taken", body = TowerError),
-        (status = 421, description = "The host of the request is none of this API's", body = TowerError),
-        (status = 429, description = "Too many requests; `Retry-After` says when to ask again", body = TowerError),
-        (status = 503, description = "The store cannot be used now", body = TowerError),
     )
 )]
 async fn validate_name(
-    State(tower): State<Tower>,
-    Extension(principal): Extension<Principal>,
+    State(api): State<Api>,
+    Extension(memory): Extension<Memory>,
+    Asking(principal): Asking,
     RawQuery(query): RawQuery,
 ) -> Answer {
     let query = Query::read(query.as_deref());
     let account = query.account()?;
     let name = query.get("name").ok_or_else(|| Wrong::at("name", "a name is needed"))?;
-    if tower.is_free(&principal, &account, name).await? {
+    if Tower::new(api, memory).is_free(&principal, &account, name).await? {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     Err(Refused::Telling(ApiError::conflict("there are credentials of that name in this workspace")))
@@ -229,21 +204,18 @@ async fn validate_name(
     responses(
         (status = 200, description = "The credential", body = TowerCredentialsDescribed),
         (status = 400, description = "A parameter cannot be read", body = TowerError),
-        (status = 401, description = "No token, or none that is known", body = TowerError),
         (status = 403, description = "There is none of that id, or the caller may not see it"),
-        (status = 421, description = "The host of the request is none of this API's", body = TowerError),
-        (status = 429, description = "Too many requests; `Retry-After` says when to ask again", body = TowerError),
-        (status = 503, description = "The store cannot be used now", body = TowerError),
     )
 )]
 async fn describe(
-    State(tower): State<Tower>,
-    Extension(principal): Extension<Principal>,
-    path: Result<Path<String>, PathRejection>,
+    State(api): State<Api>,
+    Extension(memory): Extension<Memory>,
+    Asking(principal): Asking,
+    At(id): At<String>,
     RawQuery(query): RawQuery,
 ) -> Answer {
     let account = Query::read(query.as_deref()).account()?;
-    let credentials = tower.describe(&principal, &account, &id(path)?).await?;
+    let credentials = Tower::new(api, memory).describe(&principal, &account, &id).await?;
     Ok(Json(TowerCredentialsDescribed { credentials }).into_response())
 }
 
@@ -261,25 +233,21 @@ async fn describe(
     responses(
         (status = 204, description = "It was changed"),
         (status = 400, description = "What to change, with the key that it is about", body = TowerError),
-        (status = 401, description = "No token, or none that is known", body = TowerError),
         (status = 403, description = "There is none of that id, or the caller may not manage it"),
-        (status = 413, description = "The body is larger than any that is meant", body = TowerError),
-        (status = 421, description = "The host of the request is none of this API's", body = TowerError),
-        (status = 429, description = "Too many requests; `Retry-After` says when to ask again", body = TowerError),
-        (status = 503, description = "The store cannot be used now", body = TowerError),
     )
 )]
 async fn update(
-    State(tower): State<Tower>,
-    Extension(principal): Extension<Principal>,
-    path: Result<Path<String>, PathRejection>,
+    State(api): State<Api>,
+    Extension(memory): Extension<Memory>,
+    Asking(principal): Asking,
+    At(id): At<String>,
     RawQuery(query): RawQuery,
-    body: Bytes,
+    Document(body): Document,
 ) -> Answer {
     let query = Query::read(query.as_deref());
     let (account, use_external_id) = (query.account()?, query.flag("useExternalId")?);
-    let spec = Spec::read(&body)?;
-    tower.update(&principal, &account, &id(path)?, spec, use_external_id).await?;
+    let spec = Spec::read(body)?;
+    Tower::new(api, memory).update(&principal, &account, &id, spec, use_external_id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -296,28 +264,24 @@ async fn update(
     responses(
         (status = 204, description = "It was deleted"),
         (status = 400, description = "A parameter cannot be read, or the configuration file declares it", body = TowerError),
-        (status = 401, description = "No token, or none that is known", body = TowerError),
         (status = 403, description = "There is none of that id, or the caller may not manage it"),
         (status = 409, description = "These bindings name it", body = TowerConflicts),
-        (status = 421, description = "The host of the request is none of this API's", body = TowerError),
-        (status = 429, description = "Too many requests; `Retry-After` says when to ask again", body = TowerError),
-        (status = 503, description = "The store cannot be used now", body = TowerError),
     )
 )]
 async fn remove(
-    State(tower): State<Tower>,
-    Extension(principal): Extension<Principal>,
-    path: Result<Path<String>, PathRejection>,
+    State(api): State<Api>,
+    Extension(memory): Extension<Memory>,
+    Asking(principal): Asking,
+    At(id): At<String>,
     RawQuery(query): RawQuery,
 ) -> Answer {
     let query = Query::read(query.as_deref());
     let (account, checked) = (query.account()?, query.flag("checked")?.unwrap_or_default());
-    let credentials_id = id(path)?;
-    let conflicts = tower.remove(&principal, &account, &credentials_id, checked).await?;
+    let conflicts = Tower::new(api, memory).remove(&principal, &account, &id, checked).await?;
     if conflicts.is_empty() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    Ok((StatusCode::CONFLICT, Json(TowerConflicts { credentials_id, conflicts })).into_response())
+    Ok((StatusCode::CONFLICT, Json(TowerConflicts { credentials_id: id, conflicts })).into_response())
 }
 
 /// Uses a credential for real and says what the provider answered.
@@ -331,25 +295,21 @@ async fn remove(
     responses(
         (status = 200, description = "What was found", body = TowerValidation),
         (status = 400, description = "A parameter cannot be read", body = TowerError),
-        (status = 401, description = "No token, or none that is known", body = TowerError),
         (status = 403, description = "The caller may not manage credentials of this workspace"),
         (status = 404, description = "There is none of that id", body = TowerError),
         (status = 409, description = "It is switched off; or `force`, and it is not INVALID", body = TowerError),
-        (status = 421, description = "The host of the request is none of this API's", body = TowerError),
-        (status = 429, description = "Too many requests; `Retry-After` says when to ask again", body = TowerError),
-        (status = 503, description = "The store cannot be used now", body = TowerError),
     )
 )]
 async fn validate(
-    State(tower): State<Tower>,
-    Extension(principal): Extension<Principal>,
-    path: Result<Path<String>, PathRejection>,
+    State(api): State<Api>,
+    Extension(memory): Extension<Memory>,
+    Asking(principal): Asking,
+    At(id): At<String>,
     RawQuery(query): RawQuery,
 ) -> Answer {
     let query = Query::read(query.as_deref());
     let (account, force) = (query.account()?, query.flag("force")?.unwrap_or_default());
-    let id = id(path).map_err(Refused::Telling)?;
-    let found = tower.validate(&principal, &account, &id, force).await.map_err(Refused::Telling)?;
+    let found = Tower::new(api, memory).validate(&principal, &account, &id, force).await.map_err(Refused::Telling)?;
     Ok(Json::<TowerValidation>(found).into_response())
 }
 
@@ -365,11 +325,7 @@ async fn validate(
         ("pairingId" = Option<String>, Query, description = "Of no effect"),
     ),
     responses(
-        (status = 401, description = "No token, or none that is known", body = TowerError),
         (status = 403, description = "Always: secrets never leave"),
-        (status = 421, description = "The host of the request is none of this API's", body = TowerError),
-        (status = 429, description = "Too many requests; `Retry-After` says when to ask again", body = TowerError),
-        (status = 503, description = "The store cannot be used now", body = TowerError),
     )
 )]
 async fn keys() -> StatusCode {

@@ -92,16 +92,23 @@ impl Keys {
         Ok((keys, discriminator))
     }
 
-    /// Whether none was given.
-    pub(super) fn is_empty(&self) -> bool {
-        !self.given
+    /// Whether any was given that a change could be about.
+    pub(super) fn are_given(&self, provider: Provider) -> bool {
+        // What is shown of an SSH key follows from the key, and clients send back what they were shown.
+        if provider == Provider::Ssh { self.give_a_secret(provider) } else { self.given }
+    }
+
+    /// Whether a secret was given.
+    pub(super) fn give_a_secret(&self, provider: Provider) -> bool {
+        let secret = |name: &String| provider.fields().iter().any(|field| field.secret && field.is_called(name));
+        self.given && self.members.keys().any(secret)
     }
 
     /// Adds what is stored of the keys that were not given: public ones as they are, secret ones as what they are sealed
     /// under, so that a client changes one without sending all.
     pub(super) fn complete(&mut self, provider: Provider, settings: &Value, kept: &Map<String, Value>) {
         // A passphrase belongs to its key: neither is of use with another's.
-        let together = provider == Provider::Ssh && self.given;
+        let together = provider == Provider::Ssh && self.give_a_secret(provider);
         for field in provider.fields().iter().filter(|_| !together) {
             let given = self.members.keys().any(|name| field.is_called(name));
             if given {
@@ -201,7 +208,7 @@ mod tests {
             panic!("an object")
         };
         let (keys, provider) = Keys::take(&mut members).unwrap();
-        assert!(keys.is_empty() && provider.is_none());
+        assert!(!keys.are_given(Provider::Github) && provider.is_none());
         assert_eq!(members.len(), 3);
     }
 

@@ -15,7 +15,8 @@ mod ssh;
 mod tests;
 mod wire;
 
-pub(super) use self::http::router;
+pub(super) use self::http::routes;
+pub(super) use self::ssh::check as check_ssh_key;
 
 /// What is wrong with a request, and at which of Tower's keys.
 #[derive(Debug, Clone, PartialEq, Eq)]

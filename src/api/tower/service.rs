@@ -16,7 +16,7 @@ use super::keys::{Keys, unknown};
 use super::map::{About, Mapped, map};
 use super::provider::Provider;
 use super::shown::{Kept, Observed, provider, shown};
-use super::wire::{Status, TowerConflict, TowerCredentials, TowerValidation};
+use super::wire::{TowerConflict, TowerCredentials, TowerStatus, TowerValidation};
 use crate::base::text::hex;
 use crate::scheme::Introduction;
 
@@ -37,12 +37,25 @@ const MESSAGE: usize = 4096;
 /// One version of a credential.
 type Version = (String, String, i64);
 
-/// Tower's way in. What it remembers, this process alone knows.
+/// What is remembered of versions of credentials, by this process alone.
+#[derive(Debug, Clone)]
+pub(super) struct Memory {
+    observed: Cache<Version, Observed>,
+    snippets: Cache<Version, String>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        let snippets = Cache::builder().max_capacity(REMEMBERED).time_to_live(SNIPPET).build();
+        Self { observed: Cache::new(REMEMBERED), snippets }
+    }
+}
+
+/// Tower's way in.
 #[derive(Debug, Clone)]
 pub(super) struct Tower {
     api: Api,
-    observed: Cache<Version, Observed>,
-    snippets: Cache<Version, Option<String>>,
+    memory: Memory,
 }
 
 /// A body as it came in.
@@ -62,14 +75,10 @@ impl Spec {
     ///
     /// # Errors
     /// What is wrong with it; never a value of a key.
-    pub(super) fn read(body: &[u8]) -> Result<Self, Wrong> {
+    pub(super) fn read(mut body: Confidential) -> Result<Self, Wrong> {
         const WANTED: &str =
             "an object, such as { \"credentials\": { \"name\": …, \"provider\": …, \"keys\": { … } } }";
-        let value: Value = serde_json::from_slice(body).map_err(|error| {
-            Wrong::at("", format!("the body is not JSON (line {}, column {})", error.line(), error.column()))
-        })?;
-        let mut value = Confidential::new(value);
-        let outer = value.expose_mut().as_object_mut().ok_or_else(|| Wrong::at("", WANTED))?;
+        let outer = body.expose_mut().as_object_mut().ok_or_else(|| Wrong::at("", WANTED))?;
         // What stands in the envelope, or without one.
         let bare = !outer.contains_key("credentials") && (outer.contains_key("name") || outer.contains_key("provider"));
         let inner = if bare { Some(outer) } else { outer.get_mut("credentials").and_then(Value::as_object_mut) };
@@ -144,9 +153,8 @@ fn in_towers_words(error: ApiError, provider: Provider) -> ApiError {
 }
 
 impl Tower {
-    pub(super) fn new(api: Api) -> Self {
-        let snippets = Cache::builder().max_capacity(REMEMBERED).time_to_live(SNIPPET).build();
-        Self { api, observed: Cache::new(REMEMBERED), snippets }
+    pub(super) fn new(api: Api, memory: Memory) -> Self {
+        Self { api, memory }
     }
 
     /// Every credential that Tower has a provider for, by name.
@@ -270,7 +278,7 @@ impl Tower {
     ) -> Result<(), ApiError> {
         let Spec { id: _, name, description, provider: _, category, base_url, mut keys } = spec;
         let kept = Kept::of(&before);
-        let touches = !keys.is_empty() || base_url.is_some() || use_external_id.is_some();
+        let touches = keys.are_given(provider) || base_url.is_some() || use_external_id.is_some();
         if !touches || before.origin == Origin::File {
             let extra = category.map(|category| Kept { category: Some(category), ..kept }.into_extra(&before.extra));
             let patch = Patch { name, description: description.map(Some), extra, ..Patch::default() };
@@ -281,7 +289,7 @@ impl Tower {
                 "these were not made by a client of Tower's: their keys and address are changed where they were made";
             return Err(wrong(Wrong::at("keys", why)));
         }
-        let given = !keys.is_empty();
+        let (given, anew) = (keys.are_given(provider), keys.give_a_secret(provider));
         let earlier = match kept.base_url.clone() {
             _ if provider == Provider::Ssh => None,
             earlier => {
@@ -311,7 +319,7 @@ impl Tower {
             hosts,
             tags: before.tags.clone(),
             enabled: before.enabled,
-            expires_at: before.expires_at.filter(|_| !given),
+            expires_at: before.expires_at.filter(|_| !anew),
             settings: if scheme == before.scheme { overlaid(&before.settings, provider, settings) } else { settings },
             extra: Kept { provider: Some(provider), category, base_url, keys }.into_extra(&before.extra),
         };
@@ -355,7 +363,7 @@ impl Tower {
             }
         }
         service.remove(id, Condition::None).await?;
-        self.observed.invalidate(&version(&credential));
+        self.memory.observed.invalidate(&version(&credential));
         Ok(Vec::new())
     }
 
@@ -379,39 +387,39 @@ impl Tower {
         let own = provider(&credential).ok_or_else(|| ApiError::not_found(id))?;
         let key = version(&credential);
         let before = self.observed(&credential);
-        let was = before.as_ref().map_or(Status::Available, |observed| observed.status);
+        let was = before.as_ref().map_or(TowerStatus::Available, |observed| observed.status);
         let now = self.api.deps.clock.now();
         if force {
             principal.may(crate::store::Role::Manager, account)?;
-            if was != Status::Invalid {
+            if was != TowerStatus::Invalid {
                 return Err(ApiError::conflict("only what is INVALID can be forced to AVAILABLE"));
             }
-            self.observed.insert(key, Observed { status: Status::Available, message: None, at: now });
-            return Ok(TowerValidation { status: Status::Available, message: None, transient_error: false });
+            self.memory.observed.insert(key, Observed { status: TowerStatus::Available, message: None, at: now });
+            return Ok(TowerValidation { status: TowerStatus::Available, message: None, transient_error: false });
         }
         if own == Provider::Ssh {
             // It was read, with its passphrase, when it was written; nobody can be asked about it.
             principal.may(crate::store::Role::Manager, account)?;
-            self.observed.insert(key, Observed { status: Status::Available, message: None, at: now });
+            self.memory.observed.insert(key, Observed { status: TowerStatus::Available, message: None, at: now });
             let message = Some("the key and its passphrase go together; no host was asked".to_owned());
-            return Ok(TowerValidation { status: Status::Available, message, transient_error: false });
+            return Ok(TowerValidation { status: TowerStatus::Available, message, transient_error: false });
         }
         let report = service.test(id).await.map_err(|error| in_towers_words(error, own))?;
         let message = shortened(report.detail);
         let status = match report.tested {
-            Tested::Accepted | Tested::Signed => Status::Available,
-            Tested::Refused => Status::Invalid,
+            Tested::Accepted | Tested::Signed => TowerStatus::Available,
+            Tested::Refused => TowerStatus::Invalid,
             Tested::Unreachable => {
                 return Ok(TowerValidation { status: was, message: Some(message), transient_error: true });
             }
         };
-        let told = (status == Status::Invalid).then(|| message.clone());
-        self.observed.insert(key, Observed { status, message: told, at: now });
+        let told = (status == TowerStatus::Invalid).then(|| message.clone());
+        self.memory.observed.insert(key, Observed { status, message: told, at: now });
         Ok(TowerValidation { status, message: Some(message), transient_error: false })
     }
 
     fn observed(&self, credential: &Credential) -> Option<Observed> {
-        self.observed.get(&version(credential))
+        self.memory.observed.get(&version(credential))
     }
 
     /// When it was used last, by this process or another.
@@ -426,8 +434,8 @@ impl Tower {
     /// The trust policy of the role, in which the account to trust may still be a placeholder.
     async fn snippet(&self, credential: &Credential) -> Option<String> {
         let key = version(credential);
-        if let Some(known) = self.snippets.get(&key) {
-            return known;
+        if let Some(known) = self.memory.snippets.get(&key) {
+            return Some(known);
         }
         let clock = &self.api.deps.clock;
         let deadline = clock.sleep_until(clock.instant() + PATIENCE);
@@ -435,11 +443,9 @@ impl Tower {
             introduction = self.api.engine.introduce(&credential.account, &credential.id) => introduction,
             () = deadline => None,
         };
-        let snippet = introduction.as_ref().and_then(snippet_of);
-        if snippet.is_some() {
-            self.snippets.insert(key, snippet.clone());
-        }
-        snippet
+        let snippet = snippet_of(&introduction?)?;
+        self.memory.snippets.insert(key, snippet.clone());
+        Some(snippet)
     }
 
     /// The external id to use, when a new one is asked for.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::{Credential, kinds};
 use super::provider::Provider;
-use super::wire::{Status, TowerCredentials, time};
+use super::wire::{TowerCredentials, TowerStatus, time};
 use crate::scheme::is_at;
 
 /// What is kept of Tower's beside the settings.
@@ -45,7 +45,7 @@ impl Kept {
 /// What this process found when it validated a credential.
 #[derive(Debug, Clone)]
 pub(super) struct Observed {
-    pub(super) status: Status,
+    pub(super) status: TowerStatus,
     pub(super) message: Option<String>,
     pub(super) at: SystemTime,
 }
@@ -86,9 +86,9 @@ pub(super) fn shown(
     let provider = provider(credential)?;
     let kept = Kept::of(credential);
     let (status, message) = match observed {
-        _ if !credential.enabled => (Status::Invalid, Some("it is switched off".to_owned())),
+        _ if !credential.enabled => (TowerStatus::Invalid, Some("it is switched off".to_owned())),
         Some(observed) => (observed.status, observed.message.clone()),
-        None => (Status::Available, None),
+        None => (TowerStatus::Available, None),
     };
     Some(TowerCredentials {
         id: credential.id.clone(),

@@ -31,6 +31,14 @@ pub(super) struct Read {
     pub(super) public_key: String,
 }
 
+/// Whether a private key is one, and its passphrase the right one.
+///
+/// # Errors
+/// As [`read`].
+pub(in super::super) fn check(key: &Secret, passphrase: Option<&Secret>) -> Result<(), (&'static str, String)> {
+    read(key, passphrase).map(drop)
+}
+
 /// Reads a private key with its passphrase.
 ///
 /// # Errors

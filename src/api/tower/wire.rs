@@ -29,7 +29,7 @@ pub(super) struct TowerCredentials {
     /// Always false: what was removed is not listed.
     pub(super) deleted: bool,
     /// `INVALID` when the provider refused it, or it is switched off.
-    pub(super) status: Status,
+    pub(super) status: TowerStatus,
     /// Why it is invalid.
     pub(super) message: Option<String>,
     /// When the proxy used it last.
@@ -52,8 +52,7 @@ pub(super) struct TowerCredentials {
 /// Whether a credential works, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-#[schema(as = TowerStatus)]
-pub(super) enum Status {
+pub(super) enum TowerStatus {
     Available,
     Invalid,
 }
@@ -81,7 +80,7 @@ pub(super) struct TowerCredentialsCreated {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct TowerValidation {
-    pub(super) status: Status,
+    pub(super) status: TowerStatus,
     pub(super) message: Option<String>,
     /// The provider could not be asked: the status is what it was.
     pub(super) transient_error: bool,
