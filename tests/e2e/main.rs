@@ -10,6 +10,7 @@
 )]
 #![expect(unreachable_pub, reason = "the modules of one test program share what they mark pub")]
 
+mod api;
 mod aws;
 mod aws_bodies;
 mod aws_sessions;
@@ -22,6 +23,7 @@ mod commands;
 mod desync;
 mod digest;
 mod flexera;
+mod flexera_api;
 mod flexera_setup;
 mod forward;
 mod google;
