@@ -45,3 +45,4 @@ mod shared_tokens;
 mod store;
 mod support;
 mod tokens;
+mod tower_api;
