@@ -86,7 +86,7 @@ struct Shared {
     /// There is something for the writer.
     work: Condvar,
     /// There is something for the ticker: repetitions, or a failure.
-    ticks: Notify,
+    ticks: Arc<Notify>,
     /// See [`State::trouble`]: all that a use looks at.
     blocked: AtomicBool,
     /// The number of the last line on disk.
@@ -136,7 +136,7 @@ impl AuditLog {
             clock: Arc::clone(&deps.clock),
             state: Mutex::default(),
             work: Condvar::new(),
-            ticks: Notify::new(),
+            ticks: Arc::default(),
             blocked: AtomicBool::new(false),
             written: watch::Sender::new(journal.number()),
             rows: AtomicBool::new(false),
@@ -383,6 +383,8 @@ impl Shared {
                 }
             }
         }
+        // Whoever looks now sees that nobody holds the mark.
+        drop(journal);
         if let Some(closed) = self.lock().closed.take() {
             let _ = closed.send(());
         }
@@ -401,7 +403,9 @@ async fn tick(shared: std::sync::Weak<Shared>) {
             state.trouble.is_none() && !state.queue.is_folding()
         };
         if resting {
-            strong.ticks.notified().await;
+            let ticks = Arc::clone(&strong.ticks);
+            drop(strong);
+            ticks.notified().await;
             continue;
         }
         let sleep = strong.clock.sleep_until(strong.clock.instant() + TICK);
@@ -433,3 +437,6 @@ async fn sweep(shared: std::sync::Weak<Shared>, keep: Duration) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

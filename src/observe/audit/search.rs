@@ -56,7 +56,7 @@ pub fn search(folder: &Path, query: &Query) -> io::Result<(Vec<Line>, u64)> {
             }
         }
         // What is beyond the limit must not be held while the rest is read.
-        if found.len() > 4 * query.limit.max(1000) {
+        if found.len() > query.limit.max(1000).saturating_mul(4) {
             newest(&mut found, query.limit);
         }
     }

@@ -38,7 +38,11 @@ impl Outdated {
 
     /// Removes it.
     pub(super) fn remove(&self, folder: &Path) -> io::Result<()> {
-        fs::remove_file(&self.path)?;
+        match fs::remove_file(&self.path) {
+            // Another process of this folder was faster.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         if self.whole { folder::forget(folder, &self.process) } else { Ok(()) }
     }
 }
