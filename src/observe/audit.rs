@@ -26,7 +26,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use self::journal::Journal;
 pub use self::line::{Facts, Line};
 use self::queue::{Queue, Reply, Waiting};
-pub use self::rows::RowSink;
+pub use self::rows::{RowHashes, RowSink, row_hashes};
 pub use self::search::{Query, search};
 pub use self::verify::{Before, Chain, Finding, Findings, Tail, verify, verify_files};
 use crate::base::text::hex;

@@ -3,6 +3,7 @@
 //! The files are the record; the rows are for those who search it from elsewhere. A store that is away for a week is caught
 //! up with afterwards, by whatever process then runs: so are the lines of processes that have ended.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,9 @@ use crate::store::{AuditRow, Store, StoreError};
 
 /// Rows of one insertion at most.
 const BATCH: usize = 500;
+
+/// Rows that are read at once.
+const PAGE: usize = 5000;
 
 /// How long nothing is tried after a failure, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -34,6 +38,35 @@ impl RowSink for Store {
     fn add(&self, rows: Vec<AuditRow>) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move { self.add_audit_rows(&rows).await })
     }
+}
+
+/// The hashes of rows by process and number; nothing for a row that is not as it was written.
+pub type RowHashes = BTreeMap<String, BTreeMap<u64, Option<String>>>;
+
+/// Reads the rows of some processes, for a comparison with their files.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn row_hashes(store: &Store, processes: impl IntoIterator<Item = String>) -> Result<RowHashes, StoreError> {
+    let mut hashes = RowHashes::new();
+    for process in processes {
+        let of_process = hashes.entry(process.clone()).or_default();
+        let mut after = 0;
+        loop {
+            let page = store.audit_lines(&process, after, PAGE).await?;
+            let Some((last, _)) = page.last() else { break };
+            after = *last;
+            of_process.extend(page.iter().map(|(number, line)| row_hash(&process, *number, line)));
+        }
+    }
+    Ok(hashes)
+}
+
+/// The hash of a row, if it is as it was written.
+pub(super) fn row_hash(process: &str, number: i64, line: &str) -> (u64, Option<String>) {
+    let number = u64::try_from(number).unwrap_or(0);
+    let line = Line::read(line.as_bytes()).ok().filter(|line| line.process == process && line.number == number);
+    (number, line.map(|line| line.hash))
 }
 
 /// Runs until it is dropped, or the process that writes has ended and everything is in the store.

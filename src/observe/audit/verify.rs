@@ -5,7 +5,7 @@
 //! is what the mark is for (`PROCESS.mark`), the first line of later processes, which names the ends of the chains before, and
 //! the rows. A process that was killed has no last line, and all of its lines; a chain that was cut has fewer than its mark says.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,9 @@ use serde::Serialize;
 
 use super::folder::{self, Lines, Mark};
 use super::line::{END, Line, LineError, NOTHING, START};
+use super::rows::RowHashes;
 use super::sweep::REMOVE;
 use crate::base::text::hex;
-use crate::store::AuditRow;
 
 /// The fact of a first line that names the ends of the chains before.
 pub(super) const AFTER: &str = "after";
@@ -66,8 +66,6 @@ pub struct Chain {
     pub until: String,
     /// How it ends.
     pub tail: Tail,
-    /// It is only in the store: its files are elsewhere.
-    pub only_rows: bool,
     /// Lines that the store does not have yet.
     pub waiting: u64,
 }
@@ -103,7 +101,8 @@ pub struct Findings {
 pub struct Before {
     folder: PathBuf,
     marks: HashMap<String, Mark>,
-    rows: HashMap<String, u64>,
+    /// How far the store has the lines of each process.
+    positions: HashMap<String, u64>,
 }
 
 impl Before {
@@ -112,15 +111,24 @@ impl Before {
     /// # Errors
     /// When the folder cannot be read.
     pub fn of(folder: &Path) -> io::Result<Self> {
-        let (mut marks, mut rows) = (HashMap::new(), HashMap::new());
+        let (mut marks, mut positions) = (HashMap::new(), HashMap::new());
         for process in folder::marked(folder)? {
             // First how far the store is, then how far the lines are.
-            rows.insert(process.clone(), folder::rows(folder, &process));
+            positions.insert(process.clone(), folder::rows(folder, &process));
             if let Some(mark) = folder::mark(folder, &process)? {
                 marks.insert(process, mark);
             }
         }
-        Ok(Self { folder: folder.to_owned(), marks, rows })
+        Ok(Self { folder: folder.to_owned(), marks, positions })
+    }
+
+    /// The processes that there are files of, or were.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn processes(&self) -> io::Result<BTreeSet<String>> {
+        let files = folder::files(&self.folder)?.into_iter().map(|file| file.process);
+        Ok(files.chain(self.positions.keys().cloned()).collect())
     }
 }
 
@@ -128,7 +136,7 @@ impl Before {
 ///
 /// # Errors
 /// When a file cannot be read.
-pub fn verify(before: &Before, rows: Option<Vec<AuditRow>>) -> io::Result<Findings> {
+pub fn verify(before: &Before, rows: Option<&RowHashes>) -> io::Result<Findings> {
     let mut check = Check::default();
     for file in folder::files(&before.folder)? {
         check.file(&file.path, &file.process)?;
@@ -137,7 +145,7 @@ pub fn verify(before: &Before, rows: Option<Vec<AuditRow>>) -> io::Result<Findin
     check.tails(&before.marks);
     check.anchors();
     if let Some(rows) = rows {
-        check.rows(rows, &before.rows);
+        check.rows(rows, &before.positions);
     }
     Ok(check.findings())
 }
@@ -185,7 +193,6 @@ struct Walk {
     /// The last file ends inside a line.
     torn: Option<(PathBuf, u64)>,
     tail: Option<Tail>,
-    only_rows: bool,
     waiting: u64,
 }
 
@@ -413,69 +420,42 @@ impl Check {
     }
 
     /// Holds the chains against the rows of the store.
-    fn rows(&mut self, rows: Vec<AuditRow>, positions: &HashMap<String, u64>) {
-        let mut by_process: BTreeMap<String, Vec<AuditRow>> = BTreeMap::new();
-        for row in rows {
-            by_process.entry(row.process.clone()).or_default().push(row);
-        }
-        for rows in by_process.values_mut() {
-            rows.sort_by_key(|row| row.number);
-            rows.dedup_by_key(|row| row.number);
-        }
-        let here: Vec<String> = self.walks.keys().cloned().collect();
-        for process in here {
-            let rows = by_process.remove(&process).unwrap_or_default();
-            self.compare(&process, &rows, positions.get(&process).copied().unwrap_or(0));
-        }
-        for (process, rows) in by_process {
-            if rows.iter().any(|row| self.was_removed(&process, u64::try_from(row.number).unwrap_or(0))) {
-                continue;
+    fn rows(&mut self, rows: &RowHashes, positions: &HashMap<String, u64>) {
+        let mut said = Vec::new();
+        for (process, walk) in &mut self.walks {
+            let none = BTreeMap::new();
+            let rows = rows.get(process).unwrap_or(&none);
+            let removed = self.removed.get(process).copied().unwrap_or(0);
+            let (mut other, mut gone) = (Vec::new(), Vec::new());
+            for (number, hash) in rows {
+                match walk.hashes.get(number) {
+                    Some(own) if hash.as_ref() != Some(own) => other.push(*number),
+                    None if *number > removed => gone.push(*number),
+                    _ => {}
+                }
             }
-            self.walks.entry(process.clone()).or_default().only_rows = true;
-            for row in &rows {
-                self.line(At::default(), &process, row.line.as_bytes());
-            }
-            if let Some(walk) = self.walks.get_mut(&process) {
-                walk.tail = Some(if walk.ended { Tail::Ended } else { Tail::Unknown });
-            }
-        }
-    }
-
-    fn compare(&mut self, process: &str, rows: &[AuditRow], position: u64) {
-        let Some(walk) = self.walks.get(process) else { return };
-        let (mut other, mut gone) = (Vec::new(), Vec::new());
-        let mut in_store = HashMap::new();
-        for row in rows {
-            let number = u64::try_from(row.number).unwrap_or(0);
-            in_store.insert(number, ());
-            let hash = Line::read(row.line.as_bytes()).ok().filter(|line| line.number == number).map(|line| line.hash);
-            match (walk.hashes.get(&number), hash) {
-                (_, None) => other.push(number),
-                (Some(own), Some(hash)) if *own != hash => other.push(number),
-                (None, _) if !self.was_removed(process, number) => gone.push(number),
-                _ => {}
-            }
-        }
-        let missing = walk.hashes.keys().filter(|number| !in_store.contains_key(number));
-        let (lost, waiting): (Vec<u64>, Vec<u64>) = missing.partition(|number| **number <= position);
-        let said = [
-            (other, "differs between the file and the store", "differ between the files and the store"),
-            (gone, "is in the store and not in the files", "are in the store and not in the files"),
-            (lost, "is in the files and gone from the store", "are in the files and gone from the store"),
-        ];
-        for (numbers, one, several) in said {
-            for range in ranges(&numbers) {
-                let (first, last) = (range.start(), range.end());
-                let problem = if first == last {
-                    format!("line {first} {one}")
-                } else {
-                    format!("lines {first} to {last} {several}")
-                };
-                self.problem(At::default(), process, problem);
-            }
-        }
-        if let Some(walk) = self.walks.get_mut(process) {
+            let position = positions.get(process).copied().unwrap_or(0);
+            let missing = walk.hashes.keys().copied().filter(|number| !rows.contains_key(number));
+            let (lost, waiting): (Vec<u64>, Vec<u64>) = missing.partition(|number| *number <= position);
             walk.waiting = waiting.len() as u64;
+            for (numbers, one, several) in [
+                (other, "differs between the file and the store", "differ between the files and the store"),
+                (gone, "is in the store and not in the files", "are in the store and not in the files"),
+                (lost, "is in the files and gone from the store", "are in the files and gone from the store"),
+            ] {
+                for range in ranges(&numbers) {
+                    let (first, last) = (range.start(), range.end());
+                    let what = if first == last {
+                        format!("line {first} {one}")
+                    } else {
+                        format!("lines {first} to {last} {several}")
+                    };
+                    said.push((process.clone(), what));
+                }
+            }
+        }
+        for (process, problem) in said {
+            self.problem(At::default(), &process, problem);
         }
     }
 
@@ -488,7 +468,6 @@ impl Check {
             since: walk.since,
             until: walk.until,
             tail: walk.tail.unwrap_or(if walk.ended { Tail::Ended } else { Tail::Unknown }),
-            only_rows: walk.only_rows,
             waiting: walk.waiting,
         });
         let mut chains: Vec<_> = chains.collect();
