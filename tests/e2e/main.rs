@@ -11,6 +11,7 @@
 #![expect(unreachable_pub, reason = "the modules of one test program share what they mark pub")]
 
 mod api;
+mod audit;
 mod aws;
 mod aws_bodies;
 mod aws_sessions;
