@@ -68,7 +68,10 @@ impl AuditSink for LocalAudit {
     }
 
     fn blocked(&self) -> Option<AuditUnavailable> {
-        self.log.get()?.as_ref().err().cloned()
+        match self.log.get()? {
+            Ok(log) => log.blocked(),
+            Err(unavailable) => Some(unavailable.clone()),
+        }
     }
 }
 

@@ -8,9 +8,12 @@ use comfy_table::{Table, presets};
 use serde_json::json;
 
 use super::{Context, Failure, on_terminal};
+use crate::app::open_store;
 use crate::base::duration;
-use crate::config::ConfigError;
-use crate::observe::audit::{Before, Finding, Findings, Line, Query, Settings, Tail, search, verify, verify_files};
+use crate::config::{Config, ConfigError};
+use crate::observe::audit::{
+    Before, Finding, Findings, Line, Query, Settings, Tail, row_hashes, search, search_rows, verify, verify_files,
+};
 
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
@@ -45,6 +48,9 @@ struct Verify {
     /// One JSON object
     #[arg(long)]
     json: bool,
+    /// Do not hold the files against the rows of the store; with --directory they never are
+    #[arg(long)]
+    without_store: bool,
     /// Only these files, and only what stands in them: what is missing before and after is not missed
     #[arg(value_name = "FILE", conflicts_with = "directory")]
     files: Vec<PathBuf>,
@@ -72,6 +78,9 @@ struct Search {
     /// Before this time
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
+    /// In the rows of the configured store, which has those of every process, instead of the files of this host
+    #[arg(long, conflicts_with = "directory")]
+    store: bool,
     /// So many at most, the newest
     #[arg(long, value_name = "COUNT", default_value_t = 100)]
     limit: usize,
@@ -80,10 +89,11 @@ struct Search {
     json: bool,
 }
 
-pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<u8, Failure> {
+pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, Failure> {
+    context.start_quiet_logs();
     match &arguments.command {
-        Command::Verify(arguments) => check(context, arguments),
-        Command::Search(arguments) => find(context, arguments),
+        Command::Verify(arguments) => check(context, arguments).await,
+        Command::Search(arguments) => find(context, arguments).await,
     }
 }
 
@@ -105,15 +115,34 @@ fn unreadable(error: &std::io::Error) -> Failure {
     Failure::Other(format!("the audit record cannot be read: {error}"))
 }
 
-#[expect(clippy::print_stdout, reason = "this is the command's answer")]
-fn check(context: &Context, arguments: &Verify) -> Result<u8, Failure> {
-    let findings = if arguments.files.is_empty() {
-        let before = Before::of(&arguments.place.folder(context)?).map_err(|error| unreadable(&error))?;
-        verify(&before, None)
-    } else {
-        verify_files(&arguments.files)
+async fn findings(context: &Context, arguments: &Verify) -> Result<Findings, Failure> {
+    if !arguments.files.is_empty() {
+        return verify_files(&arguments.files).map_err(|error| unreadable(&error));
+    }
+    let before = Before::of(&arguments.place.folder(context)?).map_err(|error| unreadable(&error))?;
+    let compared = arguments.place.directory.is_none() && !arguments.without_store;
+    let config = if compared { Some(context.load()?.1).filter(has_store) } else { None };
+    let rows = match config {
+        Some(config) => {
+            let processes = before.processes().map_err(|error| unreadable(&error))?;
+            let why = |why| Failure::Other(format!("{why}; --without-store checks the files alone"));
+            let store = open_store(config, &context.deps).await?.store;
+            Some(row_hashes(&store, processes).await.map_err(|error| why(error.to_string()))?)
+        }
+        None => None,
     };
-    let findings = findings.map_err(|error| unreadable(&error))?;
+    verify(&before, rows.as_ref()).map_err(|error| unreadable(&error))
+}
+
+/// Whether lines become rows somewhere.
+fn has_store(config: &Config) -> bool {
+    let rows = config.audit.as_ref().is_none_or(|audit| audit.rows);
+    rows && (config.store.is_some() || config.admin.as_ref().is_some_and(|admin| admin.api))
+}
+
+#[expect(clippy::print_stdout, reason = "this is the command's answer")]
+async fn check(context: &Context, arguments: &Verify) -> Result<u8, Failure> {
+    let findings = findings(context, arguments).await?;
     let whole = findings.problems.is_empty();
     if arguments.json || !on_terminal() {
         println!("{}", json!({ "whole": whole, "chains": findings.chains, "problems": findings.problems }));
@@ -176,7 +205,7 @@ fn sentence(finding: &Finding) -> String {
 }
 
 #[expect(clippy::print_stdout, reason = "this is the command's answer")]
-fn find(context: &Context, arguments: &Search) -> Result<u8, Failure> {
+async fn find(context: &Context, arguments: &Search) -> Result<u8, Failure> {
     let now = context.deps.clock.now();
     let time = |name: &str, text: &Option<String>| {
         let parsed = text.as_deref().map(|text| moment(text, now)).transpose();
@@ -191,8 +220,12 @@ fn find(context: &Context, arguments: &Search) -> Result<u8, Failure> {
         until: time("until", &arguments.until)?,
         limit: arguments.limit,
     };
-    let folder = arguments.place.folder(context)?;
-    let (lines, unreadable_lines) = search(&folder, &query).map_err(|error| unreadable(&error))?;
+    let (lines, unreadable_lines) = if arguments.store {
+        let store = open_store(context.load()?.1, &context.deps).await?.store;
+        search_rows(&store, &query).await.map_err(|error| Failure::Other(error.to_string()))?
+    } else {
+        search(&arguments.place.folder(context)?, &query).map_err(|error| unreadable(&error))?
+    };
     if arguments.json || !on_terminal() {
         for line in &lines {
             println!("{}", json!(line));

@@ -190,7 +190,7 @@ pub fn main() -> ExitCode {
             Command::Check => check::run(&context).await,
             Command::Explain(arguments) => explain::run(&context, &arguments).await,
             Command::Credential(arguments) => credential::run(&context, &arguments).await,
-            Command::Audit(arguments) => audit::run(&context, &arguments),
+            Command::Audit(arguments) => audit::run(&context, &arguments).await,
             Command::Ca(arguments) => ca::run(&context, &arguments),
             Command::Account(arguments) => account::run(&context, &arguments).await,
             Command::Binding(arguments) => binding::run(&context, &arguments).await,

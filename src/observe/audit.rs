@@ -27,7 +27,7 @@ use self::journal::Journal;
 pub use self::line::{Facts, Line};
 use self::queue::{Queue, Reply, Waiting};
 pub use self::rows::{RowHashes, RowSink, row_hashes};
-pub use self::search::{Query, search};
+pub use self::search::{Query, search, search_rows};
 pub use self::verify::{Before, Chain, Finding, Findings, Tail, verify, verify_files};
 use crate::base::text::hex;
 use crate::base::{AuditEvent, AuditSink, AuditUnavailable, BoxFuture, Clock, Deps};

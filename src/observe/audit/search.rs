@@ -1,4 +1,4 @@
-//! Looks for lines in the files.
+//! Looks for lines in the files, or in the rows of a store.
 
 use std::io;
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use super::folder::{self, Lines};
 use super::line::Line;
+use crate::store::{AuditQuery, Store, StoreError};
 
 /// What to look for.
 #[derive(Debug, Clone, Default)]
@@ -61,6 +62,24 @@ pub fn search(folder: &Path, query: &Query) -> io::Result<(Vec<Line>, u64)> {
         }
     }
     newest(&mut found, query.limit);
+    Ok((found, unreadable))
+}
+
+/// The same, in the rows of a store.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn search_rows(store: &Store, query: &Query) -> Result<(Vec<Line>, u64), StoreError> {
+    let Query { account, subject, actor, action, since, until, limit } = query.clone();
+    let rows = store.audit_rows(&AuditQuery { account, subject, actor, action, since, until, limit }).await?;
+    let (mut found, mut unreadable) = (Vec::new(), 0);
+    for row in rows {
+        match Line::read(row.line.as_bytes()) {
+            Ok(line) => found.push(line),
+            Err(_) => unreadable += 1,
+        }
+    }
+    newest(&mut found, limit);
     Ok((found, unreadable))
 }
 

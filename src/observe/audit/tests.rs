@@ -502,6 +502,8 @@ async fn rows_and_files_are_held_against_each_other() {
     assert_eq!(case.findings_with(Some(all.clone())).chains[0].waiting, 1);
     let without = |n: usize| [&all[..n], &all[n + 1..]].concat();
     assert_eq!(problems(without(1)), ["line 2 is in the files and gone from the store"]);
+    assert_eq!(problems(all[2..].to_vec()), [""; 0], "the store may forget what is old");
+    assert_eq!(case.findings_with(Some(all[2..].to_vec())).chains[0].forgotten, 2);
     let mut changed = all.clone();
     changed[2].line = changed[2].line.replace("token:ci", "token:no");
     assert_eq!(problems(changed), ["line 3 differs between the file and the store"]);

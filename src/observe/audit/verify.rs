@@ -28,7 +28,8 @@ const ENDS: usize = 8;
 pub(super) fn ends(folder: &Path, own: &str) -> io::Result<String> {
     let mut ends = Vec::new();
     for process in folder::marked(folder)?.into_iter().filter(|process| process != own).take(ENDS) {
-        if let Some(mark) = folder::mark(folder, &process)?.filter(|mark| mark.number > 0) {
+        // One that another user left here is no reason not to begin.
+        if let Some(mark) = folder::mark(folder, &process).ok().flatten().filter(|mark| mark.number > 0) {
             ends.push(format!("{process}:{}:{}", mark.number, mark.hash));
         }
     }
@@ -68,6 +69,8 @@ pub struct Chain {
     pub tail: Tail,
     /// Lines that the store does not have yet.
     pub waiting: u64,
+    /// Lines at the beginning that the store has no longer.
+    pub forgotten: u64,
 }
 
 /// Something that is not as it should be.
@@ -194,6 +197,7 @@ struct Walk {
     torn: Option<(PathBuf, u64)>,
     tail: Option<Tail>,
     waiting: u64,
+    forgotten: u64,
 }
 
 /// The end of a chain, as a process saw it that began later.
@@ -435,9 +439,13 @@ impl Check {
                 }
             }
             let position = positions.get(process).copied().unwrap_or(0);
+            // What the store forgets on demand are its oldest rows; the files have them still.
+            let oldest = rows.keys().next().copied().unwrap_or(u64::MAX);
             let missing = walk.hashes.keys().copied().filter(|number| !rows.contains_key(number));
-            let (lost, waiting): (Vec<u64>, Vec<u64>) = missing.partition(|number| *number <= position);
+            let (sent, waiting): (Vec<u64>, Vec<u64>) = missing.partition(|number| *number <= position);
             walk.waiting = waiting.len() as u64;
+            let (lost, forgotten): (Vec<u64>, Vec<u64>) = sent.into_iter().partition(|number| *number > oldest);
+            walk.forgotten = forgotten.len() as u64;
             for (numbers, one, several) in [
                 (other, "differs between the file and the store", "differ between the files and the store"),
                 (gone, "is in the store and not in the files", "are in the store and not in the files"),
@@ -469,6 +477,7 @@ impl Check {
             until: walk.until,
             tail: walk.tail.unwrap_or(if walk.ended { Tail::Ended } else { Tail::Unknown }),
             waiting: walk.waiting,
+            forgotten: walk.forgotten,
         });
         let mut chains: Vec<_> = chains.collect();
         chains.sort_by(|one, other| one.since.cmp(&other.since));
