@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant, SystemTime};
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant, SystemTime};
 use super::cache::{Handle, Live, Spawn, Tokens};
 use super::failure::{Failure, FailureKind};
 use super::key::KeyBuilder;
+use super::sealer::FleetKey;
+use super::shared::{Board, Entry, FORCED, Glance, Shared, Sight};
 use super::{Token, TokenSource};
 use crate::base::deps::{ProcessEnvironment, Sleep, SystemClock};
 use crate::base::{
@@ -49,6 +51,15 @@ enum Event {
     Restore,
     /// Its secret changes, so that its key does.
     Change,
+    /// A caller asks another process, which shares its tokens with the first.
+    CallThere,
+    /// The upstream answers 401 to what the last caller was served there.
+    UnauthorizedThere,
+    /// The first process is killed.
+    Kill,
+    /// What they share their tokens by cannot be reached, or can be again.
+    Away,
+    Here,
 }
 
 #[derive(Debug)]
@@ -71,9 +82,9 @@ impl Clock for TestClock {
 
 /// The clock as the engine gets it.
 #[derive(Debug, Clone)]
-struct Shared(Arc<TestClock>);
+struct SharedClock(Arc<TestClock>);
 
-impl Clock for Shared {
+impl Clock for SharedClock {
     fn now(&self) -> SystemTime {
         self.0.now()
     }
@@ -93,24 +104,124 @@ impl Clock for Shared {
     }
 }
 
+/// No jitter, and ids that nobody else has.
 #[derive(Debug)]
-struct NoJitter;
+struct Counting(u8, AtomicU8);
 
-impl Random for NoJitter {
+impl Random for Counting {
     fn fill(&self, bytes: &mut [u8]) -> bool {
         bytes.fill(0);
+        if bytes.len() > 4 {
+            (bytes[0], bytes[1]) = (self.0, self.1.fetch_add(1, Ordering::Relaxed));
+        }
         true
     }
 }
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// New tasks, each with the process that it belongs to.
 #[derive(Clone, Default)]
-struct Queue(Arc<Mutex<Vec<Task>>>);
+struct Queue(Arc<Mutex<Vec<(Task, bool)>>>);
 
-impl Spawn for Queue {
+/// What one process spawns.
+struct Spawning(Queue, bool);
+
+impl Spawn for Spawning {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        self.0.lock().unwrap().push(task);
+        self.0.0.lock().unwrap().push((task, self.1));
+    }
+}
+
+/// What two processes share their tokens by: each step of it happens at once, some time after it was begun.
+#[derive(Debug, Clone)]
+struct TestBoard(SharedClock, Arc<Mutex<Lying>>);
+
+#[derive(Debug, Default)]
+struct Lying {
+    away: bool,
+    token: Option<(Vec<u8>, Instant)>,
+    failure: Option<(Vec<u8>, Instant)>,
+    lease: Option<(String, Instant)>,
+    forced: Option<Instant>,
+}
+
+impl TestBoard {
+    fn step<'a, T: Send>(
+        &'a self,
+        step: impl FnOnce(&mut Lying, Instant) -> T + Send + 'a,
+    ) -> BoxFuture<'a, Result<T, String>> {
+        Box::pin(async move {
+            let mut begun = false;
+            std::future::poll_fn(|cx| {
+                if std::mem::replace(&mut begun, true) {
+                    return Poll::Ready(());
+                }
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            })
+            .await;
+            let (mut lying, now) = (self.1.lock().unwrap(), self.0.instant());
+            if lying.away {
+                return Err("away".into());
+            }
+            lying.token.take_if(|(_, end)| *end <= now);
+            lying.failure.take_if(|(_, end)| *end <= now);
+            lying.lease.take_if(|(_, end)| *end <= now);
+            lying.forced.take_if(|end| *end <= now);
+            Ok(step(&mut lying, now))
+        })
+    }
+}
+
+impl Board for TestBoard {
+    fn take<'a>(&'a self, _: &'a str, glance: &'a Glance<'a>) -> BoxFuture<'a, Result<Sight, String>> {
+        self.step(move |lying, now| {
+            if let Some((token, end)) = lying.token.clone() {
+                let known = glance.not.is_some_and(|not| token.starts_with(not.as_bytes()));
+                if !known || (glance.refused && lying.forced.is_some()) {
+                    return Sight::Token(token, end - now);
+                }
+                if glance.refused {
+                    (lying.token, lying.forced) = (None, Some(now + FORCED));
+                }
+            }
+            if let Some((failure, end)) = lying.failure.clone() {
+                return Sight::Failure(failure, end - now);
+            }
+            if lying.lease.as_ref().is_some_and(|(holder, _)| holder != glance.holder) {
+                return Sight::Busy;
+            }
+            lying.lease = Some((glance.holder.to_owned(), now + glance.lease));
+            Sight::Leased
+        })
+    }
+
+    fn hold<'a>(&'a self, _: &'a str, holder: &'a str, lease: Duration) -> BoxFuture<'a, Result<(), String>> {
+        self.step(move |lying, now| {
+            if lying.lease.as_ref().is_none_or(|(other, _)| other == holder) {
+                lying.lease = Some((holder.to_owned(), now + lease));
+            }
+        })
+    }
+
+    fn leave<'a>(&'a self, _: &'a str, holder: &'a str, entry: Option<&'a Entry>) -> BoxFuture<'a, Result<(), String>> {
+        self.step(move |lying, now| {
+            let mine = lying.lease.as_ref().is_some_and(|(other, _)| other == holder);
+            match entry {
+                Some(Entry::Token(token, life)) if mine || lying.token.is_none() => {
+                    lying.token = Some((token.clone(), now + *life));
+                    lying.failure = None;
+                }
+                Some(Entry::Failure(failure, life)) if mine => lying.failure = Some((failure.clone(), now + *life)),
+                _ => {}
+            }
+            lying.lease.take_if(|_| mine);
+        })
+    }
+
+    fn remove<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        self.step(|lying, _| (lying.token, lying.failure) = (None, None))
     }
 }
 
@@ -128,6 +239,9 @@ struct Log {
     /// When a 401 last dropped a token.
     forced: Option<(u8, Instant)>,
     served: Option<(Arc<Handle>, Arc<Live>, u32)>,
+    served_there: Option<(Arc<Handle>, Arc<Live>, u32)>,
+    /// The processes could not always tell each other: each may do what the other did.
+    was_away: bool,
     waiting: usize,
     finished: usize,
 }
@@ -141,7 +255,7 @@ struct Pending {
 /// The provider: grants and fails when an event says so.
 struct Provider {
     key: u8,
-    clock: Shared,
+    clock: SharedClock,
     log: Arc<Mutex<Log>>,
 }
 
@@ -170,7 +284,8 @@ impl TokenSource for Provider {
             let pending = Arc::new(Mutex::new(Pending::default()));
             {
                 let mut log = self.log.lock().unwrap();
-                assert!(log.under_way.iter().all(|(key, _)| *key != self.key), "two exchanges for one key");
+                let alone = log.under_way.iter().all(|(key, _)| *key != self.key);
+                assert!(alone || log.was_away, "two exchanges for one key");
                 log.under_way.push((self.key, Arc::clone(&pending)));
                 log.exchanges.push((self.key, self.clock.instant(), true));
             }
@@ -261,12 +376,25 @@ impl Wake for Woken {
     }
 }
 
+fn deps(clock: &SharedClock, there: bool) -> Deps {
+    Deps {
+        clock: Arc::new(clock.clone()),
+        random: Arc::new(Counting(u8::from(there), AtomicU8::new(0))),
+        environment: Arc::new(ProcessEnvironment),
+        audit: Arc::new(crate::base::NoAudit),
+    }
+}
+
 struct World {
-    clock: Shared,
+    clock: SharedClock,
     queue: Queue,
     tokens: Tokens,
+    /// The other process, where there is one, with its hold on the token.
+    there: Option<(Tokens, Arc<Handle>)>,
+    board: Option<TestBoard>,
     log: Arc<Mutex<Log>>,
-    tasks: Vec<(Task, Arc<Woken>)>,
+    /// What there is to do, and whether it is done there.
+    tasks: Vec<(Task, Arc<Woken>, bool)>,
     callers: Vec<Arc<Woken>>,
     /// Tasks that have not run yet.
     fresh: Vec<usize>,
@@ -278,23 +406,19 @@ struct World {
 
 impl World {
     fn new(events: &[Event]) -> Self {
-        let clock = Shared(Arc::new(TestClock(Mutex::new((
+        let clock = SharedClock(Arc::new(TestClock(Mutex::new((
             SystemTime::UNIX_EPOCH + HOUR * 500_000,
             SystemClock.instant() + HOUR,
             Vec::new(),
         )))));
         let queue = Queue::default();
-        let deps = Deps {
-            clock: Arc::new(clock.clone()),
-            random: Arc::new(NoJitter),
-            environment: Arc::new(ProcessEnvironment),
-            audit: Arc::new(crate::base::NoAudit),
-        };
-        let tokens = Tokens::with(&deps, Box::new(queue.clone()));
+        let tokens = |there| Tokens::with(&deps(&clock, there), Box::new(Spawning(queue.clone(), there)));
         let mut world = Self {
-            clock,
-            queue,
-            tokens,
+            tokens: tokens(false),
+            clock: clock.clone(),
+            queue: queue.clone(),
+            there: None,
+            board: None,
             log: Arc::default(),
             tasks: Vec::new(),
             callers: Vec::new(),
@@ -304,6 +428,24 @@ impl World {
             events: events.to_vec(),
         };
         world.handle = Some(world.new_handle());
+        world
+    }
+
+    /// The same with another process that shares its tokens.
+    fn shared(events: &[Event]) -> Self {
+        let mut world = Self::new(events);
+        let board = TestBoard(world.clock.clone(), Arc::default());
+        let sharing = |there| {
+            let sealer = Arc::new(FleetKey::new(&Secret::new([7; 32])));
+            Some(Arc::new(Shared::by(Box::new(board.clone()), sealer, &deps(&world.clock, there))))
+        };
+        world.tokens.share(sharing(false));
+        let tokens = Tokens::with(&deps(&world.clock, true), Box::new(Spawning(world.queue.clone(), true)));
+        tokens.share(sharing(true));
+        let source = Provider { key: 0, clock: world.clock.clone(), log: Arc::clone(&world.log) };
+        let key = KeyBuilder::new("a", "c").with("version", [0]).finish();
+        let handle = Arc::new(tokens.handle(key, "a", "c", Arc::new(source)));
+        (world.there, world.board) = (Some((tokens, handle)), Some(board));
         world
     }
 
@@ -322,6 +464,11 @@ impl World {
                 log.under_way.iter().any(|(_, pending)| pending.lock().unwrap().answer.is_none())
             }
             Event::Unauthorized => log.served.is_some(),
+            Event::UnauthorizedThere => log.served_there.is_some(),
+            Event::CallThere => self.there.is_some(),
+            Event::Kill => self.handle.is_some(),
+            Event::Away => self.board.as_ref().is_some_and(|board| !board.1.lock().unwrap().away),
+            Event::Here => self.board.as_ref().is_some_and(|board| board.1.lock().unwrap().away),
             Event::Remove | Event::Change => self.handle.is_some(),
             Event::Restore => self.handle.is_none(),
             Event::Pass(_) | Event::Forward(_) | Event::Back(_) => true,
@@ -330,11 +477,30 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Call => self.call(),
+            Event::Call => self.call(false),
+            Event::CallThere => self.call(true),
+            Event::Away | Event::Here => {
+                let mut log = self.log.lock().unwrap();
+                log.was_away = true;
+                self.board.as_ref().unwrap().1.lock().unwrap().away = event == Event::Away;
+            }
+            Event::Kill => {
+                // Nothing of it ends as it should.
+                std::mem::forget(self.handle.take());
+                let callers: Vec<_> =
+                    self.tasks.iter().filter(|(_, woken, there)| !there && self.is_caller(woken)).collect();
+                self.log.lock().unwrap().finished += callers.len();
+                self.tasks.retain(|(_, _, there)| *there);
+                self.callers.retain(|caller| self.tasks.iter().any(|(_, woken, _)| Arc::ptr_eq(woken, caller)));
+            }
+            Event::UnauthorizedThere => {
+                let (handle, live, _) = self.log.lock().unwrap().served_there.take().unwrap();
+                handle.rejected(&live);
+            }
             Event::Leave => {
                 let first = self.callers.remove(0);
                 let before = self.tasks.len();
-                self.tasks.retain(|(_, woken)| !Arc::ptr_eq(woken, &first));
+                self.tasks.retain(|(_, woken, _)| !Arc::ptr_eq(woken, &first));
                 self.log.lock().unwrap().finished += before - self.tasks.len();
             }
             Event::Grant(_) | Event::Fail(_) | Event::Panic => {
@@ -387,8 +553,13 @@ impl World {
         }
     }
 
-    fn call(&mut self) {
-        let (handle, log, clock) = (self.handle.clone().unwrap(), Arc::clone(&self.log), self.clock.clone());
+    fn is_caller(&self, woken: &Arc<Woken>) -> bool {
+        self.callers.iter().any(|caller| Arc::ptr_eq(caller, woken))
+    }
+
+    fn call(&mut self, there: bool) {
+        let handle = if there { self.there.as_ref().map(|(_, handle)| handle) } else { self.handle.as_ref() };
+        let (handle, log, clock) = (handle.cloned().unwrap(), Arc::clone(&self.log), self.clock.clone());
         log.lock().unwrap().waiting += 1;
         let woken = Arc::new(Woken(AtomicBool::new(true)));
         self.callers.push(Arc::clone(&woken));
@@ -402,8 +573,10 @@ impl World {
                     let number: u32 = format!("{:?}", live.authorizer()).parse().unwrap();
                     let (wall, monotonic) = log.ends[number as usize - 1];
                     assert!(now < wall && instant < monotonic, "a token that has ended was handed out");
-                    assert!(!log.refused.contains(&number), "a token that was refused was handed out");
-                    log.served = Some((Arc::clone(&handle), live, number));
+                    // What one process knows to be refused another may still have.
+                    assert!(there || !log.refused.contains(&number), "a token that was refused was handed out");
+                    let served = Some((Arc::clone(&handle), live, number));
+                    if there { log.served_there = served } else { log.served = served }
                 }
                 Err(refusal) => assert!(
                     matches!(refusal.code, Code::TokenEndpointUnavailable | Code::CredentialRejected),
@@ -412,16 +585,16 @@ impl World {
             }
         };
         self.fresh.push(self.tasks.len());
-        self.tasks.push((Box::pin(task), woken));
+        self.tasks.push((Box::pin(task), woken, there));
     }
 
     /// Takes up what was spawned or has just called, and lets it run to its first wait: nothing that anybody else could
     /// see lies between, so no order is lost by it.
     fn collect(&mut self) {
         loop {
-            for task in std::mem::take(&mut *self.queue.0.lock().unwrap()) {
+            for (task, there) in std::mem::take(&mut *self.queue.0.lock().unwrap()) {
                 self.fresh.push(self.tasks.len());
-                self.tasks.push((task, Arc::new(Woken(AtomicBool::new(true)))));
+                self.tasks.push((task, Arc::new(Woken(AtomicBool::new(true))), there));
             }
             let Some(index) = self.fresh.pop() else { return };
             self.step(index);
@@ -433,7 +606,7 @@ impl World {
     }
 
     fn step(&mut self, index: usize) {
-        let (task, woken) = &mut self.tasks[index];
+        let (task, woken, _) = &mut self.tasks[index];
         woken.0.store(false, Ordering::Relaxed);
         let waker = Waker::from(Arc::clone(woken));
         let polled = catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(&mut Context::from_waker(&waker))));
@@ -443,7 +616,7 @@ impl World {
             Err(panic) => resume_unwind(panic),
         };
         if done {
-            let (task, woken) = self.tasks.remove(index);
+            let (task, woken, _) = self.tasks.remove(index);
             self.fresh.iter_mut().filter(|fresh| **fresh > index).for_each(|fresh| *fresh -= 1);
             drop(task);
             self.callers.retain(|caller| !Arc::ptr_eq(caller, &woken));
@@ -453,6 +626,9 @@ impl World {
     /// A provider that failed is left alone for a second at least.
     fn check_pauses(&self) {
         let log = self.log.lock().unwrap();
+        if log.was_away {
+            return;
+        }
         for (index, (key, failed, begun)) in log.exchanges.iter().enumerate() {
             let again = log.exchanges[index + 1..].iter().find(|(other, _, begun)| other == key && *begun);
             if let (false, Some((_, again, _))) = (begun, again) {
@@ -498,7 +674,13 @@ impl World {
             } else if self.can(Event::Grant(HOUR)) {
                 self.happen(Event::Grant(HOUR));
             } else {
-                break;
+                let log = self.log.lock().unwrap();
+                if log.waiting == log.finished {
+                    break;
+                }
+                drop(log);
+                // Whoever waits for another process looks again.
+                self.happen(Event::Pass(SECOND));
             }
         }
         let log = self.log.lock().unwrap();
@@ -509,10 +691,15 @@ impl World {
 
 /// Tries every schedule of some events after a beginning that is the same for all, and says how many there were.
 fn explore(name: &str, beginning: &[Event], events: &[Event]) -> usize {
+    explore_in(World::new, name, beginning, events)
+}
+
+/// The same in a world of some kind.
+fn explore_in(make: fn(&[Event]) -> World, name: &str, beginning: &[Event], events: &[Event]) -> usize {
     let mut choices = Choices { path: Vec::new(), at: 0 };
     let mut count = 0;
     loop {
-        let mut world = World::new(events);
+        let mut world = make(events);
         for event in beginning {
             world.happen(*event);
             world.collect();
@@ -599,7 +786,10 @@ fn in_every_order_of_every_situation_the_rules_of_a_token_hold() {
 
 /// Events one after the other, everything between them run to its end.
 fn story(events: &[Event]) -> World {
-    let mut world = World::new(&[]);
+    run_through(World::new(&[]), events)
+}
+
+fn run_through(mut world: World, events: &[Event]) -> World {
     for event in events {
         assert!(world.can(*event), "{event:?} cannot happen");
         world.happen(*event);
@@ -624,6 +814,79 @@ impl World {
     /// The number of the token that a caller would get at once.
     fn current(&self) -> Option<String> {
         self.handle.as_ref()?.current().map(|live| format!("{:?}", live.authorizer()))
+    }
+}
+
+#[test]
+fn in_every_order_two_processes_that_share_their_tokens_keep_the_same_rules() {
+    use Event::{Away, Call, CallThere, Fail, Here, Kill, Pass, Remove, Unauthorized, UnauthorizedThere};
+    let explore = |name, beginning: &[Event], events: &[Event]| explore_in(World::shared, name, beginning, events);
+    let (blink, lease, due) = (Duration::from_millis(300), SECOND * 6, Pass(HOUR * 8 / 10));
+    let both = [Call, GRANT, CallThere];
+    let total: usize = [
+        explore("both are cold", &[], &[Call, CallThere, GRANT]),
+        explore("both are cold and one looks again", &[], &[Call, CallThere, Pass(blink), GRANT]),
+        explore("the provider is dead", &[], &[Call, CallThere, FAIL, Pass(SECOND)]),
+        explore("the client is refused", &[], &[Call, CallThere, Fail(FailureKind::Rejected), Pass(SECOND)]),
+        explore("the one that obtains is killed", &[Call], &[CallThere, Kill, Pass(lease), GRANT]),
+        explore("both renew", &both, &[due, Call, CallThere, GRANT]),
+        explore("a 401 in one", &both, &[Unauthorized, Call, CallThere, GRANT]),
+        explore("a 401 in each", &both, &[Unauthorized, UnauthorizedThere, CallThere, GRANT]),
+        explore("one removes the credential", &both, &[Remove, CallThere, due]),
+        explore("the place is away", &[], &[Away, Call, CallThere, GRANT]),
+        explore("the place goes and comes back", &[Call], &[Away, CallThere, Here, GRANT]),
+    ]
+    .iter()
+    .sum();
+    println!("schedules of two processes explored: {total}");
+    assert!(total > 1_000, "{total}");
+    if let Some(file) = ProcessEnvironment.variable("COUNTERSIGN_MEASURED") {
+        use std::io::Write;
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+        writeln!(file, "shared tokens: {total} schedules of two processes explored, every rule held in each").unwrap();
+    }
+}
+
+/// Events one after the other in two processes that share their tokens.
+fn shared_story(events: &[Event]) -> World {
+    run_through(World::shared(&[]), events)
+}
+
+#[test]
+fn one_exchange_serves_two_processes_from_the_first_to_every_renewal() {
+    use Event::{Call, CallThere, Pass};
+    let world = shared_story(&[Call, GRANT, CallThere]);
+    assert_eq!(world.exchanges(), 1);
+    let due = Pass(HOUR * 8 / 10);
+    let world = shared_story(&[Call, GRANT, CallThere, due, GRANT, Call, CallThere, Pass(SECOND), CallThere]);
+    assert_eq!(world.exchanges(), 2, "the one that comes later finds the other's");
+    let there = world.there.as_ref().unwrap().1.current().map(|live| format!("{:?}", live.authorizer()));
+    assert_eq!((world.current().as_deref(), there.as_deref()), (Some("2"), Some("2")));
+}
+
+#[test]
+fn a_failure_is_told_to_others_as_far_as_it_is_theirs_too() {
+    use Event::{Call, CallThere, Fail, Pass};
+    let tries = |kind, wait| shared_story(&[Call, Fail(kind), Pass(wait), CallThere]).exchanges();
+    assert_eq!(tries(FailureKind::Rejected, SECOND * 29), 1);
+    assert_eq!(tries(FailureKind::Rejected, SECOND * 31), 2);
+    assert_eq!(tries(FailureKind::Refused, SECOND / 2), 1);
+    assert_eq!(tries(FailureKind::Unavailable, SECOND / 2), 1);
+    assert_eq!(tries(FailureKind::Reauthorize, SECOND / 2), 2, "what is lost here may not be lost there");
+    assert_eq!(tries(FailureKind::Forbidden, SECOND / 2), 2, "what this host may not do another may");
+}
+
+#[test]
+fn what_lies_there_ends_no_later_than_the_token_and_is_not_taken_just_before() {
+    use Event::{Call, CallThere, Grant, Kill, Pass};
+    for (lifetime, wait, exchanges) in [(HOUR, 3569, 1), (HOUR, 3571, 2), (SECOND * 100, 89, 1), (SECOND * 100, 91, 2)]
+    {
+        // Nobody renews it meanwhile.
+        let world = shared_story(&[Call, Grant(lifetime), Kill, Pass(SECOND * wait)]);
+        let end = world.board.as_ref().unwrap().1.lock().unwrap().token.as_ref().unwrap().1;
+        assert!(end <= world.log.lock().unwrap().exchanges[0].1 + lifetime);
+        let world = run_through(world, &[CallThere]);
+        assert_eq!(world.exchanges(), exchanges, "{lifetime:?} after {wait} s");
     }
 }
 
