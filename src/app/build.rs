@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::Method;
 
 use super::file::FilePart;
+use super::refresh::Followed;
 use super::secret_stores::Opened;
 use super::watch::Fingerprints;
 use crate::api::Declared;
@@ -67,6 +68,8 @@ pub struct Built {
     pub warnings: Vec<ConfigError>,
     /// Credentials whose secrets expire, to be loaded again in time.
     pub expiring: Vec<Expiring>,
+    /// Secrets of stores whose change means a reload.
+    pub followed: Option<Followed>,
     /// Files whose change means a reload, as they were before they were read.
     pub seen: Fingerprints,
 }
@@ -164,6 +167,7 @@ pub(super) struct Builder {
     pub(super) secrets: Secrets,
     pub(super) sources: Sources,
     pub(super) opened: Opened,
+    pub(super) followed: Option<Followed>,
     declared: Vec<Declared>,
     pub(super) errors: Vec<ConfigError>,
     unresolved: Vec<ConfigError>,
@@ -190,6 +194,7 @@ impl Builder {
             secrets: sources.load_all(here).await,
             sources,
             opened: Opened::default(),
+            followed: None,
             declared: Vec::new(),
             config,
             errors: Vec::new(),
@@ -659,6 +664,7 @@ impl Builder {
             unresolved: self.unresolved,
             warnings: self.warnings,
             expiring: self.expiring,
+            followed: self.followed,
             file: Arc::new(file),
             seen: self.seen,
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::build::Expiring;
-use crate::base::{BoxFuture, Secrets};
+use crate::base::{BoxFuture, Lifetime, SecretRef, Secrets};
 use crate::route::Readiness;
 use crate::scheme::{Outside, Setup};
 use crate::source::Sources;
@@ -78,17 +78,62 @@ pub(super) async fn keep_fresh(expiring: Expiring, held: Held, sources: Sources,
     }
 }
 
+/// Secrets of stores that no credential has, such as the tokens of callers, and what they were.
+#[derive(Debug)]
+pub struct Followed {
+    /// The references.
+    pub references: Vec<SecretRef>,
+    /// A digest of what they gave.
+    pub content: [u8; 32],
+    /// For how long that is good, if anything was given.
+    pub lifetime: Option<Lifetime>,
+}
+
+/// Ends when they are no longer what they were.
+async fn follow(followed: Followed, sources: Sources) {
+    let Followed { references, content, lifetime } = followed;
+    let mut pause = lifetime.map_or(FIRST_PAUSE, |lifetime| lifetime.refresh);
+    loop {
+        tokio::time::sleep(pause.max(SHORTEST)).await;
+        let secrets = sources.load_all(&references).await;
+        if secrets.digest_of(&references) != content {
+            return;
+        }
+        pause = match secrets.lifetime_of(&references) {
+            Some(lifetime) => lifetime.refresh,
+            None => (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE),
+        };
+    }
+}
+
 /// Tasks of one configuration, ended together.
 #[derive(Debug, Default)]
 pub(super) struct Keepers {
     /// Dropping the set ends its tasks; that is all it is kept for.
     tasks: tokio::task::JoinSet<()>,
+    /// Ends when the configuration is to be read again.
+    following: tokio::task::JoinSet<()>,
 }
 
 impl Keepers {
-    /// Starts one task for each credential whose secrets expire.
-    pub(super) fn start(expiring: Vec<Expiring>, sources: &Sources, outside: &Outside) -> Self {
+    /// Waits until a secret changed that only a reload takes up.
+    pub(super) async fn outdated(&mut self) {
+        if self.following.join_next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Starts one task for each credential whose secrets expire, and one for what no credential has.
+    pub(super) fn start(
+        expiring: Vec<Expiring>,
+        followed: Option<Followed>,
+        sources: &Sources,
+        outside: &Outside,
+    ) -> Self {
         let mut keepers = Self::default();
+        if let Some(followed) = followed {
+            keepers.following.spawn(follow(followed, sources.clone()));
+        }
         for expiring in expiring {
             keepers.tasks.spawn(keep_fresh(expiring, nothing_held(), sources.clone(), outside.clone()));
         }
@@ -101,7 +146,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::base::{Deps, Lifetime};
+    use crate::base::Deps;
     use crate::route::CredentialEntry;
     use crate::scheme;
     use crate::token::{StateDirectory, Tokens};
@@ -145,11 +190,26 @@ mod tests {
             loaded: true,
             content: None,
         };
-        let _keepers = Keepers::start(vec![expiring], &Sources::new(Deps::system()), &outside());
+        let _keepers = Keepers::start(vec![expiring], None, &Sources::new(Deps::system()), &outside());
         tokio::time::sleep(Duration::from_secs(99)).await;
         assert!(matches!(*entry.readiness(), Readiness::Ready(_)));
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert!(matches!(*entry.readiness(), Readiness::Unusable(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_credential_has_is_followed_until_it_is_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        let references = vec![SecretRef::File { file: file.clone() }];
+        let sources = Sources::new(Deps::system());
+        let content = sources.load_all(&references).await.digest_of(&references);
+        let followed = Followed { references, content, lifetime: None };
+        let mut keepers = Keepers::start(vec![], Some(followed), &sources, &outside());
+        assert!(tokio::time::timeout(Duration::from_secs(300), keepers.outdated()).await.is_err());
+        std::fs::write(&file, "k").unwrap();
+        keepers.outdated().await;
+        assert!(tokio::time::timeout(Duration::from_secs(300), keepers.outdated()).await.is_err(), "once");
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::build::{Builder, Credentials, Parts};
+use super::refresh::Followed;
 use crate::base::{RequestSigner, SecretRef};
 use crate::config::{Config, CredentialSettings};
 use crate::route::{CredentialEntry, Readiness};
@@ -210,8 +211,13 @@ impl Builder {
             credentials.insert(id, self.credential(&path, settings, None, own));
         }
         // What callers are proven by and listeners use.
-        let rest = self.config.references().into_iter().cloned().collect::<Vec<_>>();
+        let rest: Vec<SecretRef> = self.config.references().into_iter().cloned().collect();
         self.sources.load_into(&mut self.secrets, &rest).await;
+        let references: Vec<SecretRef> = rest.into_iter().filter(|one| matches!(one, SecretRef::Store(_))).collect();
+        if !references.is_empty() {
+            let (content, lifetime) = (self.secrets.digest_of(&references), self.secrets.lifetime_of(&references));
+            self.followed = Some(Followed { references, content, lifetime });
+        }
         credentials
     }
 

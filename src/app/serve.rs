@@ -198,7 +198,7 @@ impl App {
             ca::write_bundle(&settings.bundle_path(), &roots, &ca)?;
         }
         tokens.share(built.shared.clone());
-        let Built { state, file, doors, admin_tls, limits, drain, expiring, mut seen, .. } = built;
+        let Built { state, file, doors, admin_tls, limits, drain, expiring, followed, mut seen, .. } = built;
         let state = if store.is_some() { state.before_the_store() } else { state };
         let proxy = Arc::new(Proxy::new(state, deps.clone()));
         let grace = store.as_ref().map(|store| store.settings.grace).unwrap_or_default();
@@ -224,7 +224,7 @@ impl App {
         let mut app = Self {
             seen,
             refused: Fingerprints::default(),
-            keepers: Keepers::start(expiring, &file.sources, &file.outside),
+            keepers: Keepers::start(expiring, followed, &file.sources, &file.outside),
             stores,
             tokens,
             routes,
@@ -332,6 +332,7 @@ impl App {
                 () = stop.as_mut() => return,
                 () = reload() => true,
                 () = watch.changed() => false,
+                () = self.keepers.outdated() => true,
                 _ = roots.tick() => {
                     self.renew_authority();
                     system_roots() != self.roots
@@ -423,7 +424,7 @@ impl App {
         // From here on nothing fails.
         report(&built);
         self.tokens.share(built.shared.clone());
-        let Built { state, file, doors, admin_tls, limits, drain, expiring, mut seen, .. } = built;
+        let Built { state, file, doors, admin_tls, limits, drain, expiring, followed, mut seen, .. } = built;
         if self.audit.as_ref().map(AuditLog::settings) != audit.as_ref() {
             tracing::warn!("the change of `audit` takes effect when Countersign starts again");
         }
@@ -435,7 +436,7 @@ impl App {
         self.shared.set_limits(limits);
         self.admin_tls.store(admin_tls);
         self.stores.adopt(&file.secret_stores);
-        self.keepers = Keepers::start(expiring, &file.sources, &file.outside);
+        self.keepers = Keepers::start(expiring, followed, &file.sources, &file.outside);
         self.routes.replace(state, file).await;
         self.manage(store).await;
         self.drain = drain;

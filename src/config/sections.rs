@@ -547,6 +547,9 @@ impl Reader<'_> {
     fn store_references(&mut self, stores: &[SecretStoreSettings]) {
         let find = |name: &str| stores.iter().map(|store| &store.settings).find(|settings| settings.name == name);
         let unknown = |name: &str| format!("there is no store {name}; list it under `secret_stores`");
+        // What is wrong with a store is said there, and not once more of every reference to it.
+        let count = self.document.count("secret_stores");
+        let listed: Vec<_> = (0..count).map(|at| self.document.value(&format!("secret_stores[{at}].name"))).collect();
         for (path, map) in self.document.maps() {
             let section = path.split(['.', '[']).next().unwrap_or_default();
             if path == "store.key.transit" {
@@ -561,6 +564,7 @@ impl Reader<'_> {
             }
             let Ok(SecretRef::Store(reference)) = serde_json::from_value(map) else { continue };
             match find(&reference.store).map(|settings| settings.check(&reference)) {
+                None if listed.contains(&reference.store.as_str().into()) => {}
                 None => self.error(&join(&path, "store"), unknown(&reference.store)),
                 Some(Err(error)) => self.error(&join(&path, &error.path), error.message),
                 Some(Ok(())) if ["upstream", "tokens", "store"].contains(&section) => {

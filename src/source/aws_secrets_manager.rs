@@ -149,6 +149,7 @@ fn is_dead(answer: &Answer) -> bool {
 fn refused(answer: &Answer) -> Trouble {
     let (code, message) = error_of(&answer.body);
     let status = answer.status.as_u16();
+    let code = if code.is_empty() && status == 403 { "AccessDeniedException".to_owned() } else { code };
     match &*code {
         "ResourceNotFoundException" => {
             Trouble::secret(format!("there is no such secret, or no such version of it, in this region: {message}"))

@@ -18,7 +18,7 @@ pub struct Server {
 }
 
 impl Server {
-    fn start(kit: &Path, program: &str, arguments: &[&str]) -> Self {
+    pub fn start(kit: &Path, program: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(kit.join("venv/bin/python"));
         command.arg(folder().join(program)).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
@@ -30,6 +30,11 @@ impl Server {
 
     pub fn fact(&self, name: &str) -> &str {
         self.facts[name].as_str().unwrap()
+    }
+
+    /// Its address without TLS.
+    pub fn admin(&self) -> String {
+        format!("http://127.0.0.1:{}", self.facts["admin"])
     }
 
     /// What moto was asked.

@@ -168,7 +168,9 @@ async fn a_lease_that_is_gone_is_replaced_and_one_that_cannot_be_renewed_serves_
     assert_eq!(user(&stores).await.unwrap().0, "u1");
     tokio::time::sleep(Duration::from_secs(61)).await;
     assert_eq!(user(&stores).await.unwrap().0, "u2");
-    let sealed = database(90, |_| says(503, json!({"errors": ["Vault is sealed"]})), 0);
+    let made = json!({"lease_id": "l1", "lease_duration": 90, "renewable": true, "data": {"username": "u1", "password": "p1"}});
+    let sealed = says(503, json!({"errors": ["Vault is sealed"]}));
+    let sealed = Server::new([says(200, made), says(200, json!({"data": {"ttl": 0}})), sealed]);
     let stores = leasing(&sealed);
     assert_eq!(user(&stores).await.unwrap().0, "u1");
     tokio::time::sleep(Duration::from_secs(75)).await;

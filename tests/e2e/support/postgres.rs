@@ -89,6 +89,13 @@ impl Postgres {
         String::from_utf8(answer.stdout).unwrap()
     }
 
+    /// Whether it lets this user in.
+    pub fn admits(&self, user: &str, password: &str) -> bool {
+        let url = self.url().replace("countersign@", &format!("{user}@"));
+        let answer = self.program("psql").args(["-XAtq", "-c", "SELECT 1", &url]).env("PGPASSWORD", password).output();
+        answer.unwrap().status.success()
+    }
+
     /// A whole dump, as `pg_dump` writes it.
     pub fn dump(&self) -> String {
         let answer = self.program("pg_dump").arg(self.url()).env("PGPASSWORD", PASSWORD).output().unwrap();
