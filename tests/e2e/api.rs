@@ -172,7 +172,8 @@ async fn schemathesis_finds_no_5xx_and_no_undocumented_answer() {
         return skip(test, "schemathesis is not in the test kit").unwrap_or_default();
     }
     let root = Root::new();
-    let more = "  rate_limit: { account: 0, principal: 0 }\n  tokens: [{ name: fuzz, role: admin, token: { env: ADMIN } }]\n";
+    let more =
+        "  rate_limit: { account: 0, principal: 0 }\n  tokens: [{ name: fuzz, role: admin, token: { env: ADMIN } }]\n";
     let proxy = start(&root, Config::new(), more);
     let admin = proxy.address("admin", 0);
     let folder = tempfile::tempdir().unwrap();
@@ -181,7 +182,15 @@ async fn schemathesis_finds_no_5xx_and_no_undocumented_answer() {
         .args(["-H", &format!("Authorization: Bearer {ADMIN}")])
         .args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance"])
         .args(["--checks", "response_schema_conformance,response_headers_conformance"])
-        .args(["--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "30", "--seed", "4711", "--no-shrink"])
+        .args([
+            "--phases",
+            "examples,coverage,fuzzing,stateful",
+            "--max-examples",
+            "30",
+            "--seed",
+            "4711",
+            "--no-shrink",
+        ])
         .args(["--continue-on-failure", "--suppress-health-check", "all", "--request-timeout", "30", "--workers", "2"])
         .current_dir(folder.path())
         .env("NO_COLOR", "1")
@@ -190,7 +199,8 @@ async fn schemathesis_finds_no_5xx_and_no_undocumented_answer() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{}", proxy.log());
     let generated = said.lines().find(|line| line.contains("generated")).unwrap_or_default();
-    let count = generated.split_whitespace().find_map(|word| word.replace(',', "").parse::<u64>().ok()).unwrap_or_default();
+    let count =
+        generated.split_whitespace().find_map(|word| word.replace(',', "").parse::<u64>().ok()).unwrap_or_default();
     assert!(count >= EXAMPLES, "{count} examples: {said}");
     measured(&format!("management API: schemathesis made {count} examples, no 5xx and no undocumented answer"));
 }

@@ -80,7 +80,8 @@ async fn a_credential_of_a_project_is_made_changed_used_and_removed() {
     let caller = native.done("POST", "/v1/accounts/4711/callers", Some(json!({"name": "policy"}))).await;
     let token = caller["token"].as_str().unwrap().to_owned();
     let get = || {
-        let head = format!("GET http://one.test/ HTTP/1.1\r\nHost: one.test\r\nProxy-Authorization: Bearer {token}\r\n\r\n");
+        let head =
+            format!("GET http://one.test/ HTTP/1.1\r\nHost: one.test\r\nProxy-Authorization: Bearer {token}\r\n\r\n");
         raw(&proxy.forward(), head.as_bytes())
     };
     assert!(get().text.ends_with("Token first"), "{}", get().text);
@@ -91,10 +92,14 @@ async fn a_credential_of_a_project_is_made_changed_used_and_removed() {
     assert!(!shown.text.contains("second") && shown.json()["type"] == "Token", "{}", shown.text);
     let list = "/cred/v2/projects/4711/credentials?filter=%28id%20co%20%27sp%27%20and%20scheme%20eq%20%27api-key%27%29";
     let listed = client.call("GET", list, &[], Value::Null).await;
-    assert_eq!((listed.json()["count"].clone(), listed.json()["kind"].clone()), (json!(1), json!("cred:credentials-list")));
+    assert_eq!(
+        (listed.json()["count"].clone(), listed.json()["kind"].clone()),
+        (json!(1), json!("cred:credentials-list"))
+    );
     let same = client.call("GET", list, &[("if-none-match", listed.header("e-tag"))], Value::Null).await;
     assert_eq!((same.status, same.text.as_str()), (304, ""));
-    let wrong = client.call("GET", "/cred/v2/projects/4711/credentials?filter=id%20is%20%27x%27", &[], Value::Null).await;
+    let wrong =
+        client.call("GET", "/cred/v2/projects/4711/credentials?filter=id%20is%20%27x%27", &[], Value::Null).await;
     assert_eq!((wrong.status, wrong.header("content-type")), (400, "application/vnd.goa.error"));
     assert!(wrong.json()["message"].as_str().unwrap().contains("at character 4"), "{}", wrong.text);
     assert_eq!(client.call("DELETE", &path.replace("api-key", "basic"), &[], Value::Null).await.status, 404);
@@ -119,7 +124,10 @@ async fn an_older_script_works_as_it_stands() {
     assert_eq!(created.status, 201, "{}", created.text);
     assert_eq!(created.header("x-ref"), "ref:eu::project/7:cred:aws-sts-credential:aws_default");
     let listed = client.call("GET", "/cloud/projects/7/credentials?scheme=aws_sts", &version, Value::Null).await;
-    assert_eq!((listed.json()["count"].clone(), listed.json()["items"][0]["scheme"].clone()), (json!(1), json!("aws_sts")));
+    assert_eq!(
+        (listed.json()["count"].clone(), listed.json()["items"][0]["scheme"].clone()),
+        (json!(1), json!("aws_sts"))
+    );
     let shown = client.call("GET", path, &version, Value::Null).await;
     assert_eq!(shown.json()["external_id"], "7");
     assert!(!shown.text.contains("wJalr"), "{}", shown.text);
