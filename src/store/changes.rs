@@ -79,7 +79,7 @@ impl Store {
 
     pub(super) fn begin_watching(&self, poll: Duration) {
         let mut tasks = vec![tokio::spawn(keep_looking(Arc::downgrade(&self.inner), poll)).abort_handle()];
-        if let Database::Postgres(pool) = &self.inner.database {
+        if let Database::Postgres { pool, .. } = &self.inner.database {
             tasks.push(tokio::spawn(keep_listening(Arc::downgrade(&self.inner), pool.clone())).abort_handle());
         }
         lock(&self.inner.watch).extend(tasks);
@@ -154,12 +154,10 @@ async fn keep_listening(inner: Weak<Inner>, pool: PgPool) {
             && listener.listen(CHANNEL).await.is_ok()
         {
             // An error and a lost connection alike: look, and listen again.
-            while let Ok(heard) = listener.try_recv().await {
+            while listener.try_recv().await.is_ok() {
                 let Some(inner) = inner.upgrade() else { return };
-                match heard.and_then(|heard| heard.payload().parse().ok()) {
-                    Some(revision) => inner.told(revision),
-                    None => inner.look.notify_one(),
-                }
+                // What was told is not taken at its word: anybody in the database can tell.
+                inner.look.notify_one();
             }
         }
         let Some(again) = inner.upgrade().map(|inner| {

@@ -4,11 +4,13 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Executor};
+use tokio::sync::Semaphore;
 use url::Url;
 
 use super::database::{Database, unavailable};
@@ -17,6 +19,10 @@ use crate::base::Secret;
 
 /// For a connection, and for the turn to write.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// To PostgreSQL: one hears of changes, half of the others may write.
+const CONNECTIONS: u32 = 8;
+const WRITERS: usize = 4;
 
 /// What PostgreSQL's users write behind the question mark, and nothing that sqlx would ignore.
 const PARAMETERS: [&str; 10] =
@@ -142,10 +148,11 @@ async fn postgres(url: &Url, password: Option<&Secret>) -> Result<Database> {
         options = options.application_name("countersign");
     }
     let pool = PgPoolOptions::new()
-        .max_connections(8)
+        .max_connections(CONNECTIONS)
         .acquire_timeout(PATIENCE)
         .after_connect(|connection, _| Box::pin(async move { connection.execute(SESSION).await.map(drop) }));
-    pool.connect_with(options).await.map(Database::Postgres).map_err(unavailable)
+    let pool = pool.connect_with(options).await.map_err(unavailable)?;
+    Ok(Database::Postgres { pool, writers: Arc::new(Semaphore::new(WRITERS)) })
 }
 
 /// Whether a host is this one: nobody can listen between.

@@ -1,5 +1,6 @@
 //! One way to speak to both databases: the same statements, values and rows, each call bounded in time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -8,6 +9,7 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Decode, PgPool, Postgres, Row as _, SqlSafeStr, Sqlite, SqlitePool, Type};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Result, StoreError};
 
@@ -28,7 +30,12 @@ pub(super) enum Database {
         read: SqlitePool,
     },
     /// PostgreSQL.
-    Postgres(PgPool),
+    Postgres {
+        /// Its connections.
+        pool: PgPool,
+        /// Turns to write: fewer than connections, so that those who wait for each other do not keep readers waiting.
+        writers: Arc<Semaphore>,
+    },
 }
 
 /// A value of a statement's parameter.
@@ -164,7 +171,7 @@ impl Database {
                 let rows = for_sqlite(sql, values).fetch(read).map_ok(Row::Sqlite);
                 bounded(rows.try_collect()).await
             }
-            Self::Postgres(pool) => {
+            Self::Postgres { pool, .. } => {
                 let rows = for_postgres(sql, values).fetch(pool).map_ok(Row::Postgres);
                 bounded(rows.try_collect()).await
             }
@@ -181,7 +188,12 @@ impl Database {
         Ok(match self {
             // Taken at once: a lock that is asked for later is refused when somebody else wrote meanwhile.
             Self::Sqlite { write, .. } => Transaction::Sqlite(Open::begin(write, "BEGIN IMMEDIATE").await?),
-            Self::Postgres(pool) => Transaction::Postgres(bounded(pool.begin()).await?),
+            Self::Postgres { pool, writers } => {
+                let turn = tokio::time::timeout(LONGEST, Arc::clone(writers).acquire_owned()).await;
+                let turn = turn.ok().and_then(std::result::Result::ok);
+                let turn = turn.ok_or_else(|| StoreError::Unavailable("others write all the time".into()))?;
+                Transaction::Postgres(bounded(pool.begin()).await?, Some(turn))
+            }
         })
     }
 
@@ -189,9 +201,9 @@ impl Database {
     pub(super) async fn snapshot(&self) -> Result<Transaction> {
         Ok(match self {
             Self::Sqlite { read, .. } => Transaction::Sqlite(Open::begin(read, "BEGIN").await?),
-            Self::Postgres(pool) => {
+            Self::Postgres { pool, .. } => {
                 let begin = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
-                Transaction::Postgres(bounded(pool.begin_with(begin)).await?)
+                Transaction::Postgres(bounded(pool.begin_with(begin)).await?, None)
             }
         })
     }
@@ -200,7 +212,7 @@ impl Database {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Sqlite { .. } => "SQLite",
-            Self::Postgres(_) => "PostgreSQL",
+            Self::Postgres { .. } => "PostgreSQL",
         }
     }
 
@@ -211,7 +223,7 @@ impl Database {
                 read.close().await;
                 write.close().await;
             }
-            Self::Postgres(pool) => pool.close().await,
+            Self::Postgres { pool, .. } => pool.close().await,
         }
     }
 }
@@ -220,8 +232,8 @@ impl Database {
 pub(super) enum Transaction {
     /// Of SQLite.
     Sqlite(Open),
-    /// Of PostgreSQL.
-    Postgres(sqlx::Transaction<'static, Postgres>),
+    /// Of PostgreSQL, with the turn to write.
+    Postgres(sqlx::Transaction<'static, Postgres>, Option<OwnedSemaphorePermit>),
 }
 
 /// A transaction of SQLite. The library's own counts how deep it is, and counts wrong when SQLite takes everything back by
@@ -262,7 +274,7 @@ impl Transaction {
                 let rows = for_sqlite(sql, values).fetch(&mut *inner.connection).map_ok(Row::Sqlite);
                 bounded(rows.try_collect()).await
             }
-            Self::Postgres(inner) => {
+            Self::Postgres(inner, _) => {
                 let rows = for_postgres(sql, values).fetch(&mut **inner).map_ok(Row::Postgres);
                 bounded(rows.try_collect()).await
             }
@@ -283,7 +295,7 @@ impl Transaction {
                     take(row)?;
                 }
             }
-            Self::Postgres(inner) => {
+            Self::Postgres(inner, _) => {
                 let mut rows = for_postgres(sql, Vec::new()).fetch(&mut **inner).map_ok(Row::Postgres);
                 while let Some(row) = bounded(rows.try_next()).await? {
                     take(row)?;
@@ -305,7 +317,7 @@ impl Transaction {
             Self::Sqlite(inner) => {
                 bounded(for_sqlite(sql, values).execute(&mut *inner.connection)).await.map(|done| done.rows_affected())
             }
-            Self::Postgres(inner) => {
+            Self::Postgres(inner, _) => {
                 bounded(for_postgres(sql, values).execute(&mut **inner)).await.map(|done| done.rows_affected())
             }
         }
@@ -315,7 +327,7 @@ impl Transaction {
     pub(super) async fn script(&mut self, sql: impl SqlSafeStr) -> Result<()> {
         match self {
             Self::Sqlite(inner) => bounded(sqlx::raw_sql(sql).execute(&mut *inner.connection)).await.map(drop),
-            Self::Postgres(inner) => bounded(sqlx::raw_sql(sql).execute(&mut **inner)).await.map(drop),
+            Self::Postgres(inner, _) => bounded(sqlx::raw_sql(sql).execute(&mut **inner)).await.map(drop),
         }
     }
 
@@ -323,7 +335,7 @@ impl Transaction {
     pub(super) async fn commit(self) -> Result<()> {
         match self {
             Self::Sqlite(inner) => inner.commit().await,
-            Self::Postgres(inner) => bounded(inner.commit()).await,
+            Self::Postgres(inner, _) => bounded(inner.commit()).await,
         }
     }
 
@@ -331,13 +343,13 @@ impl Transaction {
     pub(super) async fn clock(&mut self) -> Result<i64> {
         let sql = match self {
             Self::Sqlite(_) => "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
-            Self::Postgres(_) => "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
+            Self::Postgres(..) => "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
         };
         self.first(sql, Vec::new()).await?.map_or(Ok(0), |row| row.get(0))
     }
 
     pub(super) fn is_postgres(&self) -> bool {
-        matches!(self, Self::Postgres(_))
+        matches!(self, Self::Postgres(..))
     }
 }
 

@@ -1,15 +1,16 @@
 //! Key-encryption keys: held by us, or in Vault's transit engine, or in a file that the first start makes.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, DirBuilder};
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
 
 use super::envelope::{self, KEY_LEN};
@@ -200,16 +201,21 @@ impl KeyFile {
     /// Makes the file with a key in it, unless somebody else makes it at the same time.
     pub(super) fn make(&self, random: &dyn Random) -> Result<bool> {
         let key = fresh(random)?;
-        let made = self.place(&[HeldKey::of(key.expose())], |new| match fs::hard_link(new, &self.0) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-            outcome => outcome.map(|()| true),
-        })?;
-        Ok(made)
+        if let Some(folder) = self.0.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists()) {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| {
+                StoreError::Unavailable(format!("the folder of the key file, {}: {error}", folder.display()))
+            })?;
+        }
+        self.place(&[HeldKey::of(key.expose())], |new| match new.persist_noclobber(&self.0) {
+            Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+            outcome => outcome.map(|_| true).map_err(|error| error.error),
+        })
     }
 
     /// Writes other keys, whole or not at all.
     pub(super) fn write(&self, keys: &[HeldKey]) -> Result<()> {
-        self.place(keys, |new| fs::rename(new, &self.0).map(|()| true)).map(drop)
+        let placing = |new: NamedTempFile| new.persist(&self.0).map(|_| true).map_err(|error| error.error);
+        self.place(keys, placing).map(drop)
     }
 
     /// Puts a new key in front.
@@ -234,22 +240,20 @@ impl KeyFile {
         let _ = fs::remove_file(&self.0);
     }
 
-    fn place(&self, keys: &[HeldKey], placing: impl FnOnce(&Path) -> std::io::Result<bool>) -> Result<bool> {
+    fn place(&self, keys: &[HeldKey], placing: impl FnOnce(NamedTempFile) -> std::io::Result<bool>) -> Result<bool> {
         let mut text = Zeroizing::new(String::with_capacity(keys.len() * 45));
         for key in keys {
             STANDARD.encode_string(key.key.expose(), &mut text);
             text.push('\n');
         }
-        let new = self.0.with_extension(format!("{}.new", std::process::id()));
+        let folder = self.0.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let write = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            let placed = placing(&new)?;
-            // A rename took it away already.
-            let _ = fs::remove_file(&new);
-            let folder = self.0.parent().filter(|folder| !folder.as_os_str().is_empty());
-            fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+            // For nobody else from the beginning.
+            let mut new = NamedTempFile::new_in(folder)?;
+            new.write_all(text.as_bytes())?;
+            new.as_file().sync_all()?;
+            let placed = placing(new)?;
+            fs::File::open(folder)?.sync_all()?;
             Ok(placed)
         };
         write().map_err(|error: std::io::Error| {

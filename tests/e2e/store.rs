@@ -519,6 +519,30 @@ async fn the_first_start_makes_a_key_says_where_and_never_makes_another() {
     assert_eq!(key_of(&open().await.unwrap().0.secrets(&record).await.unwrap()), CANARY);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_start_at_the_same_time_share_one_store_and_one_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Place {
+        url: format!("sqlite:{}", folder.path().join("state/countersign.db").display()),
+        password: None,
+        poll: Duration::from_secs(1),
+    };
+    let key = |name: &str| Keys::File(folder.path().join(name));
+    let open = async |place: &Place, keys: Keys| Store::open(place, keys, &Deps::system()).await;
+    let opened = futures_util::future::join_all((0..6).map(|_| open(&place, key("state/store.key")))).await;
+    let made = opened.iter().filter(|outcome| outcome.as_ref().is_ok_and(|(_, made)| made.is_some())).count();
+    assert!(opened.iter().all(Result::is_ok) && made == 1, "{opened:?}");
+
+    let Some(server) = Server::postgres("those who start at the same time") else { return };
+    let place = server.place();
+    let opened = futures_util::future::join_all((0..6).map(|_| open(&place, key("other/store.key")))).await;
+    assert!(opened.iter().all(Result::is_ok), "{opened:?}");
+    // On a host of its own, where there is no copy of the key: nothing is made that would only confuse.
+    let Err(StoreError::Sealed(why)) = open(&place, key("elsewhere/store.key")).await else { panic!("it opened") };
+    assert!(why.contains("copy it from the host that made it"), "{why}");
+    assert!(!folder.path().join("elsewhere").exists());
+}
+
 fn set_mode(path: &Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -882,7 +906,6 @@ fn killed(server: &Server, rounds: i64, writes: usize) -> Vec<String> {
 }
 
 async fn nothing_is_lost(server: &Server, rounds: i64, writes: usize) {
-    // The key is there before the first writer is killed; being killed while it is made is another test.
     server.open().await;
     let began = std::time::Instant::now();
     let acknowledged = tokio::task::block_in_place(|| killed(server, rounds, writes));
