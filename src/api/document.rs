@@ -55,6 +55,7 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
     if method != "get" {
         errors.extend(CHANGING);
     }
+    exemplify(operation);
     let surface = Surface::of(path);
     let Some(responses) = operation["responses"].as_object_mut() else { return };
     for error in errors {
@@ -65,6 +66,27 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
         let mut headers = headers.as_object().cloned().unwrap_or_else(Map::new);
         headers.insert("x-ratelimit-remaining".into(), remaining());
         response["headers"] = Value::Object(headers);
+    }
+}
+
+/// What stands in paths, by the name of the place.
+const EXAMPLES: [(&str, &str); 7] = [
+    ("account", "default"),
+    ("id", "jira"),
+    ("name", "runner"),
+    ("number", "1234"),
+    ("scheme", "basic"),
+    ("scope", "projects"),
+    ("filter", "(id co 'jira' and scheme eq 'basic')"),
+];
+
+fn exemplify(operation: &mut Value) {
+    for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+        let known = EXAMPLES.iter().find(|(name, _)| parameter["name"] == *name);
+        if let Some((_, example)) = known {
+            let number = example.parse::<u64>().map(Value::from);
+            parameter["example"] = number.unwrap_or_else(|_| json!(example));
+        }
     }
 }
 

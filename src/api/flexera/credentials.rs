@@ -239,6 +239,8 @@ pub(super) struct OldListDocument {
 /// A new credential: its name, and the keys of its scheme.
 #[derive(Debug, ToSchema)]
 #[schema(as = FlexeraBody)]
+#[schema(example = json!({"name": "Jira", "username": "bot", "password": "the password",
+    "hosts": ["jira.example.com"], "tags": [{"key": "provider", "value": "jira"}]}))]
 #[expect(dead_code, reason = "what is read depends on the scheme; this describes what all have")]
 pub(super) struct BodyDocument {
     name: String,

@@ -129,6 +129,8 @@ pub(super) fn writable(mut document: Confidential) -> Confidential {
 /// A new credential, or the whole content of one.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"name": "Jira", "scheme": "basic", "hosts": ["jira.example.com"],
+    "tags": {"provider": "jira"}, "settings": {"username": "bot", "password": "the password"}}))]
 pub(super) struct CredentialBody {
     /// Made from the name when absent; never changes.
     #[schema(pattern = "^[_a-zA-Z0-9][-_a-zA-Z0-9]{0,127}$")]
@@ -181,6 +183,7 @@ impl From<CredentialBody> for Input {
 /// stay.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"description": "For the policies", "settings": {"password": "the new password"}}))]
 pub(super) struct CredentialPatch {
     /// For whoever repeats it.
     id: Option<String>,
@@ -460,6 +463,7 @@ pub(super) struct BindingsDocument {
 /// The content of a binding.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"credential": "jira", "callers": ["runner"], "methods": ["GET"], "paths": ["/rest"]}))]
 pub(super) struct BindingBody {
     /// For whoever repeats it.
     id: Option<String>,
