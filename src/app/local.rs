@@ -9,13 +9,13 @@ use super::build::{Built, Parts, build};
 use super::engine::Running;
 use super::opening::StoreWanted;
 use super::routes::Routes;
-use super::serve::StartError;
+use super::serve::{StartError, reliance};
 use crate::api::{Api, Principal};
 use crate::base::{AuditEvent, AuditSink, AuditUnavailable, BoxFuture, Deps};
 use crate::config::Config;
 use crate::observe::audit::{AuditLog, Settings};
 use crate::proxy::Proxy;
-use crate::store::{KeyEncryption, Store, StoreError};
+use crate::store::{KeyEncryption, Store, StoreError, TokenStore};
 use crate::token::Tokens;
 use crate::upstream::system_roots;
 
@@ -26,6 +26,8 @@ pub struct OpenStore {
     pub store: Store,
     /// The key that the configuration names for it; nothing where it is in a file of ours.
     pub key: Option<Arc<dyn KeyEncryption>>,
+    /// Where what is done to the whole of it is written down.
+    pub audit: LocalAudit,
 }
 
 impl From<StoreError> for StartError {
@@ -43,6 +45,10 @@ pub struct LocalAudit {
 }
 
 impl LocalAudit {
+    fn of(config: &Config, deps: &Deps) -> Self {
+        Self { settings: config.audit.clone().unwrap_or_default(), deps: deps.clone(), log: Arc::default() }
+    }
+
     fn log(&self) -> Result<&AuditLog, AuditUnavailable> {
         let log = self.log.get_or_init(|| AuditLog::open(&self.settings, &self.deps).map_err(AuditUnavailable));
         log.as_ref().map_err(Clone::clone)
@@ -81,8 +87,7 @@ impl AuditSink for LocalAudit {
 /// # Errors
 /// Every mistake of the configuration, or why the store cannot be opened.
 pub async fn manage(config: Config, deps: &Deps) -> Result<(Router, LocalAudit), StartError> {
-    let audit =
-        LocalAudit { settings: config.audit.clone().unwrap_or_default(), deps: deps.clone(), log: Arc::default() };
+    let audit = LocalAudit::of(&config, deps);
     let deps = Deps { audit: Arc::new(audit.clone()), ..deps.clone() };
     let (routes, store, _) = opened(config, &deps).await?;
     routes.open(store.clone()).await?;
@@ -95,8 +100,9 @@ pub async fn manage(config: Config, deps: &Deps) -> Result<(Router, LocalAudit),
 /// # Errors
 /// As [`manage`].
 pub async fn open_store(config: Config, deps: &Deps) -> Result<OpenStore, StartError> {
+    let audit = LocalAudit::of(&config, deps);
     let (_, store, key) = opened(config, deps).await?;
-    Ok(OpenStore { store, key })
+    Ok(OpenStore { store, key, audit })
 }
 
 async fn opened(
@@ -108,11 +114,15 @@ async fn opened(
         return Err(StartError::Config(vec![config.document.error("store", why)]));
     };
     let (roots, own, tokens) = (system_roots(), Arc::default(), Tokens::new(deps));
+    // A refresh token that the provider rotates is spent by one process at a time, be it a command.
+    let token_store = TokenStore::new(Arc::clone(&deps.random));
+    tokens.rely_on(Some(reliance(&token_store)));
     let parts = Parts { deps, roots: &roots, own: &own, tokens: &tokens, stores: None, previous: None, private: None };
     let Built { state, file, .. } = build(config, parts).await.map_err(StartError::Config)?;
     let proxy = Arc::new(Proxy::new(state.before_the_store(), deps.clone()));
     let stores = Arc::new(ArcSwap::new(Arc::clone(&file.secret_stores.stores)));
     let store = wanted.open(&file, &stores, deps).await?;
+    token_store.opened(store.clone());
     let key = wanted.key(&file, &stores).await?;
     let routes = Routes::new(proxy, deps, file, wanted.settings.grace);
     Ok((routes, store, key))

@@ -559,7 +559,7 @@ fn audit_wanted(config: &Config, private: bool) -> Option<audit::Settings> {
 }
 
 /// On what tokens rely where there is a store.
-fn reliance(store: &TokenStore) -> Reliance {
+pub(super) fn reliance(store: &TokenStore) -> Reliance {
     Reliance { sealer: Arc::new(store.clone()), journals: Arc::new(store.clone()) }
 }
 

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 
 use super::output::{Output, facts};
 use super::{Context, Failure, ask};
+use crate::api::Principal;
 use crate::app::{OpenStore, open_store};
+use crate::base::{AuditEvent, AuditSink};
 use crate::store::{Info, Progress, StoreError};
 
 #[derive(Args)]
@@ -80,6 +82,19 @@ enum Action {
     },
 }
 
+impl Action {
+    /// As what it stands in the audit record.
+    fn on_record(&self) -> Option<&'static str> {
+        match self {
+            Self::Info => None,
+            Self::Rekey { .. } => Some("store.rekey"),
+            Self::Backup { .. } => Some("store.backup"),
+            Self::Restore { .. } => Some("store.restore"),
+            Self::Prune { .. } => Some("store.prune"),
+        }
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::Other(error.to_string())
@@ -106,7 +121,12 @@ pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, 
         _ => None,
     };
     context.start_quiet_logs();
-    let OpenStore { store, key } = open_store(config, &context.deps).await?;
+    let OpenStore { store, key, audit } = open_store(config, &context.deps).await?;
+    context.closes(audit.clone());
+    if let Some(name) = arguments.action.on_record() {
+        let event = AuditEvent::new(name, "", "ok").by(Principal::local().name);
+        audit.record(event).await.map_err(|error| Failure::Other(error.to_string()))?;
+    }
     let done = match &arguments.action {
         Action::Info => {
             let info = store.info().await?;

@@ -19,6 +19,7 @@ mod aws_signing;
 mod azure;
 mod bad_input;
 mod callers;
+mod cli_management;
 mod clients;
 mod commands;
 mod desync;
