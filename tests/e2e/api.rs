@@ -99,9 +99,11 @@ async fn people_of_an_issuer_come_in_with_the_roles_that_their_claims_mean() {
     key["kid"] = json!("k1");
     let answers: Arc<Mutex<HashMap<String, Value>>> = Arc::default();
     let of = Arc::clone(&answers);
-    let issuer = Origin::https_with(&root, &["idp.test"], move |seen| match of.lock().unwrap().get(&seen.target) {
-        Some(document) => text(200, &document.to_string()),
-        None => text(500, "away"),
+    let issuer = Origin::https_with(&root, &["idp.test"], &["http/1.1"], move |seen| {
+        match of.lock().unwrap().get(&seen.target) {
+            Some(document) => text(200, &document.to_string()),
+            None => text(500, "away"),
+        }
     })
     .await;
     let address = "https://idp.test/realm";
