@@ -192,7 +192,7 @@ impl Database {
                 let turn = tokio::time::timeout(LONGEST, Arc::clone(writers).acquire_owned()).await;
                 let turn = turn.ok().and_then(std::result::Result::ok);
                 let turn = turn.ok_or_else(|| StoreError::Unavailable("others write all the time".into()))?;
-                Transaction::Postgres(bounded(pool.begin()).await?, Some(turn))
+                Transaction::Postgres { inner: bounded(pool.begin()).await?, _turn: Some(turn) }
             }
         })
     }
@@ -203,7 +203,7 @@ impl Database {
             Self::Sqlite { read, .. } => Transaction::Sqlite(Open::begin(read, "BEGIN").await?),
             Self::Postgres { pool, .. } => {
                 let begin = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
-                Transaction::Postgres(bounded(pool.begin_with(begin)).await?, None)
+                Transaction::Postgres { inner: bounded(pool.begin_with(begin)).await?, _turn: None }
             }
         })
     }
@@ -232,8 +232,13 @@ impl Database {
 pub(super) enum Transaction {
     /// Of SQLite.
     Sqlite(Open),
-    /// Of PostgreSQL, with the turn to write.
-    Postgres(sqlx::Transaction<'static, Postgres>, Option<OwnedSemaphorePermit>),
+    /// Of PostgreSQL.
+    Postgres {
+        /// The library's own.
+        inner: sqlx::Transaction<'static, Postgres>,
+        /// Given back when it ends.
+        _turn: Option<OwnedSemaphorePermit>,
+    },
 }
 
 /// A transaction of SQLite. The library's own counts how deep it is, and counts wrong when SQLite takes everything back by
@@ -274,7 +279,7 @@ impl Transaction {
                 let rows = for_sqlite(sql, values).fetch(&mut *inner.connection).map_ok(Row::Sqlite);
                 bounded(rows.try_collect()).await
             }
-            Self::Postgres(inner, _) => {
+            Self::Postgres { inner, .. } => {
                 let rows = for_postgres(sql, values).fetch(&mut **inner).map_ok(Row::Postgres);
                 bounded(rows.try_collect()).await
             }
@@ -295,7 +300,7 @@ impl Transaction {
                     take(row)?;
                 }
             }
-            Self::Postgres(inner, _) => {
+            Self::Postgres { inner, .. } => {
                 let mut rows = for_postgres(sql, Vec::new()).fetch(&mut **inner).map_ok(Row::Postgres);
                 while let Some(row) = bounded(rows.try_next()).await? {
                     take(row)?;
@@ -317,7 +322,7 @@ impl Transaction {
             Self::Sqlite(inner) => {
                 bounded(for_sqlite(sql, values).execute(&mut *inner.connection)).await.map(|done| done.rows_affected())
             }
-            Self::Postgres(inner, _) => {
+            Self::Postgres { inner, .. } => {
                 bounded(for_postgres(sql, values).execute(&mut **inner)).await.map(|done| done.rows_affected())
             }
         }
@@ -327,7 +332,7 @@ impl Transaction {
     pub(super) async fn script(&mut self, sql: impl SqlSafeStr) -> Result<()> {
         match self {
             Self::Sqlite(inner) => bounded(sqlx::raw_sql(sql).execute(&mut *inner.connection)).await.map(drop),
-            Self::Postgres(inner, _) => bounded(sqlx::raw_sql(sql).execute(&mut **inner)).await.map(drop),
+            Self::Postgres { inner, .. } => bounded(sqlx::raw_sql(sql).execute(&mut **inner)).await.map(drop),
         }
     }
 
@@ -335,7 +340,7 @@ impl Transaction {
     pub(super) async fn commit(self) -> Result<()> {
         match self {
             Self::Sqlite(inner) => inner.commit().await,
-            Self::Postgres(inner, _) => bounded(inner.commit()).await,
+            Self::Postgres { inner, .. } => bounded(inner.commit()).await,
         }
     }
 
@@ -343,13 +348,13 @@ impl Transaction {
     pub(super) async fn clock(&mut self) -> Result<i64> {
         let sql = match self {
             Self::Sqlite(_) => "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
-            Self::Postgres(..) => "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
+            Self::Postgres { .. } => "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
         };
         self.first(sql, Vec::new()).await?.map_or(Ok(0), |row| row.get(0))
     }
 
     pub(super) fn is_postgres(&self) -> bool {
-        matches!(self, Self::Postgres(..))
+        matches!(self, Self::Postgres { .. })
     }
 }
 
