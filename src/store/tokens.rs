@@ -24,9 +24,9 @@ const HOLD: Duration = Duration::from_secs(3);
 /// For this long the database is asked whether a data key is still the newest; then the newest that is known is good enough.
 const NEWEST: Duration = Duration::from_millis(300);
 
-/// What an exchange brought is written once more after these waits, when the database cannot be reached just then.
-const AGAIN: [Duration; 4] =
-    [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
+/// For this long it is tried to write what an exchange brought, when the database cannot be reached just then.
+const PATIENCE: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// The store of this process, once it is open. Until then nothing is sealed and no refresh token spent.
 #[derive(Debug, Clone)]
@@ -200,14 +200,16 @@ impl Journal for StoreJournal {
                 reached("announcement-written");
                 return self.write_once(lease, &plain).await.map_err(|error| error.to_string());
             }
-            let mut again = AGAIN.iter();
-            loop {
-                match (self.write_once(lease, &plain).await, again.next()) {
-                    (Ok(()), _) => break,
-                    (Err(StoreError::Unavailable(_)), Some(wait)) => tokio::time::sleep(*wait).await,
-                    (Err(error), _) => return Err(error.to_string()),
+            let written = tokio::time::timeout(PATIENCE, async {
+                while let Err(error) = self.write_once(lease, &plain).await {
+                    match error {
+                        StoreError::Unavailable(_) => tokio::time::sleep(AGAIN).await,
+                        other => return Err(other.to_string()),
+                    }
                 }
-            }
+                Ok(())
+            });
+            written.await.unwrap_or_else(|_| Err("the database cannot be reached".into()))?;
             reached("successor-written");
             Ok(())
         })

@@ -9,11 +9,11 @@ use crate::support::{Answer, Config, Origin, Proxy, Root, Seen, measured, raw, t
 
 /// A provider that replaces refresh tokens, notices when one comes twice, and then revokes them all.
 #[derive(Default)]
-struct Provider {
-    used: Vec<String>,
+pub struct Provider {
+    pub used: Vec<String>,
     latest: String,
-    revoked: bool,
-    replays: usize,
+    pub revoked: bool,
+    pub replays: usize,
     /// Takes the token before the latest once more.
     grace: bool,
 }
@@ -38,13 +38,29 @@ impl Provider {
     }
 }
 
-async fn provider(grace: bool) -> (Origin, Arc<Mutex<Provider>>) {
-    let provider = Arc::new(Mutex::new(Provider { latest: "refresh-0".into(), grace, ..Provider::default() }));
-    let state = Arc::clone(&provider);
-    (Origin::http_with(move |seen| state.lock().unwrap().answer(seen)).await, provider)
+pub async fn provider(grace: bool) -> (Origin, Arc<Mutex<Provider>>) {
+    provider_with(grace, |_| {}).await
 }
 
-fn config(idp: &Origin, api: &Origin, more: &str) -> String {
+/// The same, which does something between taking a token, by the number of those taken, and answering.
+pub async fn provider_with(
+    grace: bool,
+    before: impl Fn(usize) + Send + Sync + 'static,
+) -> (Origin, Arc<Mutex<Provider>>) {
+    let provider = Arc::new(Mutex::new(Provider { latest: "refresh-0".into(), grace, ..Provider::default() }));
+    let state = Arc::clone(&provider);
+    let answering = move |seen: &Seen| {
+        let (answer, used) = {
+            let mut state = state.lock().unwrap();
+            (state.answer(seen), state.used.len())
+        };
+        before(used);
+        answer
+    };
+    (Origin::http_with(answering).await, provider)
+}
+
+pub fn config(idp: &Origin, api: &Origin, more: &str) -> String {
     let credential = format!(
         "  - id: key\n    scheme: oauth2\n    hosts: [api.test]\n    grant_type: refresh_token\n    \
          token_url: http://idp.test/token\n    allow_cleartext: true\n    token: {{ env: TOKEN }}\n{more}"
@@ -59,23 +75,23 @@ fn config(idp: &Origin, api: &Origin, more: &str) -> String {
 }
 
 /// Fail points are in debug builds only.
-fn debug_build() -> &'static Path {
+pub fn debug_build() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_countersign"))
 }
 
-fn start(program: &Path, config: &str, variables: &[(&str, &str)]) -> Proxy {
+pub fn start(program: &Path, config: &str, variables: &[(&str, &str)]) -> Proxy {
     let root = Root::new();
     Proxy::start_program(program, tempfile::tempdir().unwrap(), config, variables, |folder| {
         std::fs::write(folder.join("origin.pem"), root.pem()).unwrap();
     })
 }
 
-const GET: &[u8] = b"GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n";
-const TOKEN: (&str, &str) = ("TOKEN", "refresh-0");
+pub const GET: &[u8] = b"GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n";
+pub const TOKEN: (&str, &str) = ("TOKEN", "refresh-0");
 
 /// Every point at which the process is killed, and what must come of it: the next process serves, or it says that a person
 /// must act. `retry` is for providers that take a token twice.
-const POINTS: [(&str, bool, bool); 5] = [
+pub const POINTS: [(&str, bool, bool); 5] = [
     // name, serves with `refuse`, serves with `retry`
     ("announcement-written", true, true),
     ("refresh-announced", false, true),
