@@ -16,10 +16,10 @@ use crate::base::{BoxFuture, Random, Secret};
 use crate::token::{FleetKey, Journal, JournalError, Journals, Record, Sealer, SealerError};
 
 /// A lease of a journal: whoever does not come back within this time was killed.
-const LEASE: Duration = Duration::from_secs(10);
+const LEASE: Duration = Duration::from_secs(5);
 
 /// The lease is held longer this often.
-const HOLD: Duration = Duration::from_secs(3);
+const HOLD: Duration = Duration::from_millis(1500);
 
 /// For this long the database is asked whether a data key is still the newest; then the newest that is known is good enough.
 const NEWEST: Duration = Duration::from_millis(300);

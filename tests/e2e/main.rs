@@ -43,6 +43,7 @@ mod reverse;
 mod rotation;
 mod secret_stores;
 mod secrets;
+mod shared_rotation;
 mod shared_tokens;
 mod store;
 mod support;
