@@ -484,9 +484,9 @@ impl<'a> Credentials<'a> {
                 ..error
             })?;
         }
+        super::judge::content(kind, &sealed.secrets).await?;
         if kinds::is_kept_only(kind) {
-            return kinds::check_kept(&sealed.secrets)
-                .map_err(|error| ApiError::unprocessable(below("settings", &error.path), error.message));
+            return Ok(());
         }
         let checked =
             self.api.engine.check_credential(self.account, kind, &*sealed.draft, hosts, &sealed.secrets).await;

@@ -13,6 +13,7 @@ mod error;
 mod filter;
 mod flexera;
 mod json;
+mod judge;
 pub mod kinds;
 mod limits;
 mod native;

@@ -11,7 +11,7 @@ use super::test::test;
 use crate::api::{Declared, Engine, TestReport, TokenLife, WriteError};
 use crate::base::{BoxFuture, Secret};
 use crate::route::{CredentialEntry, DEFAULT_ACCOUNT, HostPattern, Readiness, RouteTable, Unbound, Uses};
-use crate::scheme::{Draft, Identity, Kind, Lender, Setup};
+use crate::scheme::{Draft, Identity, Introduction, Kind, Lender, Setup};
 use crate::store::BindingRecord;
 
 /// The process, for the API.
@@ -152,6 +152,22 @@ impl Engine for Running {
         let file = self.routes.file();
         let names = file.callers.iter().map(|rule| rule.name.clone());
         if account == DEFAULT_ACCOUNT { names.collect() } else { Vec::new() }
+    }
+
+    fn introduce<'a>(&'a self, account: &'a str, id: &'a str) -> BoxFuture<'a, Option<Introduction>> {
+        Box::pin(async move {
+            let stored = self.routes.stored()?;
+            let record = stored.store().credential(account, id).await.ok().flatten()?;
+            let draft = (crate::scheme::find(&record.scheme)?.parse)(record.settings.clone()).ok()?;
+            let mut secrets = unsealed(&stored.store().secrets(&record).await.ok()?);
+            let file = self.routes.file();
+            if draft.references().into_iter().any(|reference| !secrets.contains(reference)) {
+                file.sources.load_into(&mut secrets, draft.references()).await;
+            }
+            let (version, outside) = (record.version, &file.outside);
+            let setup = Setup { account, credential: id, version, secrets: &secrets, outside };
+            draft.introduce(&setup)?.await.ok()
+        })
     }
 
     fn test<'a>(&'a self, account: &'a str, id: &'a str) -> BoxFuture<'a, Option<TestReport>> {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::super::json::Confidential;
+use super::super::judge::credential_source;
 use super::address::host;
 use super::keys::{Keys, is_sealed};
 use super::provider::Provider;
@@ -204,32 +205,11 @@ fn google(keys: &mut Keys) -> Result<Mapped, Wrong> {
     let form = match document.expose().get("type").and_then(Value::as_str) {
         Some("service_account") => Ok("service_account"),
         Some("authorized_user") => Ok("authorized_user"),
-        Some("external_account") => judge_source(document.expose()).map(|()| "external_account"),
+        Some("external_account") => credential_source(document.expose()).map(|()| "external_account"),
         _ => Err("its `type` is none of service_account, external_account and authorized_user"),
     };
     // As text: no member of it is a reference of ours.
     Ok(google.set(form.map_err(wrong)?, document.expose().to_string()))
-}
-
-/// Whether the source of a workload identity's token is one that a client of the API may name.
-fn judge_source(document: &Value) -> Result<(), &'static str> {
-    let source = document.get("credential_source").ok_or("there is no `credential_source` in it")?;
-    if source.get("environment_id").is_some() {
-        return Err(
-            "its `credential_source` is this host's own AWS identity, which only the operator lends out, in the configuration file",
-        );
-    }
-    if source.get("url").and_then(Value::as_str).is_some_and(|url| url.contains("169.254.")) {
-        return Err(
-            "its `credential_source` is this host's own identity, which only the operator lends out, in the configuration file",
-        );
-    }
-    if source.get("url").is_none() {
-        return Err(
-            "its `credential_source` has no `url`: files of this host are named by the operator, in the configuration file",
-        );
-    }
-    Ok(())
 }
 
 /// A user name with a password or token for every host, or a token alone for those of the API.
