@@ -66,11 +66,6 @@ impl Postgres {
         format!("postgres://countersign@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// The same with the password, for clients that take it there.
-    pub fn url_with_password(&self) -> String {
-        self.url().replace("countersign@", &format!("countersign:{PASSWORD}@"))
-    }
-
     /// Makes another, empty database and returns its address without the password.
     pub fn database(&self, name: &str) -> String {
         self.query("postgres", &format!("CREATE DATABASE {name}"));
