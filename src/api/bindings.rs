@@ -38,17 +38,17 @@ pub struct NewCallerToken {
     pub expires_at: Option<SystemTime>,
 }
 
+fn sees(principal: &Principal, account: &str) -> Result<(), ApiError> {
+    check_account(account)?;
+    principal.may(Role::Viewer, account)
+}
+
+fn manages(principal: &Principal, account: &str) -> Result<(), ApiError> {
+    check_account(account)?;
+    principal.may(Role::Manager, account)
+}
+
 impl Api {
-    fn sees(&self, principal: &Principal, account: &str) -> Result<(), ApiError> {
-        check_account(account)?;
-        principal.may(Role::Viewer, account)
-    }
-
-    fn manages(&self, principal: &Principal, account: &str) -> Result<(), ApiError> {
-        check_account(account)?;
-        principal.may(Role::Manager, account)
-    }
-
     /// The accounts that somebody may see, by name.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ impl Api {
     /// # Errors
     /// `forbidden`.
     pub async fn bindings(&self, principal: &Principal, account: &str) -> Result<Vec<BindingRecord>, ApiError> {
-        self.sees(principal, account)?;
+        sees(principal, account)?;
         Ok(self.store.bindings(account).await?)
     }
 
@@ -75,7 +75,7 @@ impl Api {
     /// # Errors
     /// What is wrong with it.
     pub async fn put_binding(&self, principal: &Principal, binding: BindingRecord) -> Result<bool, ApiError> {
-        self.manages(principal, &binding.account)?;
+        manages(principal, &binding.account)?;
         check_id(&binding.id)?;
         if binding.allow_cleartext {
             principal.may(Role::Admin, &binding.account).map_err(|error| ApiError {
@@ -130,7 +130,7 @@ impl Api {
     /// # Errors
     /// `not_found`.
     pub async fn remove_binding(&self, principal: &Principal, account: &str, id: &str) -> Result<(), ApiError> {
-        self.manages(principal, account)?;
+        manages(principal, account)?;
         if !self.store.bindings(account).await?.iter().any(|binding| binding.id == id) {
             return Err(ApiError::not_found(format!("binding {id} in the account {account}")));
         }
@@ -147,7 +147,7 @@ impl Api {
     /// # Errors
     /// `forbidden`.
     pub async fn callers(&self, principal: &Principal, account: &str) -> Result<Vec<CallerEntry>, ApiError> {
-        self.sees(principal, account)?;
+        sees(principal, account)?;
         let declared = self.engine.declared_callers(account).into_iter();
         let declared = declared.map(|name| CallerEntry { name, origin: Origin::File, tokens: Vec::new() });
         let stored = self.store.callers(account).await?.into_iter().map(|caller| CallerEntry {
@@ -185,7 +185,7 @@ impl Api {
         name: &str,
         expires_at: Option<SystemTime>,
     ) -> Result<NewCallerToken, ApiError> {
-        self.manages(principal, account)?;
+        manages(principal, account)?;
         if !is_name(name) || name == LOCAL {
             let why = "a caller's name has up to 128 letters, digits, `-`, `_`, `.`, `/` and `@`, and is not `local`";
             return Err(ApiError::unprocessable("name", why));
@@ -207,7 +207,7 @@ impl Api {
         name: &str,
         expires_at: Option<SystemTime>,
     ) -> Result<NewCallerToken, ApiError> {
-        self.manages(principal, account)?;
+        manages(principal, account)?;
         let Some(proofs) = self.stored_caller(account, name).await? else {
             return Err(Self::unknown_caller(account, name));
         };
@@ -252,7 +252,7 @@ impl Api {
         name: &str,
         token: Option<&str>,
     ) -> Result<(), ApiError> {
-        self.manages(principal, account)?;
+        manages(principal, account)?;
         let Some(proofs) = self.stored_caller(account, name).await? else {
             return Err(Self::unknown_caller(account, name));
         };

@@ -27,9 +27,12 @@ impl HttpClients for Nobody {
     }
 }
 
-/// An issuer: what it answers by path, and what it was asked.
+/// What an issuer answers by path, and what it was asked.
+type Answers = (HashMap<String, Value>, Vec<String>);
+
+/// An issuer.
 #[derive(Debug, Default, Clone)]
-struct Issuer(Arc<Mutex<(HashMap<String, Value>, Vec<String>)>>);
+struct Issuer(Arc<Mutex<Answers>>);
 
 impl HttpClients for Issuer {
     fn client(&self, _: &Destination, _: &ClientOptions) -> Result<Arc<dyn HttpClient>, String> {

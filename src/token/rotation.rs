@@ -213,7 +213,7 @@ impl Rotation {
     /// What the journal says.
     async fn written(&self, journal: &mut dyn Journal) -> Result<Record, Failure> {
         if let Some(record) = journal.read().await.map_err(unusable)? {
-            return self.still_here(record);
+            return Self::still_here(record);
         }
         if self.directory.elsewhere.is_some() && self.files.has(&self.name) {
             return self.take_over(journal).await;
@@ -221,7 +221,7 @@ impl Rotation {
         Ok(Record::new(self.configured.expose_str().unwrap_or_default().to_owned()))
     }
 
-    fn still_here(&self, record: Record) -> Result<Record, Failure> {
+    fn still_here(record: Record) -> Result<Record, Failure> {
         if record.moved {
             let why = "its refresh token was taken over by the encrypted store: configure that store again, or authorize \
                        again and set the new token";
@@ -238,7 +238,7 @@ impl Rotation {
         let Some(record) = file.read().await.map_err(unusable)? else {
             return Ok(Record::new(self.configured.expose_str().unwrap_or_default().to_owned()));
         };
-        let record = self.still_here(record)?;
+        let record = Self::still_here(record)?;
         journal.write(&record).await.map_err(unwritable)?;
         let mut gone = Record::new(String::new());
         (gone.pending, gone.moved) = (true, true);
