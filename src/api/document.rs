@@ -61,7 +61,13 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
     for error in errors {
         responses.entry(error).or_insert_with(|| described(surface, error));
     }
-    for response in responses.values_mut() {
+    for (status, response) in responses {
+        // OpenAPI wants a word for each answer.
+        let code = status.parse().ok().and_then(|code| axum::http::StatusCode::from_u16(code).ok());
+        let word = code.and_then(|code| code.canonical_reason()).unwrap_or("An answer");
+        if response["description"].as_str().is_none_or(str::is_empty) {
+            response["description"] = word.into();
+        }
         let headers = response["headers"].take();
         let mut headers = headers.as_object().cloned().unwrap_or_else(Map::new);
         headers.insert("x-ratelimit-remaining".into(), remaining());

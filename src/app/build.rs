@@ -70,6 +70,8 @@ pub struct Built {
     pub expiring: Vec<Expiring>,
     /// Secrets of stores whose change means a reload.
     pub followed: Option<Followed>,
+    /// What brings the content of the store's credentials, where their routes are among the others.
+    pub(super) stored: Option<Arc<super::stored::Stored>>,
     /// Files whose change means a reload, as they were before they were read.
     pub seen: Fingerprints,
 }
@@ -666,6 +668,7 @@ impl Builder {
             expiring: self.expiring,
             followed: self.followed,
             file: Arc::new(file),
+            stored: None,
             seen: self.seen,
         }
     }

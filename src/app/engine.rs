@@ -139,9 +139,8 @@ impl Engine for Running {
         })
     }
 
-    fn store_is_open(&self, _store: &str, _account: &str) -> bool {
-        // There are none to open yet.
-        false
+    fn store_is_open(&self, store: &str, account: &str) -> bool {
+        self.routes.file().secret_stores.stores.is_open_to(store, account)
     }
 
     fn declared(&self, account: &str) -> Vec<Declared> {

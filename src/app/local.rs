@@ -10,9 +10,10 @@ use super::engine::Running;
 use super::opening::StoreWanted;
 use super::routes::Routes;
 use super::serve::{StartError, reliance};
+use super::stored::Stored;
 use crate::api::{Api, Principal};
 use crate::base::{AuditEvent, AuditSink, AuditUnavailable, BoxFuture, Deps};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::observe::audit::{AuditLog, Settings};
 use crate::proxy::Proxy;
 use crate::store::{KeyEncryption, Store, StoreError, TokenStore};
@@ -103,6 +104,37 @@ pub async fn open_store(config: Config, deps: &Deps) -> Result<OpenStore, StartE
     let audit = LocalAudit::of(&config, deps);
     let (_, store, key) = opened(config, deps).await?;
     Ok(OpenStore { store, key, audit })
+}
+
+/// Everything that a configuration and its store describe, for a look at it: nothing is made, and nothing changed.
+///
+/// # Errors
+/// Every mistake of the configuration. Why the store cannot be read stands among what is unresolved.
+pub async fn build_whole(config: Config, parts: Parts<'_>) -> Result<Built, Vec<ConfigError>> {
+    let wanted = StoreWanted::of(&config, true).filter(|wanted| wanted.settings.exists());
+    let (document, deps) = (config.document.clone(), parts.deps);
+    let mut built = build(config, parts).await?;
+    if let Some(wanted) = wanted {
+        let stores = Arc::new(ArcSwap::new(Arc::clone(&built.file.secret_stores.stores)));
+        let routes = async {
+            let stored = Stored::new(wanted.open(&built.file, &stores, deps).await?);
+            let table = stored.table(&built.file).await?;
+            Ok::<_, StoreError>((table, stored))
+        };
+        match routes.await {
+            Ok((table, stored)) => {
+                built.state.routes = table.routes;
+                let left_out = table.left_out.into_iter().map(|why| document.error("store", why));
+                built.warnings.extend(left_out);
+                built.stored = Some(stored);
+            }
+            Err(error) => {
+                built.state = built.state.before_the_store();
+                built.unresolved.push(document.error("store", error.to_string()));
+            }
+        }
+    }
+    Ok(built)
 }
 
 async fn opened(

@@ -19,5 +19,5 @@ mod watch;
 
 pub use build::{Built, Parts, build};
 pub use introduce::{IntroduceError, Introduced, introduce};
-pub use local::{LocalAudit, OpenStore, manage, open_store};
+pub use local::{LocalAudit, OpenStore, build_whole, manage, open_store};
 pub use serve::{App, StartError};

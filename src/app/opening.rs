@@ -27,13 +27,17 @@ pub(super) struct StoreWanted {
 impl StoreWanted {
     /// One is asked for by `store`, or by an admin listener that manages. A private listener makes none of its own.
     pub(super) fn of(config: &Config, private: bool) -> Option<Self> {
-        let managed = config.admin.as_ref().filter(|admin| admin.api && !private);
+        let managed = config.admin.as_ref().filter(|admin| admin.api);
+        // A private listener and a look at the configuration use the store that there is, and make none.
+        if private && config.store.is_none() && !Settings::default().exists() {
+            return None;
+        }
         let settings = match (&config.store, managed) {
             (Some(settings), _) => settings.clone(),
             (None, Some(_)) => Settings::default(),
             (None, None) => return None,
         };
-        Some(Self { settings, admin: managed.cloned() })
+        Some(Self { settings, admin: managed.filter(|_| !private).cloned() })
     }
 
     /// Opens it.

@@ -1,7 +1,7 @@
 //! Keeps the route table at what the configuration file and the encrypted store say, and writes down what is counted.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 
@@ -42,6 +42,8 @@ struct Turn {
     shut: bool,
     /// What was left out of the table last time; said once.
     left_out: Vec<String>,
+    /// When the next proof of a caller ends.
+    ends: Option<SystemTime>,
 }
 
 impl Routes {
@@ -90,12 +92,12 @@ impl Routes {
     pub(super) async fn replace(&self, mut state: State, file: Arc<FilePart>) {
         let mut turn = self.turn.lock().await;
         if let Some(stored) = self.stored() {
-            let Table { routes, left_out, revision } = match stored.table(&file).await {
+            let Table { routes, left_out, revision, ends } = match stored.table(&file).await {
                 Ok(table) => table,
                 Err(_) => stored.last_table(&file),
             };
             state.routes = routes;
-            turn.revision = revision;
+            (turn.revision, turn.ends) = (revision, ends);
             turn.say(left_out);
         }
         if self.stored().is_none() && self.grace > Duration::ZERO {
@@ -113,12 +115,13 @@ impl Routes {
         let Some(stored) = self.stored() else { return Ok(()) };
         let wanted = *stored.store().revisions().borrow();
         let mut turn = self.turn.lock().await;
-        if !anyway && turn.revision >= wanted && !turn.shut {
+        let ended = turn.ends.is_some_and(|end| end <= self.clock.now());
+        if !anyway && !ended && turn.revision >= wanted && !turn.shut {
             return Ok(());
         }
-        let Table { routes, revision, left_out } = stored.table(&self.file()).await?;
+        let Table { routes, revision, left_out, ends } = stored.table(&self.file()).await?;
         self.proxy.reroute(routes);
-        (turn.revision, turn.shut) = (revision, false);
+        (turn.revision, turn.shut, turn.ends) = (revision, false, ends);
         turn.say(left_out);
         Ok(())
     }

@@ -459,13 +459,7 @@ impl App {
     async fn manage(&mut self, wanted: Option<StoreWanted>) {
         match (&self.management, wanted) {
             (Some(management), Some(wanted)) => management.reload(wanted).await,
-            (None, Some(wanted)) => {
-                let started = Management::start(&self.routes, &self.deps, wanted, self.around.clone()).await;
-                match started {
-                    Ok(management) => self.management = Some(management),
-                    Err(error) => tracing::error!(%error, "the store cannot be opened"),
-                }
-            }
+            (None, Some(_)) => tracing::error!("`store` or `admin` is new: that is obeyed after a restart"),
             (Some(_), None) => tracing::error!("`store` is gone: that is obeyed after a restart"),
             (None, None) => {}
         }

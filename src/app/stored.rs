@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 
@@ -41,10 +42,21 @@ struct Known {
     entry: Arc<CredentialEntry>,
     /// What it is prepared with; another configuration prepares anew.
     file: Arc<FilePart>,
-    /// The lender it depends on, and that one's version.
-    loan: Option<(String, i64)>,
+    /// What it borrows from, down the chain.
+    loan: Option<Borrowed>,
     /// Loads its secrets again in time, if they end.
     keeper: Option<tokio::task::AbortHandle>,
+}
+
+/// What a credential borrows from.
+#[derive(Debug, Clone)]
+struct Borrowed {
+    /// Each lender of the store with its version; nothing for one that was not there.
+    chain: Vec<(String, Option<i64>)>,
+    /// The first lender, kept for as long as it is borrowed from.
+    _lender: Option<Arc<CredentialEntry>>,
+    /// The first lender is one of the file.
+    of_file: bool,
 }
 
 impl Drop for Known {
@@ -63,6 +75,8 @@ pub(super) struct Table {
     pub(super) revision: i64,
     /// Bindings and callers that were left out, and why.
     pub(super) left_out: Vec<String>,
+    /// When the next proof of a caller ends, and the table with it.
+    pub(super) ends: Option<SystemTime>,
 }
 
 impl Stored {
@@ -84,7 +98,7 @@ impl Stored {
     /// When the store cannot be read.
     pub(super) async fn table(self: &Arc<Self>, file: &Arc<FilePart>) -> Result<Table, StoreError> {
         let routing = Arc::new(self.store.routing().await?);
-        self.forget_changed_loans().await?;
+        self.forget_changed_loans(file).await?;
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&routing));
         Ok(self.assemble(file, &routing))
     }
@@ -117,8 +131,14 @@ impl Stored {
                 entries.insert(name, entry);
             }
         }
-        self.known().retain(|name, known| entries.contains_key(name) || Arc::strong_count(&known.entry) > 1);
-        let callers = || callers(file, &routing.callers);
+        self.known().retain(|name, known| {
+            // A keeper holds its entry as well, and keeps it for nobody.
+            entries.contains_key(name) || Arc::strong_count(&known.entry) > 1 + usize::from(known.keeper.is_some())
+        });
+        let now = file.outside.clock.now();
+        let callers = || callers(file, &routing.callers, now);
+        let proofs = routing.callers.iter().flat_map(|caller| &caller.proofs);
+        let ends = proofs.filter_map(|proof| proof.expires_at).filter(|end| *end > now).min();
         let mut bindings: Vec<Arc<Binding>> = file.bindings.clone();
         for record in &routing.bindings {
             let own = entries.get(&(record.account.clone(), record.credential.clone()));
@@ -136,7 +156,7 @@ impl Stored {
         let mut credentials = file.credentials.clone();
         credentials.extend(entries.into_values());
         let routes = settle(bindings, credentials, callers, file, &mut left_out);
-        Table { routes, revision: routing.revision, left_out }
+        Table { routes, revision: routing.revision, left_out, ends }
     }
 
     /// The entry of a record: the one there is if that is of this version, else a new one, whose content rests.
@@ -149,7 +169,9 @@ impl Stored {
         let name = (record.account.clone(), record.id.clone());
         let mut known = self.known();
         let same = |one: &&Known| one.entry.version == record.version && one.file.is_prepared_alike(file);
-        if let Some(one) = known.get(&name).filter(same) {
+        // A record that was read a moment ago takes the place of no newer one.
+        let newer = |one: &&Known| one.entry.version > record.version && one.file.is_prepared_alike(file);
+        if let Some(one) = known.get(&name).filter(|one| same(one) || newer(one)) {
             return Some(Arc::clone(&one.entry));
         }
         let usage =
@@ -175,19 +197,39 @@ impl Stored {
     }
 
     /// What borrows from a credential that was changed or removed is prepared anew.
-    async fn forget_changed_loans(&self) -> Result<(), StoreError> {
-        let loans: Vec<(Name, String, i64)> = self
-            .known()
-            .iter()
-            .filter_map(|(name, known)| known.loan.as_ref().map(|(id, version)| (name.clone(), id.clone(), *version)))
-            .collect();
-        for (name, lender, version) in loans {
-            let now = self.store.credential(&name.0, &lender).await?;
-            if now.is_none_or(|record| record.version != version) {
+    async fn forget_changed_loans(&self, file: &Arc<FilePart>) -> Result<(), StoreError> {
+        let with_loan = |(name, known): (&Name, &Known)| {
+            let loan = known.loan.clone()?;
+            Some((name.clone(), loan, Arc::ptr_eq(&known.file, file)))
+        };
+        let loans: Vec<_> = self.known().iter().filter_map(with_loan).collect();
+        for (name, loan, same_file) in loans {
+            if (loan.of_file && !same_file) || self.has_changed(&name.0, &loan.chain).await? {
                 self.known().remove(&name);
             }
         }
         Ok(())
+    }
+
+    /// Whether one of these is not the version that it was.
+    async fn has_changed(&self, account: &str, chain: &[(String, Option<i64>)]) -> Result<bool, StoreError> {
+        for (id, version) in chain {
+            let now = self.store.credential(account, id).await?;
+            if now.map(|record| record.version) != *version {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Notes what a credential borrows from before it does, so that a change of that is seen from here on.
+    fn note_loan(&self, record: &CredentialRecord, entry: &CredentialEntry, loan: Borrowed) {
+        let mut known = self.known();
+        if let Some(one) = known.get_mut(&(record.account.clone(), record.id.clone()))
+            && std::ptr::eq(&raw const *one.entry, entry)
+        {
+            one.loan = Some(loan);
+        }
     }
 
     /// Uses that were counted and not written down yet.
@@ -196,18 +238,21 @@ impl Stored {
         usage.iter().map(|(name, usage)| (name.clone(), Arc::clone(usage))).collect()
     }
 
-    /// What a credential borrows from: its lending, and its version.
+    /// What a credential borrows from.
     async fn lending(
         self: &Arc<Self>,
         file: &Arc<FilePart>,
         record: &CredentialRecord,
+        entry: &CredentialEntry,
         draft: &dyn Draft,
-    ) -> Result<Option<(Arc<dyn Lender>, String, i64)>, Unsuitable> {
+    ) -> Result<Option<Arc<dyn Lender>>, Unsuitable> {
         let Some(loan) = draft.borrows() else { return Ok(None) };
         let id = loan.credential.to_owned();
         if record.account == DEFAULT_ACCOUNT && file.credentials.iter().any(|entry| *entry.id == id) {
-            return Ok(Some((Arc::clone(&file.outside.lender), id, 0)));
+            self.note_loan(record, entry, Borrowed { chain: Vec::new(), _lender: None, of_file: true });
+            return Ok(Some(Arc::clone(&file.outside.lender)));
         }
+        let mut versions = Vec::new();
         let mut chain = vec![record.id.clone()];
         let mut next = id.clone();
         let mut first = None;
@@ -216,7 +261,12 @@ impl Stored {
                 return Err(Unsuitable::Never(format!("{next} needs {} itself", record.id)));
             }
             let lender = self.store.credential(&record.account, &next).await.map_err(Unsuitable::of)?;
-            let lender = lender.ok_or_else(|| Unsuitable::Never(format!("there is no credential {next}")))?;
+            versions.push((next.clone(), lender.as_ref().map(|lender| lender.version)));
+            let Some(lender) = lender else {
+                // Once there is one, it is looked for again.
+                self.note_loan(record, entry, Borrowed { chain: versions, _lender: None, of_file: false });
+                return Err(Unsuitable::Never(format!("there is no credential {next}")));
+            };
             let draft = parse(&lender)?;
             chain.push(next);
             let further = draft.borrows().map(|loan| loan.credential.to_owned());
@@ -229,10 +279,16 @@ impl Stored {
         let Some(lender) = first else { return Ok(None) };
         let version = lender.version;
         let digest = format!("{}/{}@{version}", lender.account, lender.id);
-        let entry = self.entry(file, lender).ok_or_else(|| Unsuitable::Never(format!("{id} signs nothing")))?;
-        let lending = Lending::new(Arc::clone(&file.outside.clock), HashMap::from([(id.clone(), digest)]));
-        lending.open([&entry].into_iter());
-        Ok(Some((Arc::new(lending), id, version)))
+        let lent = self.entry(file, lender).ok_or_else(|| Unsuitable::Never(format!("{id} signs nothing")))?;
+        let lending = Lending::new(Arc::clone(&file.outside.clock), HashMap::from([(id, digest)]));
+        lending.open([&lent].into_iter());
+        let chain = versions.clone();
+        self.note_loan(record, entry, Borrowed { chain, _lender: Some(lent), of_file: false });
+        // What changed between the look and the note was seen by nobody.
+        if self.has_changed(&record.account, &versions).await.map_err(Unsuitable::of)? {
+            return Err(Unsuitable::Now("what it borrows from was changed this very moment".into()));
+        }
+        Ok(Some(Arc::new(lending)))
     }
 }
 
@@ -247,7 +303,8 @@ enum Unsuitable {
 impl Unsuitable {
     fn of(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) => Self::Now(error.to_string()),
+            // A key that is missing may be given to this process meanwhile.
+            StoreError::Unavailable(_) | StoreError::Sealed(_) => Self::Now(error.to_string()),
             other => Self::Never(other.to_string()),
         }
     }
@@ -320,7 +377,7 @@ pub(super) fn binding(record: &BindingRecord, credential: Arc<CredentialEntry>) 
 }
 
 /// The callers of the file and of the store, each proof once.
-fn callers(file: &FilePart, records: &[CallerRecord]) -> Callers {
+fn callers(file: &FilePart, records: &[CallerRecord], now: SystemTime) -> Callers {
     let mut rules = file.callers.clone();
     let mut seen: HashSet<[u8; 32]> = rules.iter().flat_map(|rule| rule.proofs.iter().copied()).collect();
     // A name of the file is the file's: what a manager of the store adds under it proves nothing.
@@ -328,7 +385,8 @@ fn callers(file: &FilePart, records: &[CallerRecord]) -> Callers {
         record.account == DEFAULT_ACCOUNT && file.callers.iter().any(|rule| rule.name == record.name)
     };
     for record in records.iter().filter(|record| !is_files(record)) {
-        let proofs = record.proofs.iter().map(|proof| proof.digest).filter(|digest| seen.insert(*digest));
+        let living = record.proofs.iter().filter(|proof| proof.expires_at.is_none_or(|end| now < end));
+        let proofs = living.map(|proof| proof.digest).filter(|digest| seen.insert(*digest));
         rules.push(CallerRule { account: record.account.clone(), name: record.name.clone(), proofs: proofs.collect() });
     }
     let callers = Callers::new(rules);
@@ -396,15 +454,19 @@ impl Bring {
         let references = draft.references();
         self.file.sources.load_into(&mut secrets, references.clone()).await;
         // What a store of secrets does not give now, it may give a moment later.
-        for reference in references.iter().filter(|reference| matches!(reference, SecretRef::Store(_))) {
+        for reference in &references {
+            let SecretRef::Store(place) = reference else { continue };
+            if !self.file.secret_stores.stores.is_open_to(&place.store, &record.account) {
+                return Err(Unsuitable::Never(format!(
+                    "store {} is not open to account {}",
+                    place.store, record.account
+                )));
+            }
             secrets.get(reference).map_err(|error| Unsuitable::Now(error.0))?;
         }
-        let lending = stored.lending(&self.file, record, &*draft).await?;
         let mut outside = self.file.outside.clone();
-        let mut loan = None;
-        if let Some((lender, id, version)) = lending {
+        if let Some(lender) = stored.lending(&self.file, record, entry, &*draft).await? {
             outside.lender = lender;
-            loan = (version > 0).then_some((id, version));
         }
         let setup = Setup {
             account: &record.account,
@@ -415,12 +477,7 @@ impl Bring {
         };
         let scheme = draft.build(&setup).map_err(|error| Unsuitable::Never(error.0))?;
         let lifetime = secrets.lifetime_of(references);
-        stored.woken(
-            record,
-            entry,
-            loan,
-            lifetime.map(|lifetime| (lifetime, draft, self.file.sources.clone(), outside)),
-        );
+        stored.woken(record, entry, lifetime.map(|lifetime| (lifetime, draft, self.file.sources.clone(), outside)));
         Ok(Readiness::Ready(scheme))
     }
 }
@@ -435,19 +492,12 @@ type Kept = (Lifetime, Box<dyn Draft>, Sources, Outside);
 
 impl Stored {
     /// Notes what a credential depends on, and keeps it fresh if its secrets end.
-    fn woken(
-        self: &Arc<Self>,
-        record: &CredentialRecord,
-        entry: &CredentialEntry,
-        loan: Option<(String, i64)>,
-        kept: Option<Kept>,
-    ) {
+    fn woken(self: &Arc<Self>, record: &CredentialRecord, entry: &CredentialEntry, kept: Option<Kept>) {
         let mut known = self.known();
         let Some(one) = known.get_mut(&(record.account.clone(), record.id.clone())) else { return };
         if !std::ptr::eq(&raw const *one.entry, entry) {
             return;
         }
-        one.loan = loan;
         let Some((lifetime, draft, sources, outside)) = kept else { return };
         // The secrets that do not end are brought anew with those that do.
         let entry = Arc::clone(&one.entry);

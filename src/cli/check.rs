@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Context, Failure};
-use crate::app::{Parts, build};
+use crate::app::{Parts, build_whole};
 use crate::token::Tokens;
 use crate::upstream::system_roots;
 
@@ -22,7 +22,7 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
         previous: None,
         private: None,
     };
-    let built = build(config, parts).await.map_err(Failure::Config)?;
+    let built = build_whole(config, parts).await.map_err(Failure::Config)?;
     for warning in &built.warnings {
         eprintln!("countersign: {}: warning: {warning}", path.display());
     }

@@ -9,10 +9,10 @@ use http::{HeaderMap, Uri};
 use serde_json::json;
 
 use super::{Context, Failure};
-use crate::app::{Built, Parts, build};
+use crate::app::{Built, Parts, build_whole};
 use crate::base::{Code, Destination, Protocol, Refusal, RequestView};
 use crate::listen::{Address, Door};
-use crate::route::{Ask, Decision, refuse_path_tricks};
+use crate::route::{Ask, DEFAULT_ACCOUNT, Decision, refuse_path_tricks};
 use crate::token::Tokens;
 use crate::upstream::{OwnAddresses, system_roots};
 
@@ -21,6 +21,9 @@ pub(super) struct Arguments {
     /// Who would call [default: the only listed caller, or `local` when none is listed]
     #[arg(long, value_name = "NAME")]
     caller: Option<String>,
+    /// The account of the caller
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_ACCOUNT)]
+    account: String,
     /// The credential that the request would name
     #[arg(long, value_name = "ID")]
     credential: Option<String>,
@@ -57,7 +60,7 @@ pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, 
         previous: None,
         private: None,
     };
-    let built = build(config, parts).await.map_err(Failure::Config)?;
+    let built = build_whole(config, parts).await.map_err(Failure::Config)?;
     let caller = match (&arguments.caller, &names[..]) {
         (Some(name), _) => name.clone(),
         (None, []) => crate::route::LOCAL.to_owned(),
@@ -66,7 +69,7 @@ pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, 
             return Err(Failure::Other(format!("say who calls with --caller: one of {}", several.join(", "))));
         }
     };
-    let answer = explain(&built, &caller, arguments).map_err(Failure::Other)?;
+    let answer = explain(&built, &caller, arguments).await.map_err(Failure::Other)?;
     if arguments.json {
         println!("{}", answer.json());
     } else {
@@ -86,11 +89,12 @@ struct Answer {
     reason: Option<String>,
 }
 
-fn explain(built: &Built, caller: &str, arguments: &Arguments) -> Result<Answer, String> {
+async fn explain(built: &Built, caller: &str, arguments: &Arguments) -> Result<Answer, String> {
     let routes = &built.state.routes;
     let method = crate::config::method(&arguments.method)?;
     let uri: Uri = arguments.url.parse().map_err(|_| format!("`{}` is not a URL", arguments.url))?;
-    let caller = routes.callers().named(caller).ok_or_else(|| format!("there is no caller {caller}"))?;
+    let caller = routes.callers().named_in(&arguments.account, caller);
+    let caller = caller.ok_or_else(|| format!("there is no such caller in account {}", arguments.account))?;
     let called = match Destination::from_absolute(&uri) {
         Ok(called) => called,
         Err(refusal) => return Ok(Answer::denied(None, &refusal)),
@@ -117,7 +121,16 @@ fn explain(built: &Built, caller: &str, arguments: &Arguments) -> Result<Answer,
         route: route.filter(|route| route.bound).map(|route| &*route.name),
     };
     let foreseen = |addresses| built.state.upstream.egress(addresses).and_then(|egress| egress.foresee(&destination));
-    match routes.decide(&ask) {
+    let mut decision = routes.decide(&ask);
+    if let Decision::Wake(credential) = &decision {
+        // What is told of it is what it would do.
+        if let Err(error) = credential.wake().await {
+            let why = format!("credential {} cannot be loaded: {}", credential.id, error.0);
+            return denied(&Refusal::new(Code::SecretUnavailable, why));
+        }
+        decision = routes.decide(&ask);
+    }
+    match decision {
         Decision::Deny(refusal) => denied(&refusal),
         Decision::Wake(credential) => denied(&Refusal::new(
             Code::SecretUnavailable,

@@ -125,6 +125,9 @@ fn shown(door: Door, headers: &HeaderMap) -> Result<Shown, Refusal> {
     let pair = Zeroizing::new(STANDARD.decode(rest).map_err(|_| unreadable())?);
     let (user, token) = pair.split_once_at(b':').ok_or_else(unreadable)?;
     let user = std::str::from_utf8(user).map_err(|_| unreadable())?;
+    if user.chars().any(char::is_control) {
+        return Err(unreadable());
+    }
     let (user, named) = match user.split_once('+') {
         Some((user, credential)) => (user, Some(credential.into())),
         None => (user, None),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use http::Method;
@@ -36,7 +37,9 @@ pub struct CredentialEntry {
     guarded: Vec<HostPattern>,
     readiness: ArcSwap<Readiness>,
     /// Held by whoever brings the content.
-    waking: tokio::sync::Mutex<()>,
+    waking: tokio::sync::Mutex<Option<Unavailable>>,
+    /// Attempts that have ended; whoever waited for one takes its outcome.
+    attempts: AtomicU64,
 }
 
 /// Whether a credential can sign.
@@ -90,7 +93,8 @@ impl CredentialEntry {
             is_strangers: |_| false,
             guarded: Vec::new(),
             readiness: ArcSwap::from_pointee(readiness),
-            waking: tokio::sync::Mutex::new(()),
+            waking: tokio::sync::Mutex::default(),
+            attempts: AtomicU64::new(0),
         }
     }
 
@@ -152,10 +156,16 @@ impl CredentialEntry {
         if !self.rests() {
             return Ok(());
         }
-        let _one = self.waking.lock().await;
+        let before = self.attempts.load(Ordering::Acquire);
+        let mut last = self.waking.lock().await;
         let Readiness::Resting(waking) = &*self.readiness() else { return Ok(()) };
-        let readiness = waking.wake(self).await?;
-        self.set_readiness(readiness);
+        if let Some(error) = last.clone().filter(|_| self.attempts.load(Ordering::Acquire) != before) {
+            return Err(error);
+        }
+        let outcome = waking.wake(self).await;
+        self.attempts.fetch_add(1, Ordering::AcqRel);
+        *last = outcome.as_ref().err().cloned();
+        self.set_readiness(outcome?);
         Ok(())
     }
 

@@ -307,7 +307,8 @@ impl RouteTable {
     /// The same where every call without a binding is refused: it is not known yet what is bound.
     #[must_use]
     pub fn denying_unbound(self) -> Self {
-        Self { unbound: Unbound::Deny, ..self }
+        // Nor is it known whether there are callers, who would have to prove themselves.
+        Self { unbound: Unbound::Deny, callers: self.callers.asking(), ..self }
     }
 
     /// The bindings of an account, each once.

@@ -27,7 +27,16 @@ pub(super) const KIND: Kind = Kind {
     strangers: |_| false,
     narrows: None,
     fields: Fields {
-        secret: &["client_certificate", "client_key", "basic.password", "form.*", "json.**", "additional_headers.*"],
+        secret: &[
+            "client_certificate",
+            "client_key",
+            "basic.password",
+            "form.*",
+            "json.**",
+            "additional_headers.*",
+            "inject.value?",
+            "inject[].value?",
+        ],
         leading: &["login_url", "credential", "allow_cleartext"],
         operators: &["allow_addresses"],
     },

@@ -80,7 +80,7 @@ pub struct Kind {
 /// Keys of a scheme by what they hold, as paths such as `additional[].key`; `*` is any member, `**` whatever is below.
 #[derive(Debug, Clone, Copy)]
 pub struct Fields {
-    /// What is secret, or may be: kept encrypted and shown to nobody.
+    /// What is secret, or may be: kept encrypted and shown to nobody. With `?` at its end, unless it is a template.
     pub secret: &'static [&'static str],
     /// What decides where a secret goes: changed only together with the secrets.
     pub leading: &'static [&'static str],

@@ -120,6 +120,8 @@ impl Taking<'_> {
             Value::Array(items) => {
                 items.iter_mut().enumerate().try_for_each(|(index, item)| self.walk(&format!("{path}[{index}]"), item))
             }
+            // What stands around the place of a token is no secret, and has to be read.
+            Value::String(text) if secret && text.contains('{') && is_template(self.kind.fields.secret, path) => Ok(()),
             Value::String(text) if secret => {
                 let text = std::mem::take(text);
                 self.take(path, text, value);
@@ -144,6 +146,11 @@ fn is_reference(map: &Map<String, Value>) -> bool {
 /// Whether a pattern goes on below a path, so that an object there is no secret itself.
 fn has_members(patterns: &[&str], path: &str) -> bool {
     is_at(patterns, &format!("{path}.x"))
+}
+
+/// Whether the pattern of this path is that of a field which may hold a template.
+fn is_template(patterns: &[&str], path: &str) -> bool {
+    patterns.iter().any(|pattern| pattern.ends_with('?') && is_at(&[pattern], path))
 }
 
 fn join(path: &str, name: &str) -> String {
@@ -181,7 +188,7 @@ fn find<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
 /// of a list there, `**` whatever is below.
 pub fn is_at(patterns: &[&str], path: &str) -> bool {
     patterns.iter().any(|pattern| {
-        let mut wanted = pattern.split('.');
+        let mut wanted = pattern.trim_end_matches('?').split('.');
         let mut given = path.split('.');
         loop {
             match (wanted.next(), given.next()) {
@@ -298,6 +305,20 @@ mod tests {
         assert!(seal(kind, anew, Some(&before)).is_ok());
         let moved = with("client_password", json!({"sealed": "client_secret"}));
         assert!(matches!(seal(kind, moved, Some(&before)), Err(SealError::Settings(_))));
+    }
+
+    #[test]
+    fn a_fixed_value_is_secret_and_a_template_is_read() {
+        let login = |value: &str| {
+            let settings = json!({
+                "login_url": "https://a.test/login", "token": {"pointer": "/t"},
+                "inject": [{"header": "Authorization", "value": "Bearer {token}"}, {"header": "X-Key", "value": value}],
+            });
+            sealed("login", settings).unwrap().settings["inject"].clone()
+        };
+        let inject = login("canary");
+        assert_eq!(inject[0]["value"], "Bearer {token}");
+        assert_eq!(inject[1]["value"], json!({"sealed": "inject[1].value"}));
     }
 
     #[test]

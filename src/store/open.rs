@@ -44,6 +44,10 @@ impl Ring {
 
     /// The key of that name, or a sentence about which one is missing.
     pub(super) fn need(&self, id: &str) -> Result<Arc<dyn KeyEncryption>> {
+        if let (None, Some(file)) = (self.find(id), &self.file) {
+            // Another process may have put a new key there.
+            file.read()?.into_iter().flatten().for_each(|key| self.add(Arc::new(key)));
+        }
         self.find(id).ok_or_else(|| {
             let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
             let held: Vec<&str> = keys.iter().map(|key| key.id()).collect();
@@ -151,7 +155,13 @@ async fn from_file(database: &Database, path: PathBuf, deps: &Deps) -> Result<(R
     let keys = match file.read()? {
         Some(keys) => keys,
         None => {
-            if let Some(id) = current(database).await? {
+            let encrypted = current(database).await?;
+            // Whoever made it a moment ago made the file first.
+            if let (Some(_), Some(keys)) = (&encrypted, file.read()?) {
+                let keys = keys.into_iter().map(|key| Arc::new(key) as Arc<dyn KeyEncryption>).collect();
+                return Ok((Ring { keys: RwLock::new(keys), file: Some(file) }, false));
+            }
+            if let Some(id) = encrypted {
                 return Err(StoreError::Sealed(format!(
                     "the key file {} is missing: the store is encrypted with the key {id} that was in it, and nothing else \
                      opens it. Restore the file from a copy, or copy it from the host that made it; a new one would not help",

@@ -89,6 +89,14 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Whether there is something to open: a server, or a file that exists already.
+    pub fn exists(&self) -> bool {
+        match &self.url {
+            Public::Literal(url) => !matches!(url.parse(), Ok(Address::Sqlite(path)) if !path.exists()),
+            Public::Reference(_) => true,
+        }
+    }
+
     /// The references to load.
     pub fn references(&self) -> impl Iterator<Item = &SecretRef> {
         let keys = self.keys().filter_map(|key| match key {

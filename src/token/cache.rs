@@ -352,7 +352,8 @@ impl Handle {
             state.remembered = None;
             match &state.flight {
                 Some(flight) => flight.clone(),
-                None => slot.launch(&mut state),
+                // What others have or were told is no answer to the question.
+                None => slot.launch_with(&mut state, None),
             }
         };
         let landed = outcome.wait_for(Option::is_some).await.ok().and_then(|landed| landed.clone());
@@ -525,10 +526,14 @@ impl Slot {
 
     /// Starts an exchange on its own, so that nobody who leaves can end it.
     fn launch(self: &Arc<Self>, state: &mut State) -> watch::Receiver<Landed> {
+        self.launch_with(state, self.engine.shared.load_full())
+    }
+
+    fn launch_with(self: &Arc<Self>, state: &mut State, shared: Option<Arc<Shared>>) -> watch::Receiver<Landed> {
         let (tell, outcome) = watch::channel(None);
         state.flight = Some(outcome.clone());
         let source = Arc::clone(&state.source);
-        let shared = self.engine.shared.load_full().filter(|_| source.shareable());
+        let shared = shared.filter(|_| source.shareable());
         let live = self.live.load_full();
         let held = live.map(|live| Held { id: live.id.clone(), ends: Some(live.ends), refused: false });
         let refused = || state.refused.clone().map(|id| Held { id: Some(id), ends: None, refused: true });

@@ -18,12 +18,20 @@ pub struct Record {
     /// It was taken over by another journal; here is nothing any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) moved: bool,
+    /// Which attempt announced it: random, so that nobody takes back what another announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mark: Option<String>,
 }
 
 impl Record {
     /// Nothing is known but the token.
     pub(super) fn new(token: String) -> Self {
-        Self { token, rotates: None, pending: false, moved: false }
+        Self { token, rotates: None, pending: false, moved: false, mark: None }
+    }
+
+    /// Whether this may take the place of what is written: nobody else has announced anything since.
+    pub(super) fn follows(&self, before: &str, written: &Self) -> bool {
+        written.token == before && (!written.pending || written.mark == self.mark)
     }
 
     /// Whether it only says that an attempt is about to be made.

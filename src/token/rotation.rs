@@ -85,7 +85,7 @@ impl Left {
     async fn write(self) -> Result<(), Failure> {
         let Self { rotation, record, before } = self;
         let mut journal = rotation.open().await?;
-        let newest = rotation.written(&mut *journal).await?.token == before;
+        let newest = record.follows(&before, &rotation.written(&mut *journal).await?);
         let outcome = if newest { journal.write(&record).await.map_err(unwritable) } else { Ok(()) };
         journal.release().await;
         outcome
@@ -167,6 +167,11 @@ impl Rotation {
         if record.rotates == Some(false) {
             return Ok((record, false));
         }
+        let mut mark = [0; 16];
+        if !self.files.random.fill(&mut mark) {
+            return Err(Failure::new(FailureKind::Unavailable, "the system has no randomness to give"));
+        }
+        record.mark = Some(crate::base::text::hex(&mark));
         let before = std::mem::replace(&mut record.pending, true);
         if let Err(why) = journal.write(&record).await {
             // It may be in place all the same, and nothing was sent: the next attempt takes the announcement back.
@@ -201,7 +206,7 @@ impl Rotation {
     async fn latest(self: &Arc<Self>, journal: &mut dyn Journal) -> Result<Record, Failure> {
         let written = self.written(journal).await?;
         let left = self.directory.unsaved.lock().remove(&self.name);
-        match left.filter(|left| left.before == written.token) {
+        match left.filter(|left| left.record.follows(&left.before, &written)) {
             None => Ok(written),
             Some(Left { record, before, .. }) => {
                 self.keep(journal, record.clone(), &before).await?;
@@ -298,6 +303,7 @@ impl Attempt {
                     let rotates = Some(successor.is_some() || record.rotates == Some(true));
                     let mut next = Record::new(successor.unwrap_or(&record.token).to_owned());
                     next.rotates = rotates;
+                    next.mark.clone_from(&record.mark);
                     rotation.keep(&mut *journal, next, &record.token).await
                 } else {
                     Ok(())

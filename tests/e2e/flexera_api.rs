@@ -116,7 +116,7 @@ async fn an_older_script_works_as_it_stands() {
     let version = [("Api-Version", "1.0")];
     let path = "/cloud/projects/7/credentials/aws_sts/aws_default";
     let body = json!({"name": "aws_default", "scheme": "aws_sts", "id": "aws_default",
-        "role_arn": "arn:aws:iam::123456789012:role/flexera", "role_session_name": "flexera-policies", "external_id": "7",
+        "role_arn": "arn:aws:iam::123456789012:role/flexera", "role_session_name": "flexera-policies", "external_id": "4711",
         "access_key": {"data": "AKIAIOSFODNN7EXAMPLE", "type": "plain"},
         "secret_key": {"data": "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "type": "plain"},
         "tags": [{"key": "provider", "value": "aws"}, {"key": "ui", "value": "aws_sts"}]});
@@ -129,11 +129,11 @@ async fn an_older_script_works_as_it_stands() {
         (json!(1), json!("aws_sts"))
     );
     let shown = client.call("GET", path, &version, Value::Null).await;
-    assert_eq!(shown.json()["external_id"], "7");
+    assert_eq!(shown.json()["external_id"], "4711");
     assert!(!shown.text.contains("wJalr"), "{}", shown.text);
     // The same credential through the newer paths.
     let newer = client.call("GET", "/cred/v2/projects/7/credentials/aws-sts/aws_default", &[], Value::Null).await;
-    assert_eq!(newer.json()["externalId"], "7");
+    assert_eq!(newer.json()["externalId"], "4711");
     assert_eq!(client.call("GET", path, &[("Api-Version", "9")], Value::Null).await.status, 400);
 }
 

@@ -24,6 +24,7 @@ mod clients;
 mod commands;
 mod desync;
 mod digest;
+mod fleet;
 mod flexera;
 mod flexera_api;
 mod flexera_setup;

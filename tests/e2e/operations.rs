@@ -25,7 +25,7 @@ async fn health_and_readiness_need_no_token_and_name_what_cannot_be_used() {
     assert_eq!(ready.status(), 200);
     assert!(ready.text.contains(&proxy.forward()) && ready.text.contains("key: file"), "{}", ready.text);
     assert_eq!(ask("/readyz", "evil.test").status(), 421, "DNS rebinding");
-    assert_eq!(ask("/nonesuch", "localhost").status(), 404);
+    assert_eq!(ask("/nonesuch", "localhost").status(), 401, "whoever is not known learns of no path");
     let refused = raw(&proxy.forward(), b"GET https://api.test/ HTTP/1.1\r\nHost: api.test\r\n\r\n");
     assert_eq!((refused.status(), refused.code().as_str()), (503, "secret_unavailable"));
 }

@@ -360,6 +360,13 @@ impl Proxy {
             .unwrap()
     }
 
+    /// Resident memory in KiB that is the process's own: without the pages of the program's file, which are clean and shared.
+    pub fn own_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssAnon")).unwrap();
+        line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
     /// Resident memory in KiB, and its peak.
     pub fn memory(&self) -> (u64, u64) {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();

@@ -128,7 +128,19 @@ async fn drain_to(mut cursor: Cursor, there: u64, clock: &dyn Clock, store: &dyn
         if rows.is_empty() {
             return (cursor, true);
         }
+        let mut rows = rows;
         while let Err(error) = store.add(rows.clone()).await {
+            if matches!(error, StoreError::Invalid(_)) && rows.len() > 1 {
+                // One of them does not fit; the others must not wait for it.
+                for row in std::mem::take(&mut rows) {
+                    add_alone(row, clock, store).await;
+                }
+                break;
+            }
+            if matches!(error, StoreError::Invalid(_)) {
+                tracing::error!(target: "countersign::audit", %error, "a line of the record is in its file alone");
+                break;
+            }
             // Said at first and at the end of growing pauses, not each time: it may last for days.
             if pause == PAUSE.0 || pause == PAUSE.1 {
                 tracing::warn!(target: "countersign::audit", %error, "the store does not take the audit record; it waits");
@@ -140,6 +152,18 @@ async fn drain_to(mut cursor: Cursor, there: u64, clock: &dyn Clock, store: &dyn
         cursor.note();
     }
     (cursor, true)
+}
+
+/// Brings one line, unless it is one that no store takes.
+async fn add_alone(row: AuditRow, clock: &dyn Clock, store: &dyn RowSink) {
+    let number = row.number;
+    while let Err(error) = store.add(vec![row.clone()]).await {
+        if let StoreError::Invalid(why) = error {
+            tracing::error!(target: "countersign::audit", why, number, "a line of the record is in its file alone");
+            return;
+        }
+        clock.sleep_until(clock.instant() + PAUSE.0).await;
+    }
 }
 
 async fn read(mut cursor: Cursor, there: u64) -> (Cursor, io::Result<Vec<AuditRow>>) {

@@ -1,3 +1,5 @@
+//! Vault's answers, as its documentation and its server give them, and what becomes of them.
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
