@@ -344,6 +344,10 @@ impl<'a> Credentials<'a> {
             settings: Confidential::new(earlier.settings.clone()),
             extra: earlier.extra.clone(),
         };
+        let present = versions.first().is_some_and(|now| !now.removed && is_cleartext(&now.settings));
+        if is_cleartext(&earlier.settings) && !present {
+            self.principal.may(Role::Admin, self.account)?;
+        }
         self.prepare(id, input, Some(earlier)).await?;
         let event = self.event("credential.restore", id).fact("version", earlier.version.to_string());
         let event = self.api.change(event).await?;
@@ -476,8 +480,7 @@ impl<'a> Credentials<'a> {
                 return Err(ApiError::unprocessable("settings", why));
             }
         }
-        let cleartext = |settings: &Value| settings.get("allow_cleartext") == Some(&Value::Bool(true));
-        if cleartext(&sealed.settings) && !before.is_some_and(|before| cleartext(&before.settings)) {
+        if is_cleartext(&sealed.settings) && !before.is_some_and(|before| is_cleartext(&before.settings)) {
             self.principal.may(Role::Admin, self.account).map_err(|error| ApiError {
                 path: Some("settings.allow_cleartext".into()),
                 detail: format!("{}: `allow_cleartext` is an admin's to set", error.detail),
@@ -618,4 +621,9 @@ fn changed(before: &CredentialRecord, new: &NewCredential, stored: Option<&BTree
 fn to_milliseconds(time: SystemTime) -> SystemTime {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Whether a credential's own secrets may travel unencrypted.
+fn is_cleartext(settings: &Value) -> bool {
+    settings.get("allow_cleartext") == Some(&Value::Bool(true))
 }

@@ -132,7 +132,9 @@ impl Oidc {
         let name = claims.get(&self.settings.name_claim).and_then(Value::as_str).filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| refused(format!("it has no claim {}", self.settings.name_claim)))?;
         let has = texts(find(claims, &self.settings.role_claim));
-        let words: Vec<&str> = has.iter().flat_map(|text| text.split_whitespace()).collect();
+        // A text is words, as `scope` is; what stands in a list is whole.
+        let text = find(claims, &self.settings.role_claim).and_then(Value::as_str);
+        let words: Vec<&str> = text.into_iter().flat_map(str::split_whitespace).collect();
         let own = self.settings.account_claim.as_ref().map(|claim| texts(find(claims, claim)));
         let granted = self
             .settings

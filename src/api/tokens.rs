@@ -148,7 +148,13 @@ pub async fn first_token(
     let _ = std::fs::remove_file(&new);
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(fail)?;
     file.write_all(token.expose()).and_then(|()| file.write_all(b"\n")).and_then(|()| file.sync_all()).map_err(fail)?;
-    std::fs::rename(&new, &path).map_err(fail)?;
+    // Under its name only if there is none: another process of this host may be as far.
+    let placed = std::fs::hard_link(&new, &path);
+    let _ = std::fs::remove_file(&new);
+    match placed {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(None),
+        placed => placed.map_err(fail)?,
+    }
     let record = ManagementToken {
         name: FIRST.to_owned(),
         digest: sha256(token.expose()),

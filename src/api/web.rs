@@ -270,8 +270,10 @@ pub(super) async fn enter(State(api): State<Api>, mut request: Request, next: Ne
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let account = account_of(request.uri().path(), request.uri().query());
     let denied = |error: &ApiError, actor: Option<&str>| {
-        let event = AuditEvent::new("management.denied", account.clone().unwrap_or_default(), error.code());
-        let event = event.fact("method", method.as_str()).fact("path", path.clone());
+        // Who is nobody belongs to no account, whatever path was asked for.
+        let account = account.clone().filter(|_| actor.is_some()).unwrap_or_default();
+        let event = AuditEvent::new("management.denied", account, error.code());
+        let event = event.fact("method", method.as_str()).fact("path", path.chars().take(256).collect::<String>());
         api.deps.audit.note(match actor {
             Some(actor) => event.by(actor),
             None => event,

@@ -16,7 +16,7 @@ use crate::route::{
     Binding, CallerRule, Callers, CredentialEntry, DEFAULT_ACCOUNT, HostPattern, Lending, PathPrefix, Readiness,
     RouteTable, Tie, Usage, Waking,
 };
-use crate::scheme::{Draft, Kind, Lender, Outside, Setup};
+use crate::scheme::{Draft, Kind, Lender, Outside, SettingsError, Setup};
 use crate::source::Sources;
 use crate::store::{BindingRecord, CallerRecord, CredentialRecord, Routing, Store, StoreError};
 
@@ -313,8 +313,10 @@ impl Unsuitable {
 fn parse(record: &CredentialRecord) -> Result<Box<dyn Draft>, Unsuitable> {
     let kind = crate::scheme::find(&record.scheme);
     let kind = kind.ok_or_else(|| Unsuitable::Never(format!("scheme {} signs nothing", record.scheme)))?;
-    (kind.parse)(record.settings.clone())
-        .map_err(|error| Unsuitable::Never(format!("{}: {}", error.path, error.message)))
+    let wrong = |error: SettingsError| Unsuitable::Never(format!("{}: {}", error.path, error.message));
+    let draft = (kind.parse)(record.settings.clone()).map_err(wrong)?;
+    crate::scheme::check_stored(kind, &record.settings, &*draft).map_err(wrong)?;
+    Ok(draft)
 }
 
 /// The hosts of a record, or those that its scheme or its settings tell.

@@ -264,6 +264,23 @@ impl Draft for Settings {
         public.into_iter().chain(secret.into_iter().flatten().map(SecretField::reference)).collect()
     }
 
+    fn uses_host(&self) -> Option<SettingsError> {
+        if !self.own.is_ambient() {
+            return None;
+        }
+        // With a role, the external id that is made here is what keeps accounts apart; without one, or at an address that
+        // somebody else chose, the host itself would be given away.
+        match (&self.own.role_arn, &self.own.sts_endpoint) {
+            (Some(_), None) => None,
+            (None, _) => {
+                Some(at("access_key", "without a role these would be the host's own keys: give keys, or `role_arn`"))
+            }
+            (Some(_), Some(_)) => {
+                Some(at("sts_endpoint", "with the host's own keys only the operator names another STS"))
+            }
+        }
+    }
+
     fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {
         if self.own.names_the_hosts_token(setup) && self.own.chooses_an_external_id() {
             return Err(Unavailable(format!("external_id: {NOT_CHOSEN}")));

@@ -39,7 +39,7 @@ mod oracle;
 mod placement;
 mod sealing;
 
-pub use sealing::{SealError, Sealed, Stored, is_at, seal};
+pub use sealing::{SealError, Sealed, Stored, check_stored, is_at, seal};
 
 /// Every scheme there is.
 pub static KINDS: &[Kind] = &[
@@ -128,6 +128,11 @@ pub trait Draft: Send + Sync + fmt::Debug {
     /// At `hosts`, or at one of them, when these settings give a token that must not go there.
     fn check_hosts(&self, _named: &[String]) -> Result<(), SettingsError> {
         Ok(())
+    }
+
+    /// What of this host these settings use that no key of theirs names: whoever writes them is to be the operator.
+    fn uses_host(&self) -> Option<SettingsError> {
+        None
     }
 
     /// The credential that authenticates this one's own requests.

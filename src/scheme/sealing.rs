@@ -58,6 +58,9 @@ pub fn seal(kind: &Kind, mut settings: Value, before: Option<&Stored<'_>>) -> Re
     taking.walk("", &mut settings).map_err(SealError::Settings)?;
     let Taking { secrets, kept, .. } = taking;
     let draft = (kind.parse)(settings.clone()).map_err(SealError::Settings)?;
+    if let Some(error) = draft.uses_host() {
+        return Err(SealError::Operators(error));
+    }
     for reference in draft.references() {
         match reference {
             SecretRef::Sealed { sealed } if secrets.contains_key(sealed) => {}
@@ -78,6 +81,21 @@ pub fn seal(kind: &Kind, mut settings: Value, before: Option<&Stored<'_>>) -> Re
         }
     }
     Ok(Sealed { settings, secrets, draft })
+}
+
+/// Whether settings that were stored are such as [`seal`] lets pass: a row that somebody wrote past us is not used.
+///
+/// # Errors
+/// What the operator alone may write.
+pub fn check_stored(kind: &Kind, settings: &Value, draft: &dyn Draft) -> Result<(), SettingsError> {
+    let own = leaves(settings).into_iter().find(|path| is_at(kind.fields.operators, path));
+    if let Some(path) = own {
+        return Err(at(path, "only the operator sets this, in the configuration file"));
+    }
+    if draft.references().into_iter().any(SecretRef::is_operators) {
+        return Err(at("", "only the operator reads this host"));
+    }
+    draft.uses_host().map_or(Ok(()), Err)
 }
 
 /// The fields that decide where secrets go and that differ.
@@ -103,7 +121,8 @@ impl Taking<'_> {
     fn walk(&mut self, path: &str, value: &mut Value) -> Result<(), SettingsError> {
         let secret = !path.is_empty() && is_at(self.kind.fields.secret, path);
         match value {
-            Value::Object(map) if is_reference(map) => {
+            // Below a map of names, what looks like a reference may be names; a whole one is one.
+            Value::Object(map) if is_reference(map) && (secret || !has_members(self.kind.fields.secret, path)) => {
                 let Some(sealed) = map.get("sealed").and_then(Value::as_str) else { return Ok(()) };
                 let kept = self.before.and_then(|before| before.secrets.get(path)).filter(|_| secret && sealed == path);
                 let kept = kept.ok_or_else(|| at(path, "nothing is stored here; give the value"))?;
@@ -122,6 +141,7 @@ impl Taking<'_> {
             }
             // What stands around the place of a token is no secret, and has to be read.
             Value::String(text) if secret && text.contains('{') && is_template(self.kind.fields.secret, path) => Ok(()),
+            Value::Number(_) if secret => Err(at(path, "a number where a secret may stand: put it in quotes")),
             Value::String(text) if secret => {
                 let text = std::mem::take(text);
                 self.take(path, text, value);
@@ -140,7 +160,9 @@ impl Taking<'_> {
 /// Whether an object is a reference and nothing else.
 fn is_reference(map: &Map<String, Value>) -> bool {
     let place = ["env", "file", "command", "store", "sealed"].iter().any(|key| map.contains_key(*key));
-    place && map.keys().all(|key| REFERENCE.contains(&key.as_str()))
+    place
+        && map.keys().all(|key| REFERENCE.contains(&key.as_str()))
+        && serde_json::from_value::<SecretRef>(Value::Object(map.clone())).is_ok()
 }
 
 /// Whether a pattern goes on below a path, so that an object there is no secret itself.
@@ -153,8 +175,15 @@ fn is_template(patterns: &[&str], path: &str) -> bool {
     patterns.iter().any(|pattern| pattern.ends_with('?') && is_at(&[pattern], path))
 }
 
+/// A name below a path; what parts paths is escaped in names, so that each path has one meaning.
 fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+    let name = name.replace('%', "%25").replace('.', "%2E").replace('[', "%5B").replace(']', "%5D");
+    if path.is_empty() { name } else { format!("{path}.{name}") }
+}
+
+/// A name as it was before [`join`].
+fn unescaped(segment: &str) -> String {
+    segment.replace("%5D", "]").replace("%5B", "[").replace("%2E", ".").replace("%25", "%")
 }
 
 /// The path of every value, those of objects and lists included.
@@ -180,7 +209,7 @@ fn find<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
     let segments = path.split(['.', '[', ']']).filter(|segment| !segment.is_empty());
     segments.into_iter().try_fold(value, |value, segment| match value {
         Value::Array(items) => items.get(segment.parse::<usize>().ok()?),
-        other => other.get(segment),
+        other => other.get(unescaped(segment)),
     })
 }
 
@@ -319,6 +348,42 @@ mod tests {
         let inject = login("canary");
         assert_eq!(inject[0]["value"], "Bearer {token}");
         assert_eq!(inject[1]["value"], json!({"sealed": "inject[1].value"}));
+    }
+
+    #[test]
+    fn no_name_and_no_form_keeps_a_secret_in_sight() {
+        for (key, value) in [
+            ("additional_headers", json!({"x.api.key": "canary"})),
+            ("additional_params", json!({"com.acme.id": "canary", "a[0]": "canary"})),
+            ("additional_params", json!({"store": "canary"})),
+            ("additional_params", json!({"file": "canary", "name": "canary"})),
+        ] {
+            let mut settings = json!({
+                "grant_type": "client_credentials", "token_url": "https://idp.test/token", "client_id": "me", "client_secret": "s",
+            });
+            settings[key] = value;
+            match sealed("oauth2", settings) {
+                Ok(sealed) => assert!(!sealed.settings.to_string().contains("canary"), "{}", sealed.settings),
+                Err(error) => assert!(!format!("{error:?}").contains("canary"), "{error:?}"),
+            }
+        }
+        let login = json!({
+            "login_url": "https://a.test/login", "token": {"pointer": "/t"},
+            "json": {"a.b": "canary1", "a": {"b": "canary2"}, "store": "canary3"},
+        });
+        let sealed_login = sealed("login", login).unwrap();
+        assert_eq!(sealed_login.secrets.len(), 3, "{:?}", sealed_login.secrets.keys());
+        let number = json!({"login_url": "https://a.test/login", "token": {"pointer": "/t"}, "json": {"pin": 4711}});
+        assert!(matches!(sealed("login", number), Err(SealError::Settings(_))));
+    }
+
+    #[test]
+    fn the_hosts_own_keys_are_used_with_a_role_and_at_aws_only() {
+        let role = "arn:aws:iam::123456789012:role/x";
+        assert!(matches!(sealed("aws_sts", json!({})), Err(SealError::Operators(_))));
+        let elsewhere = json!({"role_arn": role, "sts_endpoint": "https://sts.eu-west-1.amazonaws.com"});
+        assert!(matches!(sealed("aws_sts", elsewhere), Err(SealError::Operators(_))));
+        assert!(sealed("aws_sts", json!({"role_arn": role})).is_ok());
     }
 
     #[test]
