@@ -288,7 +288,9 @@ pub(super) async fn enter(State(api): State<Api>, mut request: Request, next: Ne
             return allowed(no_store(surface.answer(&error)), page);
         }
     };
-    let remaining = match access.limits.count(account.as_deref(), &principal.name) {
+    // Only who may be there uses up what an account has.
+    let charged = account.as_deref().filter(|account| principal.may(Role::Viewer, account).is_ok());
+    let remaining = match access.limits.count(charged, &principal.name) {
         Ok(remaining) => remaining,
         Err(after) => {
             let mut response = surface.answer(&ApiError::too_many(after));

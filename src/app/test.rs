@@ -75,6 +75,11 @@ async fn who_am_i(entry: &Arc<CredentialEntry>, file: &FilePart, found: &mut Tes
             found.detail = format!("{} says it is {arn}", endpoint.host());
             found.facts.extend([("arn", arn), ("account", account)]);
         }
+        // The provider took it; that STS could not be asked besides says nothing against it.
+        Err(other) if other.tested == Tested::Unreachable && found.tested == Tested::Accepted => {
+            found.detail.push_str("; STS could not be asked who this is: ");
+            found.detail.push_str(&other.detail);
+        }
         Err(other) => *found = other,
     }
 }

@@ -128,3 +128,58 @@ async fn two_bindings_between_which_nothing_decides_are_refused_when_they_are_wr
     }
     assert_eq!(api.call("PUT", path, Some(json!({ "credential": "none" }))).await.0 / 100, 4);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_assumes_the_role_and_asks_aws_who_that_is_and_tells_a_refusal_from_an_outage() {
+    let hosts = ["sts.amazonaws.com", "sts.us-east-1.amazonaws.com"];
+    let root = Root::new();
+    let state = std::sync::Arc::new(std::sync::atomic::AtomicU16::new(200));
+    let status = std::sync::Arc::clone(&state);
+    let sts = Origin::https_with(&root, &hosts, &["http/1.1"], move |seen| {
+        let body = String::from_utf8_lossy(&seen.body).into_owned();
+        let signed = seen.header("authorization").unwrap_or_default().to_owned();
+        match status.load(std::sync::atomic::Ordering::SeqCst) {
+            200 if body.contains("Action=AssumeRole") && signed.contains("Credential=AKIAIOSFODNN7EXAMPLE/") => text(
+                200,
+                "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ASIASESSION000001</AccessKeyId>\
+                 <SecretAccessKey>session-canary</SecretAccessKey><SessionToken>token-canary</SessionToken>\
+                 <Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>",
+            ),
+            200 if body.contains("Action=GetCallerIdentity") && signed.contains("Credential=ASIASESSION000001/") => text(
+                200,
+                "<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>arn:aws:sts::123456789012:assumed-role/policies/x</Arn>\
+                 <UserId>A:x</UserId><Account>123456789012</Account></GetCallerIdentityResult></GetCallerIdentityResponse>",
+            ),
+            503 => text(503, "away"),
+            _ => text(
+                403,
+                "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>not authorized</Message></Error></ErrorResponse>",
+            ),
+        }
+    })
+    .await;
+    let mut config = Config::new().rest(ADMIN);
+    for host in hosts {
+        config = config.resolve(&format!("{host}:443"), sts.address);
+    }
+    let proxy = config.start(&root);
+    let api = Manager::of(&proxy);
+    let role = json!({
+        "id": "role", "name": "Role", "scheme": "aws-sts",
+        "settings": {
+            "roleArn": "arn:aws:iam::123456789012:role/policies", "roleSessionName": "countersign", "region": "us-east-1",
+            "accessKey": "AKIAIOSFODNN7EXAMPLE", "secretKey": "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
+        },
+    });
+    api.done("POST", "/v1/accounts/default/credentials", Some(role)).await;
+    let test = async || api.done("POST", "/v1/accounts/default/credentials/role/test", Some(json!({}))).await;
+    let found = test().await;
+    assert_eq!(found["result"], "accepted", "{found}");
+    assert_eq!(found["facts"]["arn"], "arn:aws:sts::123456789012:assumed-role/policies/x", "{found}");
+    assert!(!found.to_string().contains("canary"));
+    for (answer, result) in [(403, "refused"), (503, "unreachable"), (200, "accepted")] {
+        state.store(answer, std::sync::atomic::Ordering::SeqCst);
+        // A test is not kept by the pause after the failure before.
+        assert_eq!(test().await["result"], result, "{answer}");
+    }
+}
