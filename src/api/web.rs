@@ -19,6 +19,7 @@ use super::json::Confidential;
 use super::principal::Principal;
 use super::{Api, flexera};
 use crate::base::{AuditEvent, Host};
+use crate::store::Role;
 
 /// Bytes of a request: a hundred of the largest keys.
 const LARGEST: usize = 1024 * 1024;

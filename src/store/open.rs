@@ -136,7 +136,9 @@ async fn ring(database: &Database, keys: Keys, deps: &Deps) -> Result<(Ring, Opt
     let first = ring.first().ok_or_else(|| StoreError::Invalid("a store needs a key".into()))?;
     if current(database).await?.is_none() {
         let won = introduce(database, &*first).await?;
-        if let Some(file) = ring.file.as_ref().filter(|_| made && !won) {
+        // Another process may have read the file that we made, and have been quicker with the same key.
+        let mine = won || current(database).await?.as_deref() == Some(first.id());
+        if let Some(file) = ring.file.as_ref().filter(|_| made && !mine) {
             file.discard();
         }
     }
