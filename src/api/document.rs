@@ -16,11 +16,11 @@ pub(super) fn head() -> OpenApi {
 }
 
 /// Errors that every handler of a surface may answer with.
-const ALWAYS: [&str; 6] = ["400", "401", "403", "429", "500", "503"];
+const ALWAYS: [&str; 7] = ["400", "401", "403", "422", "429", "500", "503"];
 /// Where the path names something.
 const NAMING: &[&str] = &["404"];
 /// Where something is changed.
-const CHANGING: &[&str] = &["404", "409", "412", "413", "422"];
+const CHANGING: &[&str] = &["404", "409", "412", "413"];
 
 /// The whole, with every error.
 pub(super) fn finished(openapi: &OpenApi) -> Value {
@@ -56,6 +56,10 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
         errors.extend(CHANGING);
     }
     exemplify(operation);
+    // Looking for what is not there leaves a null, which is no list of parameters.
+    if let Some(members) = operation.as_object_mut() {
+        members.retain(|_, value| !value.is_null());
+    }
     let surface = Surface::of(path);
     let Some(responses) = operation["responses"].as_object_mut() else { return };
     for error in errors {
