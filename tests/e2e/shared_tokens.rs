@@ -339,9 +339,11 @@ async fn a_changed_credential_takes_its_token_out_of_redis_and_an_ending_process
 async fn a_process_that_dies_in_the_middle_of_an_exchange_is_followed_by_another() {
     let Some(redis) = Redis::start("a process that dies", None) else { return };
     let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
+    let (held, asked) = (Arc::clone(&gate), Arc::new(AtomicBool::new(false)));
+    let first_asked = Arc::clone(&asked);
     let idp = endpoint(move |number, _| {
         if number == 1 {
+            first_asked.store(true, Ordering::SeqCst);
             held.wait();
         }
         token(number, 3600)
@@ -352,7 +354,9 @@ async fn a_process_that_dies_in_the_middle_of_an_exchange_is_followed_by_another
     let mut first = start(&text);
     let address = first.forward();
     let caller = std::thread::spawn(move || raw(&address, GET.as_bytes()));
-    tokio::task::block_in_place(|| wait_until("nothing was asked for", || !redis.keys(":lease").is_empty()));
+    // In the middle: it holds the lease, and the endpoint has its request.
+    let under_way = || !redis.keys(":lease").is_empty() && asked.load(Ordering::SeqCst);
+    tokio::task::block_in_place(|| wait_until("nothing was asked for", under_way));
     first.child.kill().unwrap();
     first.child.wait().unwrap();
     assert_eq!(caller.join().unwrap().status(), 0);
