@@ -19,6 +19,8 @@ pub mod listen;
 
 pub mod proxy;
 
+pub mod policy;
+
 pub mod route;
 
 pub mod store;

@@ -1,0 +1,11 @@
+//! What a policy needs: which credentials its template declares and where it uses them, which of an account's credentials
+//! fit, and the bindings that would let it run.
+//!
+//! A [`Template`] is read from the text of a Flexera policy template (`.pt`) or from a declaration in JSON or YAML; from
+//! then on nothing asks which it was. **Never executes anything of a template, never sees a secret, never decides about a
+//! request.**
+
+mod declared;
+mod template;
+
+pub use declared::{Block, Issue, Parameter, Template, Use};
