@@ -37,8 +37,9 @@ pub use changes::Reach;
 pub use keys::{HeldKey, KeyEncryption, KeyError, KeyMade, Keys, Transit, TransitKey};
 pub use open::Place;
 pub use record::{
-    Actor, BindingRecord, CallerProofRecord, CallerRecord, Change, CredentialRecord, ManagementToken, NewCredential,
-    Role, Routing, StoreError, UsageRecord,
+    Actor, AppliedPolicy, AppliedPolicyRecord, BindingRecord, CallerProofRecord, CallerRecord, Change,
+    CredentialRecord, ManagementToken, NewCredential, PolicyBinding, PolicyPassage, Role, Routing, StoreError,
+    UsageRecord,
 };
 pub use rekey::{Progress, Watcher};
 pub use settings::{KeySettings, Settings, TransitSettings};

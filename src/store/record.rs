@@ -119,6 +119,76 @@ pub struct BindingRecord {
     pub only_named: bool,
 }
 
+/// A policy template that was applied to an account: which credential each of its blocks stands for. Never changed;
+/// applied again instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppliedPolicyRecord {
+    /// The account.
+    pub account: String,
+    /// Its id within the account.
+    pub id: String,
+    /// What it was made of.
+    pub content: AppliedPolicy,
+    /// When it was applied, and by whom.
+    pub created: Change,
+}
+
+/// What an applied policy consists of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AppliedPolicy {
+    /// What people call it.
+    pub name: String,
+    /// What the template declares (`policy::Template`).
+    pub template: Value,
+    /// Each block's credential, by the block's name.
+    pub credentials: BTreeMap<String, String>,
+    /// The same as it was asked for, with `{org_id}` and `{project_id}`, where that is something else.
+    pub asked: BTreeMap<String, String>,
+    /// The template's parameters that were set.
+    pub parameters: BTreeMap<String, String>,
+    /// The credentials' own hosts, not only those that the template uses.
+    pub loose: bool,
+    /// What a run may use.
+    pub bindings: Vec<PolicyBinding>,
+    /// What a run may call without a credential.
+    pub passages: Vec<PolicyPassage>,
+}
+
+/// What a run may use of one credential, by one block.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyBinding {
+    /// The block, which is also the credential's alias within a run.
+    pub block: String,
+    /// The credential of the same account.
+    pub credential: String,
+    /// Host patterns.
+    pub hosts: Vec<String>,
+    /// What of these hosts is meant (`route::HostShape`), such as `ec2.{region}.amazonaws.com`; empty for all.
+    pub shapes: Vec<String>,
+    /// Methods; empty for all.
+    pub methods: Vec<String>,
+    /// The account of AWS whose role is assumed in place of the credential's own.
+    pub account_number: Option<String>,
+    /// The secret may travel unencrypted.
+    pub allow_cleartext: bool,
+    /// Only when the request names the block or the credential, since nothing else tells it from another.
+    pub only_named: bool,
+}
+
+/// What a run may call without a credential.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyPassage {
+    /// Host patterns.
+    pub hosts: Vec<String>,
+    /// As in [`PolicyBinding`].
+    pub shapes: Vec<String>,
+    /// Methods; empty for all.
+    pub methods: Vec<String>,
+}
+
 /// A caller of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallerRecord {
