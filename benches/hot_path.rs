@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use countersign::base::{Authorizer, BoxFuture, CallError, Challenge, ClientOptions, HttpClient, HttpClients};
-use countersign::base::{Deps, Destination, RequestView, Secret, SecretRef, Secrets};
+use countersign::base::{Deps, Destination, RequestView, Secret, SecretRef, Secrets, SystemClock};
 use countersign::proxy::header_pass;
 use countersign::route::{
     Ask, Binding, Caller, Callers, CredentialEntry, Decision, HostPattern, PathPrefix, Readiness, RouteTable, Unbound,
@@ -121,6 +121,7 @@ fn table(bindings: usize, one_host: bool) -> RouteTable {
             only_named: false,
             narrowing: None,
             route: None,
+            policy: None,
         });
     }
     RouteTable::new(all, entries, Callers::default(), Unbound::Deny).unwrap()
@@ -142,6 +143,7 @@ fn decide(bencher: Bencher<'_, '_>, (bindings, one_host): (usize, bool)) {
             headers: &headers,
             named: None,
             route: None,
+            clock: &SystemClock,
         });
         assert!(matches!(decision, Decision::Use(_)));
     });
@@ -169,6 +171,7 @@ fn decide_named(bencher: Bencher<'_, '_>, credentials: usize) {
             only_named: true,
             narrowing: None,
             route: None,
+            policy: None,
         });
     }
     let table = RouteTable::new(all, entries, Callers::default(), Unbound::Deny).unwrap();
@@ -184,6 +187,7 @@ fn decide_named(bencher: Bencher<'_, '_>, credentials: usize) {
             headers: &headers,
             named: Some("c7"),
             route: None,
+            clock: &SystemClock,
         });
         assert!(matches!(decision, Decision::Use(_)));
     });

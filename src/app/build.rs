@@ -447,6 +447,7 @@ impl Builder {
                 only_named: settings.only_named,
                 narrowing: self.narrowing(&path, settings.narrowing, credential),
                 route: None,
+                policy: None,
             });
         }
         bindings
@@ -497,6 +498,7 @@ impl Builder {
                     only_named: false,
                     narrowing: self.narrowing(&path, narrowing, credential),
                     route: Some(Arc::clone(&route.name)),
+                    policy: None,
                 });
             }
         }

@@ -11,6 +11,7 @@ mod management;
 mod opening;
 mod refresh;
 mod routes;
+mod runs;
 mod secret_stores;
 mod serve;
 mod stored;

@@ -200,6 +200,7 @@ impl Routes {
     /// Adds what was counted to what is written down.
     pub(super) async fn write_down(&self) {
         let Some(stored) = self.stored() else { return };
+        stored.leases().write_down(stored.store()).await;
         let taken: Vec<_> = stored
             .uses()
             .into_iter()

@@ -11,9 +11,10 @@ use ipnet::IpNet;
 use super::build::Expiring;
 use super::file::FilePart;
 use super::refresh::{Held, keep_fresh};
+use super::runs::{self, Leases};
 use crate::base::{BoxFuture, Lifetime, Narrowing, Secret, SecretRef, Secrets, Unavailable};
 use crate::route::{
-    Binding, CallerRule, Callers, CredentialEntry, DEFAULT_ACCOUNT, HostPattern, Lending, PathPrefix, Readiness,
+    Binding, CallerRule, Callers, CredentialEntry, DEFAULT_ACCOUNT, HostPattern, Lease, Lending, PathPrefix, Readiness,
     RouteTable, Tie, Usage, Waking,
 };
 use crate::scheme::{Draft, Kind, Lender, Outside, SettingsError, Setup};
@@ -35,6 +36,7 @@ pub(super) struct Stored {
     known: Mutex<HashMap<Name, Known>>,
     /// Counted by name, since a new version of a credential is still that credential.
     usage: Mutex<HashMap<Name, Arc<Usage>>>,
+    leases: Leases,
 }
 
 #[derive(Debug)]
@@ -75,13 +77,23 @@ pub(super) struct Table {
     pub(super) revision: i64,
     /// Bindings and callers that were left out, and why.
     pub(super) left_out: Vec<String>,
-    /// When the next proof of a caller ends, and the table with it.
+    /// When the next proof of a caller or the next run ends, and the table with it.
     pub(super) ends: Option<SystemTime>,
 }
 
 impl Stored {
     pub(super) fn new(store: Store) -> Arc<Self> {
-        Arc::new(Self { store, last: Mutex::default(), known: Mutex::default(), usage: Mutex::default() })
+        Arc::new(Self {
+            store,
+            last: Mutex::default(),
+            known: Mutex::default(),
+            usage: Mutex::default(),
+            leases: Leases::default(),
+        })
+    }
+
+    pub(super) fn leases(&self) -> &Leases {
+        &self.leases
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -136,26 +148,36 @@ impl Stored {
             entries.contains_key(name) || Arc::strong_count(&known.entry) > 1 + usize::from(known.keeper.is_some())
         });
         let now = file.outside.clock.now();
-        let callers = || callers(file, &routing.callers, now);
+        let leases = self.leases.rules(&routing.runs, now);
+        let callers = || callers(file, routing, &leases, now);
         let proofs = routing.callers.iter().flat_map(|caller| &caller.proofs);
-        let ends = proofs.filter_map(|proof| proof.expires_at).filter(|end| *end > now).min();
+        let runs = routing.runs.iter().map(|run| run.expires_at);
+        let ends = proofs.filter_map(|proof| proof.expires_at).chain(runs).filter(|end| *end > now).min();
+        let find = |account: &str, id: &str| {
+            let own = entries.get(&(account.to_owned(), id.to_owned()));
+            let of_file = || file.credentials.iter().find(|entry| *entry.id == *id && account == DEFAULT_ACCOUNT);
+            own.or_else(of_file).map(Arc::clone)
+        };
         let mut bindings: Vec<Arc<Binding>> = file.bindings.clone();
         for record in &routing.bindings {
-            let own = entries.get(&(record.account.clone(), record.credential.clone()));
-            let of_file = || file.credentials.iter().find(|entry| *entry.id == record.credential);
-            let Some(entry) = own.or_else(|| of_file().filter(|_| record.account == DEFAULT_ACCOUNT)) else {
+            let Some(entry) = find(&record.account, &record.credential) else {
                 left_out.push(format!("binding {}: there is no credential {}", record.id, record.credential));
                 continue;
             };
-            let entry = Arc::clone(entry);
             match binding(record, entry) {
                 Ok(binding) => bindings.push(Arc::new(binding)),
                 Err(error) => left_out.push(format!("binding {}: {}: {}", record.id, error.0, error.1)),
             }
         }
+        let mut open = HashMap::new();
+        for policy in &routing.policies {
+            let own = runs::bindings(policy, |id| find(&policy.account, id), &mut left_out);
+            bindings.extend(own.into_iter().map(Arc::new));
+            open.insert(Lease::scope_of(&policy.account, &policy.id).into(), runs::open_places(policy));
+        }
         let mut credentials = file.credentials.clone();
         credentials.extend(entries.into_values());
-        let routes = settle(bindings, credentials, callers, file, &mut left_out);
+        let routes = settle(bindings, credentials, callers, file, &mut left_out).with_open(open);
         Table { routes, revision: routing.revision, left_out, ends }
     }
 
@@ -374,25 +396,29 @@ pub(super) fn binding(record: &BindingRecord, credential: Arc<CredentialEntry>) 
         only_named: record.only_named,
         narrowing: (!narrowing.is_empty()).then_some(narrowing),
         route: None,
+        policy: None,
         credential,
     })
 }
 
-/// The callers of the file and of the store, each proof once.
-fn callers(file: &FilePart, records: &[CallerRecord], now: SystemTime) -> Callers {
+/// The callers of the file and of the store, each proof once, and the runs.
+fn callers(file: &FilePart, routing: &Routing, leases: &[CallerRule], now: SystemTime) -> Callers {
     let mut rules = file.callers.clone();
     let mut seen: HashSet<[u8; 32]> = rules.iter().flat_map(|rule| rule.proofs.iter().copied()).collect();
     // A name of the file is the file's: what a manager of the store adds under it proves nothing.
     let is_files = |record: &CallerRecord| {
         record.account == DEFAULT_ACCOUNT && file.callers.iter().any(|rule| rule.name == record.name)
     };
-    for record in records.iter().filter(|record| !is_files(record)) {
+    for record in routing.callers.iter().filter(|record| !is_files(record)) {
         let living = record.proofs.iter().filter(|proof| proof.expires_at.is_none_or(|end| now < end));
         let proofs = living.map(|proof| proof.digest).filter(|digest| seen.insert(*digest));
-        rules.push(CallerRule { account: record.account.clone(), name: record.name.clone(), proofs: proofs.collect() });
+        let (account, name) = (record.account.clone(), record.name.clone());
+        rules.push(CallerRule { account, name, proofs: proofs.collect(), lease: None });
     }
+    rules.extend(leases.iter().cloned());
     let callers = Callers::new(rules);
-    if file.asks { callers.asking() } else { callers }
+    // Whoever could leave out who it is would be confined by no policy.
+    if file.asks || routing.asks { callers.asking() } else { callers }
 }
 
 /// The table. Where nothing decides between two bindings, the file's stays and the store's go.

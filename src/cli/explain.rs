@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{Context, Failure};
 use crate::app::{Built, Parts, build_whole};
-use crate::base::{Code, Destination, Protocol, Refusal, RequestView};
+use crate::base::{Code, Destination, Protocol, Refusal, RequestView, SystemClock};
 use crate::listen::{Address, Door};
 use crate::route::{Ask, DEFAULT_ACCOUNT, Decision, refuse_path_tricks};
 use crate::token::Tokens;
@@ -119,6 +119,7 @@ async fn explain(built: &Built, caller: &str, arguments: &Arguments) -> Result<A
         headers: &HeaderMap::new(),
         named: arguments.credential.as_deref(),
         route: route.filter(|route| route.bound).map(|route| &*route.name),
+        clock: &SystemClock,
     };
     let foreseen = |addresses| built.state.upstream.egress(addresses).and_then(|egress| egress.foresee(&destination));
     let mut decision = routes.decide(&ask);

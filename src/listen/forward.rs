@@ -94,7 +94,7 @@ async fn connect(
     let Identity { caller, named } = who(conn, identify::Door::Forward, request.headers())?;
     *who_called = Some(Arc::clone(&caller));
     let state = conn.shared.proxy.state();
-    match state.routes.gate(&caller, destination, named.as_deref()) {
+    match state.routes.gate(&caller, destination, named.as_deref(), conn.shared.proxy.clock()) {
         Gate::Deny(refusal) => Err(refusal),
         Gate::Intercept => {
             if !matches!(conn.door.load().kind, Kind::Forward { intercept: true }) {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use http::Method;
 
 use super::pipeline::Proxy;
-use crate::base::{AuditEvent, Destination, Refusal};
-use crate::route::Caller;
+use crate::base::{AuditEvent, Clock, Destination, Refusal};
+use crate::route::{Caller, Outcome};
 
 /// A refused use.
 #[derive(Debug, Clone, Copy)]
@@ -28,12 +28,23 @@ impl Proxy {
     /// Writes down that a use was refused, if that is what the refusal says.
     pub fn denied(&self, denial: &Denial<'_>, refusal: &Refusal) {
         if refusal.code.is_denial() {
+            denial.count(refusal, self.clock());
             self.audit().note(denial.event(refusal));
         }
     }
 }
 
 impl Denial<'_> {
+    /// Counts it among what a run did.
+    fn count(&self, refusal: &Refusal, clock: &dyn Clock) {
+        if let (Some(lease), Some(destination)) =
+            (self.caller.and_then(|caller| caller.lease.as_ref()), self.destination)
+        {
+            let (method, outcome) = (self.method.unwrap_or(&Method::CONNECT), Outcome::Refused(refusal.code.as_str()));
+            lease.book.count(self.credential, destination, method, outcome, clock.now());
+        }
+    }
+
     fn event(&self, refusal: &Refusal) -> AuditEvent {
         let account = self.caller.map_or_else(String::new, |caller| caller.account.to_string());
         let mut event = AuditEvent::new("use.denied", account, refusal.code.as_str());

@@ -24,7 +24,7 @@ use super::spool::{Spooled, spool};
 use super::upgrade;
 use crate::base::body::{BoxError, Kept};
 use crate::base::{AnswerView, AuditSink, Body, BodyNeed, Clock, Code, Deps, Destination, Refusal, RequestView};
-use crate::route::{Ask, Caller, CredentialEntry, Decision, Passage, Permit, Receipt, RouteTable};
+use crate::route::{Ask, Caller, CredentialEntry, Decision, Outcome, Passage, Permit, Receipt, RouteTable};
 use crate::upstream::{Egress, Upstream};
 
 /// A body up to here can be sent again after a refusal: API calls have less, uploads have more. One that was spooled can
@@ -127,6 +127,11 @@ impl Proxy {
     /// Every task that serves somebody, so that a drain can wait for all of them.
     pub fn tasks(&self) -> &TaskTracker {
         &self.tasks
+    }
+
+    /// What leases are measured by.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.deps.clock
     }
 
     /// Where what happens is written down.
@@ -255,6 +260,7 @@ async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Reco
         Decision::Wake(credential) => return Err(unloaded(&credential.id, "it was changed again and again")),
         Decision::Pass(passage) => {
             observed = Some(passage);
+            record.count(Outcome::Passed);
             request = request.map(|body| judge_trailers(body, &[]));
             state.upstream.egress(&Arc::default())?
         }
@@ -262,6 +268,7 @@ async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Reco
             record.binding = Some(Arc::clone(permit.binding()));
             record.credential = Some(Arc::clone(permit.credential()));
             permit.usage().count(&caller.name, clock.now());
+            record.count(Outcome::Used);
             let egress = state.upstream.egress(permit.allow_addresses())?;
             match permit.talk() {
                 Ok(asked) => talk = Some(asked),
@@ -334,6 +341,7 @@ impl Call<'_> {
             headers,
             named: self.named,
             route: self.route,
+            clock: self.clock,
         });
         match (decision, self.audit.blocked()) {
             (Decision::Use(_) | Decision::Wake(_), Some(unavailable)) => Decision::Deny(unavailable.into()),

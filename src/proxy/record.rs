@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::denial::Denial;
 use crate::base::body::{BoxError, Watch};
 use crate::base::{Clock, Destination, Refusal};
-use crate::route::Caller;
+use crate::route::{Caller, Outcome};
 
 /// A place among a caller's concurrent requests; given back when dropped.
 #[derive(Debug)]
@@ -65,6 +65,13 @@ impl Record {
             destination: Some(&self.destination),
             method: Some(&self.method),
             credential: self.credential.as_ref().or(self.named.as_ref()),
+        }
+    }
+
+    /// Counts it among what a run did.
+    pub(super) fn count(&self, outcome: Outcome) {
+        if let Some(lease) = &self.caller.lease {
+            lease.book.count(self.credential.as_ref(), &self.destination, &self.method, outcome, self.clock.now());
         }
     }
 

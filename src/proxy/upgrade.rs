@@ -27,7 +27,18 @@ pub(super) fn join(tasks: &TaskTracker, caller: OnUpgrade, response: &mut Respon
             return;
         };
         let (mut caller, mut upstream) = (TokioIo::new(caller), TokioIo::new(upstream));
-        let copied = tokio::io::copy_bidirectional_with_sizes(&mut caller, &mut upstream, BUFFER, BUFFER).await;
-        record.conversation_ended(copied.map_or(0, |(_, bytes)| bytes));
+        let lease = record.caller.lease.clone();
+        let over = async {
+            match &lease {
+                Some(lease) => lease.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let copy = tokio::io::copy_bidirectional_with_sizes(&mut caller, &mut upstream, BUFFER, BUFFER);
+        tokio::select! {
+            copied = copy => record.conversation_ended(copied.map_or(0, |(_, bytes)| bytes)),
+            // What a run began ends with it.
+            () = over => {}
+        }
     });
 }

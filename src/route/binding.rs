@@ -9,6 +9,7 @@ use http::Method;
 use ipnet::IpNet;
 
 use super::matcher::{HostPattern, PathPrefix};
+use super::shape::HostShape;
 use super::usage::Usage;
 use crate::base::{BoxFuture, Destination, Narrowing, Unavailable};
 use crate::scheme::{Kind, Scheme};
@@ -213,6 +214,48 @@ pub struct Binding {
     pub narrowing: Option<Narrowing>,
     /// Belongs to one route of a reverse listener and serves no other request.
     pub route: Option<Arc<str>>,
+    /// Belongs to an applied policy and serves its runs alone.
+    pub policy: Option<PolicyPart>,
+}
+
+/// What a binding of an applied policy has beside the others' keys.
+#[derive(Debug, Clone)]
+pub struct PolicyPart {
+    /// What it is filed under: see [`super::Lease::scope_of`].
+    pub scope: Arc<str>,
+    /// The name that the credential has within a run: that of the template's block.
+    pub alias: Arc<str>,
+    /// What of the hosts is meant; empty for all.
+    pub shapes: Vec<HostShape>,
+    /// The account of AWS whose role is assumed in place of the credential's own.
+    pub account_number: Option<Arc<str>>,
+}
+
+/// What the runs of an applied policy may call without a credential.
+#[derive(Debug, Clone)]
+pub struct OpenPlace {
+    /// Where.
+    pub hosts: Vec<HostPattern>,
+    /// What of the hosts is meant; empty for all.
+    pub shapes: Vec<HostShape>,
+    /// With which methods; empty means any.
+    pub methods: Vec<Method>,
+}
+
+impl OpenPlace {
+    /// Whether this destination is meant.
+    pub fn is_on(&self, destination: &Destination) -> bool {
+        self.hosts.iter().any(|host| host.matches(destination)) && are_meant(&self.shapes, destination)
+    }
+
+    /// Whether it is for this method.
+    pub fn allows(&self, method: &Method) -> bool {
+        self.methods.is_empty() || self.methods.contains(method)
+    }
+}
+
+fn are_meant(shapes: &[HostShape], destination: &Destination) -> bool {
+    shapes.is_empty() || shapes.iter().any(|shape| shape.matches(destination))
 }
 
 impl Binding {
@@ -224,6 +267,21 @@ impl Binding {
     /// Whether it is for this method.
     pub fn allows(&self, method: &Method) -> bool {
         self.methods.is_empty() || self.methods.contains(method)
+    }
+
+    /// Whether a request means it by this name.
+    pub fn is_called(&self, name: &str) -> bool {
+        *self.credential.id == *name || self.policy.as_ref().is_some_and(|policy| *policy.alias == *name)
+    }
+
+    /// Whether its hosts, where they are shapes, mean this destination.
+    pub(super) fn means(&self, destination: &Destination) -> bool {
+        self.policy.as_ref().is_none_or(|policy| are_meant(&policy.shapes, destination))
+    }
+
+    /// What it is filed under.
+    pub(super) fn scope(&self) -> &Arc<str> {
+        self.policy.as_ref().map_or(&self.credential.account, |policy| &policy.scope)
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicUsize;
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-use crate::base::Secret;
+use super::lease::Lease;
+use crate::base::{Clock, Secret};
 
 /// What the configuration file declares lives in this account.
 pub const DEFAULT_ACCOUNT: &str = "default";
@@ -21,6 +22,10 @@ pub struct Caller {
     pub name: Arc<str>,
     /// The account whose credentials it may be bound to.
     pub account: Arc<str>,
+    /// What the bindings that may be for it are filed under: the account, or what its lease confines it to.
+    pub(super) scope: Arc<str>,
+    /// The lease, if it is a run of a policy.
+    pub lease: Option<Arc<Lease>>,
     /// How many of its requests are under way.
     pub in_flight: Arc<AtomicUsize>,
     proof: Proof,
@@ -39,7 +44,8 @@ enum Proof {
 
 impl Caller {
     fn new(account: &str, name: &str, proof: Proof) -> Self {
-        Self { name: name.into(), account: account.into(), in_flight: Arc::default(), proof }
+        let account: Arc<str> = account.into();
+        Self { name: name.into(), scope: Arc::clone(&account), account, lease: None, in_flight: Arc::default(), proof }
     }
 
     /// Whoever reaches a listener that asks for no proof.
@@ -67,6 +73,8 @@ pub struct CallerRule {
     pub name: String,
     /// What proves it: see [`fingerprint`].
     pub proofs: Vec<[u8; 32]>,
+    /// The lease, if it is a run of a policy.
+    pub lease: Option<Arc<Lease>>,
 }
 
 /// The SHA-256 of one kind of evidence. Looking a digest up instead of comparing tokens takes the same time
@@ -99,7 +107,7 @@ impl CallerRule {
 
     /// A caller of the configuration file that nothing proves at present.
     pub fn unproven(name: &str) -> Self {
-        Self { account: DEFAULT_ACCOUNT.into(), name: name.into(), proofs: Vec::new() }
+        Self { account: DEFAULT_ACCOUNT.into(), name: name.into(), proofs: Vec::new(), lease: None }
     }
 
     fn proven(name: &str, proof: [u8; 32]) -> Self {
@@ -122,7 +130,10 @@ impl Callers {
         let mut callers = Self::default();
         for rule in rules {
             for proof in rule.proofs {
-                let caller = Caller::new(&rule.account, &rule.name, Proof::Shown(proof));
+                let mut caller = Caller::new(&rule.account, &rule.name, Proof::Shown(proof));
+                if let Some(lease) = &rule.lease {
+                    (caller.scope, caller.lease) = (Arc::clone(&lease.scope), Some(Arc::clone(lease)));
+                }
                 callers.by_proof.insert(proof, Arc::new(caller));
             }
             callers.names.insert((rule.account, rule.name));
@@ -184,8 +195,11 @@ impl Callers {
         self.by_proof.get(&fingerprint("san", san.as_bytes()))
     }
 
-    /// Whether a caller that was proven earlier (when its tunnel was opened) still is what it was.
-    pub fn confirms(&self, caller: &Caller) -> bool {
+    /// Whether a caller that was proven earlier (when its tunnel was opened) still is what it was, and its lease holds.
+    pub fn confirms(&self, caller: &Caller, clock: &dyn Clock) -> bool {
+        if caller.lease.as_ref().is_some_and(|lease| !lease.holds(clock.now())) {
+            return false;
+        }
         match caller.proof {
             Proof::None | Proof::SameUser => true,
             Proof::Shown(proof) => self.by_proof.get(&proof).is_some_and(|known| known.is(caller)),
@@ -196,6 +210,7 @@ impl Callers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::SystemClock;
 
     fn callers() -> Callers {
         Callers::new([
@@ -220,8 +235,8 @@ mod tests {
     #[test]
     fn a_caller_whose_token_was_changed_is_no_longer_confirmed() {
         let before = Caller::clone(callers().by_token(b"t0ken").unwrap());
-        assert!(callers().confirms(&before));
-        assert!(!Callers::new([CallerRule::token("runner", &Secret::new("new"))]).confirms(&before));
-        assert!(!Callers::new([CallerRule::token("other", &Secret::new("t0ken"))]).confirms(&before));
+        assert!(callers().confirms(&before, &SystemClock));
+        assert!(!Callers::new([CallerRule::token("runner", &Secret::new("new"))]).confirms(&before, &SystemClock));
+        assert!(!Callers::new([CallerRule::token("other", &Secret::new("t0ken"))]).confirms(&before, &SystemClock));
     }
 }

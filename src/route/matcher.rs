@@ -47,7 +47,7 @@ impl HostPattern {
         self.port.is_none_or(|port| port == destination.port()) && self.matches_host(destination.host())
     }
 
-    fn matches_host(&self, host: &Host) -> bool {
+    pub(super) fn matches_host(&self, host: &Host) -> bool {
         if !self.wildcard {
             return self.host == *host;
         }

@@ -5,16 +5,20 @@
 
 mod binding;
 mod caller;
+mod lease;
 mod lending;
 mod matcher;
 mod permit;
+mod shape;
 mod table;
 mod usage;
 
-pub use binding::{Binding, CredentialEntry, Readiness, Tie, Waking};
+pub use binding::{Binding, CredentialEntry, OpenPlace, PolicyPart, Readiness, Tie, Waking};
 pub use caller::{Caller, CallerRule, Callers, DEFAULT_ACCOUNT, LOCAL, fingerprint};
+pub use lease::{Book, Calls, Lease, Outcome, RUN_PREFIX};
 pub use lending::Lending;
 pub use matcher::{HostPattern, PathPrefix, refuse_path_tricks};
 pub use permit::{Passage, Permit, Receipt, Signer, Talk};
+pub use shape::HostShape;
 pub use table::{Ask, Decision, Gate, RouteTable, Unbound};
 pub use usage::{Usage, Uses};

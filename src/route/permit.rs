@@ -76,13 +76,27 @@ impl Permit {
         Ok(Talk { challenged, scheme: self.scheme, binding: self.binding, destination: self.destination })
     }
 
+    /// The account of AWS that it is for in place of the credential's own: in a run the one that was chosen when the policy
+    /// was applied, and no other.
+    fn account<'a>(&'a self, asked: Option<&'a str>) -> Result<Option<&'a str>, Refusal> {
+        let Some(policy) = &self.binding.policy else { return Ok(asked) };
+        let chosen = policy.account_number.as_deref();
+        match asked.filter(|asked| Some(*asked) != chosen) {
+            None => Ok(chosen),
+            Some(other) => Err(Refusal::new(
+                Code::CredentialUnknown,
+                format!("this run is not for account {other}; set the template's parameter when the policy is applied"),
+            )),
+        }
+    }
+
     /// Obtains what signs: at once for a fixed key or a token that lives, else after the one exchange under way. `account`
     /// is the one that the request names in place of the credential's own.
     ///
     /// # Errors
     /// Why there is no token; then nothing is sent.
     pub async fn ready(self, account: Option<&str>) -> Result<Signer, Refusal> {
-        let identity = match account {
+        let identity = match self.account(account)? {
             None => self.scheme.identity(),
             Some(account) => self.scheme.identity_in(account)?,
         };

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use serde::Deserialize;
 
-use super::binding::{Binding, Coordinates, CredentialEntry, Tie};
+use super::binding::{Binding, Coordinates, CredentialEntry, OpenPlace, Tie};
 use super::caller::{Caller, Callers};
 use super::matcher::{PathPrefix, refuse_path_tricks};
 use super::permit::{Passage, Permit};
 use crate::base::request::is_spelling_of;
-use crate::base::{Code, Destination, Host, Narrowing, Protocol, Refusal, RequestView};
+use crate::base::{Clock, Code, Destination, Host, Narrowing, Protocol, Refusal, RequestView};
 
 /// What happens to a call that no binding is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -48,6 +48,8 @@ pub struct Ask<'a> {
     pub named: Option<&'a str>,
     /// The reverse route it came through, if that has a credential of its own.
     pub route: Option<&'a str>,
+    /// Leases are measured by it.
+    pub clock: &'a dyn Clock,
 }
 
 /// The answer.
@@ -133,6 +135,9 @@ impl Index {
         let mut index = Self::default();
         for (place, Slot { at, binding }) in slots.iter().enumerate() {
             index.by_credential.entry(Arc::clone(&binding.credential.id)).or_default().push(place);
+            if let Some(policy) = binding.policy.as_ref().filter(|policy| policy.alias != binding.credential.id) {
+                index.by_credential.entry(Arc::clone(&policy.alias)).or_default().push(place);
+            }
             if binding.only_named {
                 continue;
             }
@@ -249,7 +254,10 @@ impl Hosts {
 /// Every binding, indexed by host; immutable, replaced whole when the configuration changes.
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    accounts: HashMap<Arc<str>, Hosts>,
+    /// By account, and by what the runs of an applied policy are confined to.
+    scopes: HashMap<Arc<str>, Hosts>,
+    /// What the runs of applied policies may call without a credential.
+    open: HashMap<Arc<str>, Vec<OpenPlace>>,
     callers: Callers,
     credentials: Vec<Arc<CredentialEntry>>,
     unbound: Unbound,
@@ -266,9 +274,9 @@ impl RouteTable {
         callers: Callers,
         unbound: Unbound,
     ) -> Result<Self, Vec<Tie>> {
-        let mut accounts: HashMap<Arc<str>, Hosts> = HashMap::new();
+        let mut scopes: HashMap<Arc<str>, Hosts> = HashMap::new();
         for binding in bindings.into_iter().map(Into::into) {
-            let hosts = accounts.entry(Arc::clone(&binding.credential.account)).or_default();
+            let hosts = scopes.entry(Arc::clone(binding.scope())).or_default();
             let paths: Vec<_> =
                 if binding.paths.is_empty() { vec![None] } else { binding.paths.iter().cloned().map(Some).collect() };
             for pattern in &binding.hosts {
@@ -283,7 +291,7 @@ impl RouteTable {
             }
         }
         let mut ties = Vec::new();
-        for hosts in accounts.values_mut() {
+        for hosts in scopes.values_mut() {
             for (host, slots) in &mut hosts.exact {
                 slots.arrange(&host.to_string(), &mut ties);
             }
@@ -292,11 +300,17 @@ impl RouteTable {
             }
         }
         if ties.is_empty() {
-            return Ok(Self { accounts, callers, credentials, unbound });
+            return Ok(Self { scopes, open: HashMap::new(), callers, credentials, unbound });
         }
         ties.sort_by(|one, two| (&one.first, &one.second).cmp(&(&two.first, &two.second)));
         ties.dedup_by(|one, two| one.first == two.first && one.second == two.second);
         Err(ties)
+    }
+
+    /// The same with what the runs of applied policies may call without a credential, by their scope.
+    #[must_use]
+    pub fn with_open(self, open: HashMap<Arc<str>, Vec<OpenPlace>>) -> Self {
+        Self { open, ..self }
     }
 
     /// The callers.
@@ -313,7 +327,7 @@ impl RouteTable {
 
     /// The bindings of an account, each once.
     pub fn bindings(&self, account: &str) -> impl Iterator<Item = &Arc<Binding>> {
-        let hosts = self.accounts.get(account);
+        let hosts = self.scopes.get(account);
         let slots = hosts.into_iter().flat_map(|hosts| hosts.exact.values().chain(hosts.below.values()));
         let mut seen = HashSet::new();
         slots.flat_map(|slots| &slots.all).map(|slot| &slot.binding).filter(move |one| seen.insert(Arc::as_ptr(one)))
@@ -326,7 +340,7 @@ impl RouteTable {
 
     /// Decides about one request.
     pub fn decide(&self, ask: &Ask<'_>) -> Decision {
-        if !self.callers.confirms(ask.caller) {
+        if !self.callers.confirms(ask.caller, ask.clock) {
             return Decision::Deny(Refusal::new(
                 Code::CallerUnknown,
                 "this caller is no longer known; open a new connection",
@@ -345,28 +359,33 @@ impl RouteTable {
                 Ok(None) => Decision::Wake(Arc::clone(&binding.credential)),
                 Err(refusal) => Decision::Deny(refusal),
             },
-            Ok(None) => match self.unbound(ask.destination, ask.named, Some((ask.method, ask.path))) {
-                Ok(passage) => Decision::Pass(passage),
-                Err(refusal) => Decision::Deny(refusal),
-            },
+            Ok(None) => {
+                match self.without(ask.caller, ask.destination, ask.named, Some((ask.method, ask.path, ask.headers))) {
+                    Ok(passage) => Decision::Pass(passage),
+                    Err(refusal) => Decision::Deny(refusal),
+                }
+            }
         }
     }
 
     /// Decides what becomes of a tunnel to this destination, before it is opened.
-    pub fn gate(&self, caller: &Caller, destination: &Destination, named: Option<&str>) -> Gate {
-        if !self.callers.confirms(caller) {
+    pub fn gate(&self, caller: &Caller, destination: &Destination, named: Option<&str>, clock: &dyn Clock) -> Gate {
+        if !self.callers.confirms(caller, clock) {
             return Gate::Deny(Refusal::new(Code::CallerUnknown, "this caller is not known"));
         }
         let mine = self.slots(caller, destination).any(|slot| {
             let binding = &slot.binding;
             binding.route.is_none()
                 && binding.admits(&caller.name)
-                && named.is_none_or(|id| *binding.credential.id == *id)
+                && binding.means(destination)
+                && named.is_none_or(|name| binding.is_called(name))
         });
-        if mine {
+        // What a run may call without a credential is judged request by request, too.
+        let open = caller.lease.is_some() && self.open_places(caller, destination).next().is_some();
+        if mine || (open && named.is_none()) {
             return Gate::Intercept;
         }
-        match self.unbound(destination, named, None) {
+        match self.without(caller, destination, named, None) {
             Ok(passage) => Gate::Tunnel(passage),
             Err(refusal) => Gate::Deny(refusal),
         }
@@ -374,30 +393,30 @@ impl RouteTable {
 
     /// Whether any credential of any account is bound to this destination for anybody.
     pub fn is_bound(&self, destination: &Destination) -> bool {
-        self.accounts.values().any(|hosts| hosts.slots(destination).next().is_some())
+        self.scopes.values().any(|hosts| hosts.slots(destination).next().is_some())
     }
 
     fn slots<'a>(&'a self, caller: &Caller, destination: &'a Destination) -> impl Iterator<Item = &'a Slot> {
-        self.accounts.get(&caller.account).into_iter().flat_map(|hosts| hosts.slots(destination))
+        self.scopes.get(&caller.scope).into_iter().flat_map(|hosts| hosts.slots(destination))
     }
 
     /// The most specific binding that is for this request; an error when the request tries to deceive a rule.
     fn find<'a>(&'a self, ask: &Ask<'a>) -> Result<Option<&'a Arc<Binding>>, Refusal> {
         let mut path_is_plain = false;
         let mut outside = None;
-        let hosts = self.accounts.get(&ask.caller.account);
+        let hosts = self.scopes.get(&ask.caller.scope);
         let groups = hosts.into_iter().flat_map(|hosts| hosts.groups(ask.destination));
         let slots = groups.flat_map(|slots| slots.concerning(ask));
         for slot in slots.filter(|slot| slot.is_on(ask.destination)) {
             let binding = &slot.binding;
             let meant = match (ask.named, ask.route) {
-                (Some(id), route) => {
-                    *binding.credential.id == *id && (binding.route.is_none() || binding.route.as_deref() == route)
+                (Some(name), route) => {
+                    binding.is_called(name) && (binding.route.is_none() || binding.route.as_deref() == route)
                 }
                 (None, Some(route)) => binding.route.as_deref() == Some(route),
                 (None, None) => binding.route.is_none() && !binding.only_named,
             };
-            if !meant || !binding.admits(&ask.caller.name) {
+            if !meant || !binding.admits(&ask.caller.name) || !binding.means(ask.destination) {
                 continue;
             }
             if let Some(prefix) = &slot.at.path {
@@ -428,7 +447,38 @@ impl RouteTable {
         outside.map_or(Ok(None), Err)
     }
 
-    /// What becomes of a call without a binding.
+    /// What becomes of a call without a binding. A run may use what its policy names, whatever others may.
+    fn without(
+        &self,
+        caller: &Caller,
+        destination: &Destination,
+        named: Option<&str>,
+        call: Option<(&Method, &str, &HeaderMap)>,
+    ) -> Result<Passage, Refusal> {
+        if caller.lease.is_none() {
+            return self.unbound(destination, named, call.map(|(method, path, _)| (method, path)));
+        }
+        if named.is_some() {
+            return Err(unknown(destination));
+        }
+        if let Some((method, _, headers)) = call {
+            for place in self.open_places(caller, destination).filter(|place| place.allows(method)) {
+                if !place.methods.is_empty() {
+                    refuse_method_overrides(headers)?;
+                }
+                return Ok(Passage::new(None));
+            }
+        }
+        Err(undeclared(destination, call.map(|(method, ..)| method)))
+    }
+
+    /// What a run may call without a credential at a destination.
+    fn open_places<'a>(&'a self, caller: &Caller, destination: &'a Destination) -> impl Iterator<Item = &'a OpenPlace> {
+        let places = self.open.get(&caller.scope).into_iter().flatten();
+        places.filter(|place| place.is_on(destination))
+    }
+
+    /// What becomes of a call of any other caller without a binding.
     fn unbound(
         &self,
         destination: &Destination,
@@ -542,6 +592,15 @@ fn needed_binding(destination: &Destination, call: Option<(&Method, &str)>) -> S
     }
 }
 
+/// Why a run may not make a call.
+fn undeclared(destination: &Destination, method: Option<&Method>) -> Refusal {
+    let call = method.map_or_else(|| destination.to_string(), |method| format!("{method} to {destination}"));
+    Refusal::new(
+        Code::Unbound,
+        format!("this run's policy declares no {call}; apply the template again if it does by now, or with `loose`"),
+    )
+}
+
 fn needed(destination: &Destination, call: Option<(&Method, &str)>) -> Refusal {
     Refusal::new(
         Code::Unbound,
@@ -605,8 +664,8 @@ fn keys(binding: &Binding) -> Vec<[Option<&str>; 4]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{Authorizer, Mutations, Prepared, Secret};
-    use crate::route::{CallerRule, HostPattern, Readiness};
+    use crate::base::{Authorizer, Mutations, Prepared, Secret, SystemClock};
+    use crate::route::{CallerRule, HostPattern, HostShape, Lease, PolicyPart, Readiness};
     use crate::scheme::{Identity, Scheme};
 
     #[derive(Debug)]
@@ -643,6 +702,7 @@ mod tests {
             only_named: false,
             narrowing: None,
             route: None,
+            policy: None,
         }
     }
 
@@ -678,6 +738,7 @@ mod tests {
             headers: &call.headers,
             named: call.named,
             route: call.route,
+            clock: &SystemClock,
         });
         match decision {
             Decision::Use(permit) => permit.binding().to_string(),
@@ -799,7 +860,9 @@ mod tests {
         let rule = Binding { callers: vec!["runner".into()], ..binding("c", "a.test") };
         let table = RouteTable::new(vec![rule], vec![], callers(), Unbound::Pass).unwrap();
         let destination = Destination::from_connect("a.test:443").unwrap();
-        let gate = |name: &str| format!("{:?}", table.gate(&table.callers().named(name).unwrap(), &destination, None));
+        let gate = |name: &str| {
+            format!("{:?}", table.gate(&table.callers().named(name).unwrap(), &destination, None, &SystemClock))
+        };
         assert_eq!(gate("runner"), "Intercept");
         assert!(gate("other").contains("Unbound"), "never passes: bound for somebody else");
     }
@@ -860,6 +923,7 @@ mod tests {
                 headers: &headers,
                 named: None,
                 route: None,
+                clock: &SystemClock,
             };
             match table.decide(&ask) {
                 Decision::Use(permit) => permit.binding().to_string(),
@@ -914,5 +978,127 @@ mod tests {
         broken.set_readiness(Readiness::Unusable("file gone".into()));
         let rule = Binding { credential: broken, ..binding("c", "a.test") };
         assert_eq!(decide(&table(vec![rule]), get("https://a.test/")), "secret_unavailable");
+    }
+
+    fn run(id: &str, policy: &str) -> (Arc<Lease>, CallerRule) {
+        let until = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+        let lease = Arc::new(Lease::new("default", policy, id, until));
+        let rule = CallerRule::token(&format!("run-{id}"), &Secret::new(id));
+        (Arc::clone(&lease), CallerRule { lease: Some(lease), ..rule })
+    }
+
+    fn of_policy(policy: &str, alias: &str, shapes: &[&str], one: Binding) -> Binding {
+        let scope = Lease::scope_of("default", policy).into();
+        let shapes = shapes.iter().map(|shape| HostShape::parse(shape).unwrap()).collect();
+        Binding { policy: Some(PolicyPart { scope, alias: alias.into(), shapes, account_number: None }), ..one }
+    }
+
+    /// Two policies with a run each, and a credential that is bound to everybody of the account.
+    fn with_runs() -> (RouteTable, Arc<Lease>) {
+        let ((lease, one), (_, two)) = (run("one", "p"), run("two", "q"));
+        let everybodys = binding("everybodys", "e.test");
+        let get = Binding { methods: vec![Method::GET], ..binding("c", "*.test") };
+        let bindings = vec![
+            everybodys,
+            of_policy("p", "auth_c", &["x.{region}.test"], get),
+            of_policy("q", "auth_d", &[], binding("d", "d.test")),
+        ];
+        let callers = Callers::new([one, two, CallerRule::token("runner", &Secret::new("t"))]);
+        let table = RouteTable::new(bindings, vec![], callers, Unbound::Pass).unwrap();
+        let hosts = vec![HostPattern::parse("open.test").unwrap()];
+        let place = OpenPlace { hosts, shapes: vec![], methods: vec![Method::GET] };
+        (table.with_open(HashMap::from([(Lease::scope_of("default", "p").into(), vec![place])])), lease)
+    }
+
+    fn decide_for(table: &RouteTable, token: &str, method: &str, url: &str, named: Option<&str>) -> String {
+        let uri: http::Uri = url.parse().unwrap();
+        let destination = Destination::from_absolute(&uri).unwrap();
+        let decision = table.decide(&Ask {
+            caller: table.callers().by_token(token.as_bytes()).unwrap(),
+            destination: &destination,
+            method: &method.parse().unwrap(),
+            path: uri.path(),
+            target: uri.path(),
+            headers: &HeaderMap::new(),
+            named,
+            route: None,
+            clock: &SystemClock,
+        });
+        match decision {
+            Decision::Use(permit) => permit.binding().to_string(),
+            Decision::Wake(_) => "wake".into(),
+            Decision::Pass(_) => "pass".into(),
+            Decision::Deny(refusal) => refusal.code.as_str().to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_run_uses_what_its_policy_names_and_nothing_that_others_may() {
+        let (table, _) = with_runs();
+        let one = |method: &str, url: &str| decide_for(&table, "one", method, url, None);
+        assert_eq!(one("GET", "https://x.eu.test/"), "c@*.test");
+        assert_eq!(one("PUT", "https://x.eu.test/"), "unbound", "a method that the template does not use");
+        assert_eq!(
+            one("GET", "https://y.eu.test/"),
+            "unbound",
+            "a host that is below the pattern and not of the shape"
+        );
+        assert_eq!(one("GET", "https://e.test/"), "unbound", "what is bound to everybody of the account");
+        assert_eq!(one("GET", "https://d.test/"), "unbound", "what another policy may");
+        assert_eq!(one("GET", "https://nobodys.example/"), "unbound", "though unbound calls pass");
+        assert_eq!(decide_for(&table, "two", "GET", "https://d.test/", None), "d@d.test");
+        assert_eq!(decide_for(&table, "two", "GET", "https://x.eu.test/", None), "unbound");
+        assert_eq!(decide_for(&table, "t", "GET", "https://e.test/", None), "everybodys@e.test");
+        assert_eq!(decide_for(&table, "t", "GET", "https://x.eu.test/", None), "unbound", "is bound, for runs alone");
+    }
+
+    #[test]
+    fn a_run_calls_without_a_credential_where_its_policy_does_and_nowhere_else() {
+        let (table, _) = with_runs();
+        let one = |method: &str, url: &str| decide_for(&table, "one", method, url, None);
+        assert_eq!(one("GET", "https://open.test/"), "pass");
+        assert_eq!(one("POST", "https://open.test/"), "unbound");
+        assert_eq!(decide_for(&table, "two", "GET", "https://open.test/", None), "unbound");
+        let gate = |token: &str, host: &str, named: Option<&str>| {
+            let destination = Destination::from_connect(host).unwrap();
+            let caller = table.callers().by_token(token.as_bytes()).unwrap();
+            match table.gate(caller, &destination, named, &SystemClock) {
+                Gate::Intercept => "intercept",
+                Gate::Tunnel(_) => "tunnel",
+                Gate::Deny(_) => "deny",
+            }
+        };
+        assert_eq!(gate("one", "open.test:443", None), "intercept", "its method is judged, so it is never blind");
+        assert_eq!(gate("one", "x.eu.test:443", None), "intercept");
+        assert_eq!(gate("one", "y.eu.test:443", None), "deny");
+        assert_eq!(gate("one", "nobodys.example:443", None), "deny");
+        assert_eq!(gate("t", "nobodys.example:443", None), "tunnel");
+        assert_eq!(gate("one", "x.eu.test:443", Some("auth_c")), "intercept");
+        assert_eq!(gate("one", "x.eu.test:443", Some("auth_d")), "deny");
+    }
+
+    #[test]
+    fn within_a_run_a_credential_is_called_by_its_id_or_by_the_name_of_its_block() {
+        let (table, _) = with_runs();
+        for (name, expected) in [
+            ("auth_c", "c@*.test"),
+            ("c", "c@*.test"),
+            ("auth_d", "credential_unknown"),
+            ("d", "credential_unknown"),
+            ("everybodys", "credential_unknown"),
+        ] {
+            assert_eq!(decide_for(&table, "one", "GET", "https://x.eu.test/", Some(name)), expected, "{name}");
+        }
+        assert_eq!(decide_for(&table, "t", "GET", "https://e.test/", Some("auth_c")), "credential_unknown");
+    }
+
+    #[test]
+    fn a_lease_that_ended_proves_nothing_though_the_table_still_knows_it() {
+        let (table, lease) = with_runs();
+        assert_eq!(decide_for(&table, "one", "GET", "https://x.eu.test/", None), "c@*.test");
+        lease.end();
+        assert_eq!(decide_for(&table, "one", "GET", "https://x.eu.test/", None), "caller_unknown");
+        assert_eq!(decide_for(&table, "one", "GET", "https://open.test/", None), "caller_unknown");
+        assert_eq!(decide_for(&table, "two", "GET", "https://d.test/", None), "d@d.test", "others go on");
     }
 }

@@ -115,6 +115,45 @@ pub(super) const TABLES: &[Table] = &[
         ],
     },
     Table {
+        name: "applied_policies",
+        columns: &[
+            ("account", Text),
+            ("id", Text),
+            ("content", Text),
+            ("removed", Number),
+            ("created_at", Number),
+            ("created_by", Text),
+        ],
+    },
+    Table { name: "policy_credentials", columns: &[("account", Text), ("policy", Text), ("credential", Text)] },
+    Table {
+        name: "runs",
+        columns: &[
+            ("account", Text),
+            ("id", Text),
+            ("policy", Text),
+            ("digest", Bytes),
+            ("created_at", Number),
+            ("created_by", Text),
+            ("expires_at", Number),
+            ("ended_at", Number),
+            ("ended_by", Text),
+        ],
+    },
+    Table {
+        name: "run_uses",
+        columns: &[
+            ("account", Text),
+            ("run", Text),
+            ("credential", Text),
+            ("host", Text),
+            ("method", Text),
+            ("outcome", Text),
+            ("count", Number),
+            ("last_used", Number),
+        ],
+    },
+    Table {
         name: "management_tokens",
         columns: &[
             ("name", Text),

@@ -4,7 +4,7 @@ use super::database::{Database, Transaction, values};
 use super::{Result, StoreError};
 
 /// Every step that ever was; never changed, only added to.
-const STEPS: &[&str] = &[include_str!("migrations/0001.sql")];
+const STEPS: &[&str] = &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
 
 /// The number of steps that this program knows.
 pub(super) fn newest() -> i64 {

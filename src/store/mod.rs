@@ -22,6 +22,7 @@ mod leases;
 mod management;
 mod migrate;
 mod open;
+mod policies;
 mod record;
 mod rekey;
 mod routing;
@@ -38,8 +39,8 @@ pub use keys::{HeldKey, KeyEncryption, KeyError, KeyMade, Keys, Transit, Transit
 pub use open::Place;
 pub use record::{
     Actor, AppliedPolicy, AppliedPolicyRecord, BindingRecord, CallerProofRecord, CallerRecord, Change,
-    CredentialRecord, ManagementToken, NewCredential, PolicyBinding, PolicyPassage, Role, Routing, StoreError,
-    UsageRecord,
+    CredentialRecord, ManagementToken, NewCredential, PolicyBinding, PolicyPassage, Role, Routing, RunRecord, RunUse,
+    StoreError, UsageRecord,
 };
 pub use rekey::{Progress, Watcher};
 pub use settings::{KeySettings, Settings, TransitSettings};

@@ -189,6 +189,49 @@ pub struct PolicyPassage {
     pub methods: Vec<String>,
 }
 
+/// One run of an applied policy: a lease on what the policy may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunRecord {
+    /// The account.
+    pub account: String,
+    /// Its id within the account.
+    pub id: String,
+    /// The applied policy.
+    pub policy: String,
+    /// What its token is known by (`route::fingerprint`).
+    pub digest: [u8; 32],
+    /// When it began, and by whom.
+    pub created: Change,
+    /// When it ends by itself.
+    pub expires_at: SystemTime,
+    /// When it was ended before that, and by whom.
+    pub ended: Option<Change>,
+}
+
+impl RunRecord {
+    /// Whether its token still proves it.
+    pub fn lives(&self, now: SystemTime) -> bool {
+        self.ended.is_none() && now < self.expires_at
+    }
+}
+
+/// Calls of one kind that a run made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunUse {
+    /// The credential that was used, or that the refused call was for; empty for none.
+    pub credential: String,
+    /// The host, with its port where that is not the scheme's own.
+    pub host: String,
+    /// The method.
+    pub method: String,
+    /// `used`, `passed` without a credential, or the code with which it was refused.
+    pub outcome: String,
+    /// How many.
+    pub count: i64,
+    /// The last one, to the second.
+    pub last_used: SystemTime,
+}
+
 /// A caller of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallerRecord {
@@ -251,6 +294,12 @@ pub struct Routing {
     pub credentials: Vec<CredentialRecord>,
     /// Every caller.
     pub callers: Vec<CallerRecord>,
+    /// The runs that nobody has ended and that had not ended by themselves.
+    pub runs: Vec<RunRecord>,
+    /// Their policies.
+    pub policies: Vec<AppliedPolicyRecord>,
+    /// A policy was applied somewhere, so that whoever calls has to say which run it is, or who else.
+    pub asks: bool,
 }
 
 /// The uses of a credential, over all processes.

@@ -1,0 +1,286 @@
+//! The lease of a run: for how long its token proves it, what it is confined to, and what it did.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use http::Method;
+use tokio::sync::Notify;
+
+use crate::base::Destination;
+
+/// A run is a caller, whose name is this and its id.
+pub const RUN_PREFIX: &str = "run-";
+
+/// So many different kinds of calls of one run are told apart; what comes after is counted under no host's name.
+const MANY: usize = 2_000;
+
+/// A run's lease on what its policy may use.
+#[derive(Debug)]
+pub struct Lease {
+    /// The run's id.
+    pub run: Arc<str>,
+    /// The account.
+    pub account: Arc<str>,
+    /// What its bindings are filed under: see [`Lease::scope_of`].
+    pub scope: Arc<str>,
+    /// When it ends by itself.
+    pub until: SystemTime,
+    /// What it did.
+    pub book: Book,
+    over: AtomicBool,
+    ended: Notify,
+}
+
+impl Lease {
+    /// A lease that has begun.
+    pub fn new(account: &str, policy: &str, run: &str, until: SystemTime) -> Self {
+        Self {
+            run: run.into(),
+            account: account.into(),
+            scope: Self::scope_of(account, policy).into(),
+            until,
+            book: Book::default(),
+            over: AtomicBool::new(false),
+            ended: Notify::new(),
+        }
+    }
+
+    /// What the bindings of an applied policy are filed under. No account is called so.
+    pub fn scope_of(account: &str, policy: &str) -> String {
+        format!("{account}\n{policy}")
+    }
+
+    /// Whether it still holds.
+    pub fn holds(&self, now: SystemTime) -> bool {
+        now < self.until && !self.over.load(Ordering::Acquire)
+    }
+
+    /// Ends it, and whatever waits for that.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Release);
+        self.ended.notify_waiters();
+    }
+
+    /// Returns when it was ended.
+    pub async fn ended(&self) {
+        let ended = self.ended.notified();
+        tokio::pin!(ended);
+        ended.as_mut().enable();
+        if !self.over.load(Ordering::Acquire) {
+            ended.await;
+        }
+    }
+}
+
+/// What became of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It went out with a credential.
+    Used,
+    /// It went out without one.
+    Passed,
+    /// It was refused, with this code.
+    Refused(&'static str),
+}
+
+impl Outcome {
+    /// `used`, `passed`, or the code.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Used => "used",
+            Self::Passed => "passed",
+            Self::Refused(code) => code,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Calls of one kind, counted since they were last taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Calls {
+    /// The credential, if one was used or found.
+    pub credential: Option<Arc<str>>,
+    /// Where to, as it is shown; empty where too many kinds were told apart.
+    pub host: Arc<str>,
+    /// With which method.
+    pub method: Method,
+    /// What became of them.
+    pub outcome: Outcome,
+    /// How many.
+    pub count: u64,
+    /// When the last one was, to the second.
+    pub last: SystemTime,
+}
+
+/// What a run did. Counting takes no lock, and allocates for the first call of a kind only.
+#[derive(Debug, Default)]
+pub struct Book {
+    lines: ArcSwap<HashMap<u64, Arc<Line>>>,
+    hasher: RandomState,
+}
+
+#[derive(Debug)]
+struct Line {
+    credential: Option<Arc<str>>,
+    host: Arc<str>,
+    method: Method,
+    outcome: Outcome,
+    count: AtomicU64,
+    last: AtomicU64,
+}
+
+impl Book {
+    /// Counts one.
+    pub fn count(
+        &self,
+        credential: Option<&Arc<str>>,
+        destination: &Destination,
+        method: &Method,
+        outcome: Outcome,
+        now: SystemTime,
+    ) {
+        let key = self.hasher.hash_one((credential, destination.place(), method, outcome));
+        let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let lines = self.lines.load();
+        let line = match lines.get(&key) {
+            Some(line) => Arc::clone(line),
+            None => self.open(key, credential, destination, method, outcome),
+        };
+        line.count.fetch_add(1, Ordering::Relaxed);
+        line.last.fetch_max(seconds, Ordering::Relaxed);
+    }
+
+    fn open(
+        &self,
+        key: u64,
+        credential: Option<&Arc<str>>,
+        destination: &Destination,
+        method: &Method,
+        outcome: Outcome,
+    ) -> Arc<Line> {
+        let lines = self.lines.load();
+        let few = lines.len() < MANY;
+        let key = if few { key } else { self.hasher.hash_one((credential, outcome)) };
+        if let Some(line) = lines.get(&key) {
+            return Arc::clone(line);
+        }
+        let line = Arc::new(Line {
+            credential: credential.cloned(),
+            host: if few { destination.authority().as_str().into() } else { "".into() },
+            method: if few { method.clone() } else { Method::GET },
+            outcome,
+            count: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+        });
+        self.lines.rcu(|lines| {
+            let mut lines = HashMap::clone(lines);
+            lines.entry(key).or_insert_with(|| Arc::clone(&line));
+            lines
+        });
+        self.lines.load().get(&key).map_or(line, Arc::clone)
+    }
+
+    /// Takes what was counted, to be added to what is written down.
+    pub fn take(&self) -> Vec<Calls> {
+        let calls = |line: &Arc<Line>| {
+            let count = line.count.swap(0, Ordering::Relaxed);
+            (count > 0).then(|| line.calls(count))
+        };
+        self.lines.load().values().filter_map(calls).collect()
+    }
+
+    /// What was counted since it was last taken.
+    pub fn look(&self) -> Vec<Calls> {
+        let lines = self.lines.load();
+        let calls = lines.values().map(|line| line.calls(line.count.load(Ordering::Relaxed)));
+        calls.filter(|calls| calls.count > 0).collect()
+    }
+
+    /// Gives back what could not be written down.
+    pub fn give_back(&self, taken: &[Calls]) {
+        let lines = self.lines.load();
+        for line in lines.values() {
+            let same = |calls: &&Calls| {
+                calls.credential == line.credential
+                    && calls.host == line.host
+                    && calls.method == line.method
+                    && calls.outcome == line.outcome
+            };
+            if let Some(calls) = taken.iter().find(same) {
+                line.count.fetch_add(calls.count, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Line {
+    fn calls(&self, count: u64) -> Calls {
+        Calls {
+            credential: self.credential.clone(),
+            host: Arc::clone(&self.host),
+            method: self.method.clone(),
+            outcome: self.outcome,
+            count,
+            last: UNIX_EPOCH + Duration::from_secs(self.last.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(host: &str) -> Destination {
+        Destination::from_connect(host).unwrap()
+    }
+
+    #[test]
+    fn calls_of_a_kind_are_counted_together_and_others_apart() {
+        let (book, now) = (Book::default(), UNIX_EPOCH + Duration::from_secs(7));
+        let credential: Arc<str> = "c".into();
+        for _ in 0..3 {
+            book.count(Some(&credential), &at("a.test:443"), &Method::GET, Outcome::Used, now);
+        }
+        book.count(Some(&credential), &at("a.test:443"), &Method::PUT, Outcome::Used, now);
+        book.count(None, &at("b.test:443"), &Method::GET, Outcome::Refused("unbound"), now);
+        let mut taken = book.take();
+        taken.sort_by_key(|calls| std::cmp::Reverse((calls.count, calls.outcome.as_str())));
+        let shown: Vec<_> = taken.iter().map(|calls| (calls.count, calls.outcome.as_str())).collect();
+        assert_eq!(shown, [(3, "used"), (1, "used"), (1, "unbound")]);
+        assert_eq!(taken[0].last, now);
+        assert!(book.take().is_empty());
+        book.give_back(&taken);
+        assert_eq!(book.take().iter().map(|calls| calls.count).sum::<u64>(), 5);
+    }
+
+    #[test]
+    fn a_run_that_calls_ever_new_hosts_keeps_a_book_of_bounded_length() {
+        let book = Book::default();
+        for index in 0..3 * MANY {
+            book.count(None, &at(&format!("h{index}.test:443")), &Method::GET, Outcome::Refused("unbound"), UNIX_EPOCH);
+        }
+        let taken = book.take();
+        assert!(taken.len() == MANY + 1);
+        assert_eq!(taken.iter().map(|calls| calls.count).sum::<u64>(), 3 * MANY as u64);
+    }
+
+    #[tokio::test]
+    async fn a_lease_ends_at_its_time_or_when_it_is_ended_and_not_before() {
+        let lease = Lease::new("default", "p", "r", UNIX_EPOCH + Duration::from_secs(10));
+        assert!(lease.holds(UNIX_EPOCH + Duration::from_secs(9)));
+        assert!(!lease.holds(UNIX_EPOCH + Duration::from_secs(10)));
+        lease.end();
+        assert!(!lease.holds(UNIX_EPOCH));
+        lease.ended().await;
+    }
+}
