@@ -17,7 +17,7 @@ use crate::route::{
     Binding, CallerRule, Callers, CredentialEntry, DEFAULT_ACCOUNT, HostPattern, Lease, Lending, PathPrefix, Readiness,
     RouteTable, Tie, Usage, Waking,
 };
-use crate::scheme::{Draft, Kind, Lender, Outside, SettingsError, Setup};
+use crate::scheme::{Draft, Lender, Outside, SettingsError, Setup};
 use crate::source::Sources;
 use crate::store::{BindingRecord, CallerRecord, CredentialRecord, Routing, Store, StoreError};
 
@@ -201,7 +201,8 @@ impl Stored {
         let account: Arc<str> = record.account.as_str().into();
         // One that was removed leaves its bindings behind: their hosts stay bound, and refuse.
         let (id, version, enabled) = (record.id.clone(), record.version, record.enabled && !record.removed);
-        let hosts = hosts(kind, &record);
+        let hosts = kind.hosts(&record.hosts, &record.settings);
+        let hosts = hosts.iter().filter_map(|host| HostPattern::parse(host).ok()).collect();
         let readiness = if enabled {
             Readiness::Resting(Arc::new(Bring { stored: Arc::downgrade(self), file: Arc::clone(file), record }))
         } else {
@@ -339,18 +340,6 @@ fn parse(record: &CredentialRecord) -> Result<Box<dyn Draft>, Unsuitable> {
     let draft = (kind.parse)(record.settings.clone()).map_err(wrong)?;
     crate::scheme::check_stored(kind, &record.settings, &*draft).map_err(wrong)?;
     Ok(draft)
-}
-
-/// The hosts of a record, or those that its scheme or its settings tell.
-fn hosts(kind: &Kind, record: &CredentialRecord) -> Vec<HostPattern> {
-    let named = record.hosts.iter().filter_map(|host| HostPattern::parse(host).ok()).collect::<Vec<_>>();
-    if !record.hosts.is_empty() {
-        return named;
-    }
-    let own = || kind.default_hosts.iter().map(|host| (*host).to_owned()).collect();
-    let draft = (kind.parse)(record.settings.clone());
-    let own: Vec<String> = draft.ok().and_then(|draft| draft.default_hosts()).unwrap_or_else(own);
-    own.iter().filter_map(|host| HostPattern::parse(host).ok()).collect()
 }
 
 /// A binding of the store.

@@ -121,7 +121,7 @@ impl CredentialEntry {
     }
 
     /// Whether it may be used for this destination.
-    pub(super) fn is_for(&self, destination: &Destination) -> bool {
+    pub fn is_for(&self, destination: &Destination) -> bool {
         let name = destination.host().name().unwrap_or_default();
         let excludes = |pattern: &HostPattern| self.guarded.contains(pattern) && (self.is_strangers)(name);
         self.hosts.iter().any(|pattern| pattern.matches(destination) && !excludes(pattern))

@@ -64,6 +64,20 @@ impl HostPattern {
         self.host.name().filter(|_| self.wildcard)
     }
 
+    /// What both name, if that is anything.
+    pub fn intersection(&self, other: &Self) -> Option<Self> {
+        if !self.overlaps(other) {
+            return None;
+        }
+        // Of two that overlap, one is within the other but for its port.
+        let inner = match (self.wildcard, other.wildcard) {
+            (true, false) => other,
+            (true, true) if self.matches_host(&other.host) => other,
+            _ => self,
+        };
+        Some(Self { port: self.port.or(other.port), ..inner.clone() })
+    }
+
     /// Whether some destination is named by both.
     pub fn overlaps(&self, other: &Self) -> bool {
         let ports = match (self.port, other.port) {
@@ -246,6 +260,21 @@ mod tests {
         assert!(overlap("*.a.test", "*.a.test:443"));
         assert!(!overlap("*.a.test", "a.test"));
         assert!(!overlap("a.test:1", "a.test:2"));
+    }
+
+    #[test]
+    fn what_two_patterns_name_is_the_narrower_at_the_port_of_either() {
+        let both = |one: &str, two: &str| {
+            let (one, two) = (HostPattern::parse(one).unwrap(), HostPattern::parse(two).unwrap());
+            assert_eq!(one.intersection(&two), two.intersection(&one));
+            one.intersection(&two).map(|both| both.to_string())
+        };
+        assert_eq!(both("*.a.test", "x.a.test").as_deref(), Some("x.a.test"));
+        assert_eq!(both("*.a.test:443", "*.b.a.test").as_deref(), Some("*.b.a.test:443"));
+        assert_eq!(both("*.a.test", "*.a.test:1").as_deref(), Some("*.a.test:1"));
+        assert_eq!(both("a.test", "a.test").as_deref(), Some("a.test"));
+        assert_eq!(both("a.test:1", "a.test:2"), None);
+        assert_eq!(both("*.a.test", "a.test"), None);
     }
 
     #[test]

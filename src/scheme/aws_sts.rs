@@ -264,6 +264,10 @@ impl Draft for Settings {
         public.into_iter().chain(secret.into_iter().flatten().map(SecretField::reference)).collect()
     }
 
+    fn assumes_role(&self) -> bool {
+        self.own.role_arn.is_some()
+    }
+
     fn uses_host(&self) -> Option<SettingsError> {
         if !self.own.is_ambient() {
             return None;

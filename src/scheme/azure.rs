@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+pub use self::audience::{Aim, aim};
 use self::audience::{Audience, Cloud, Target};
 use super::bearer::{Bearer, Supplied};
 use super::fields::endpoint;
@@ -281,6 +282,10 @@ impl Draft for Azure {
             return Err(at("hosts", why));
         }
         hosts::each(named, |host| self.target.check(host, self.settings.allow_foreign_hosts).err())
+    }
+
+    fn audience(&self) -> Option<String> {
+        Some(self.target.resource.clone())
     }
 
     fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {

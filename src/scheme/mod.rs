@@ -39,6 +39,7 @@ mod oracle;
 mod placement;
 mod sealing;
 
+pub use azure::{Aim, aim};
 pub use sealing::{SealError, Sealed, Stored, check_stored, is_at, seal};
 
 /// Every scheme there is.
@@ -97,6 +98,18 @@ impl fmt::Debug for Kind {
     }
 }
 
+impl Kind {
+    /// The hosts of a credential, as patterns: those that it names, or those that its settings or its scheme tell.
+    pub fn hosts(&self, named: &[String], settings: &serde_json::Value) -> Vec<String> {
+        if !named.is_empty() {
+            return named.to_vec();
+        }
+        let own = || self.default_hosts.iter().map(|host| (*host).to_owned()).collect();
+        let draft = (self.parse)(settings.clone());
+        draft.ok().and_then(|draft| draft.default_hosts()).unwrap_or_else(own)
+    }
+}
+
 /// A scheme of that name, `-` and `_` being the same.
 pub fn find(name: &str) -> Option<&'static Kind> {
     let name = name.replace('-', "_");
@@ -128,6 +141,16 @@ pub trait Draft: Send + Sync + fmt::Debug {
     /// At `hosts`, or at one of them, when these settings give a token that must not go there.
     fn check_hosts(&self, _named: &[String]) -> Result<(), SettingsError> {
         Ok(())
+    }
+
+    /// What its tokens are for, where the settings tell: a service's address, or the number of an application.
+    fn audience(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether it signs as a role, which another account of the provider may have too.
+    fn assumes_role(&self) -> bool {
+        false
     }
 
     /// What of this host these settings use that no key of theirs names: whoever writes them is to be the operator.

@@ -264,6 +264,13 @@ impl Settings {
     }
 }
 
+fn literal(field: &Public) -> Option<&str> {
+    match field {
+        Public::Literal(text) => Some(text),
+        Public::Reference(_) => None,
+    }
+}
+
 impl Draft for Settings {
     fn references(&self) -> Vec<&SecretRef> {
         let secret = [self.secret(), self.client_certificate.as_ref(), self.client_key.as_ref(), self.token.as_ref()];
@@ -278,6 +285,16 @@ impl Draft for Settings {
             .chain(self.assertion.references())
             .chain(self.client_assertion.iter().flat_map(AssertionKeys::references))
             .collect()
+    }
+
+    fn audience(&self) -> Option<String> {
+        let params = |name: &str| self.additional_params.get(name).and_then(literal);
+        let named = self.resource.0.first().filter(|_| self.resource.0.len() == 1).or(self.audience.as_ref());
+        let named = named.and_then(literal).or_else(|| params("resource")).or_else(|| params("audience"));
+        // Entra's way to ask for all that was granted at one service.
+        let scopes = self.scopes.0.iter().filter_map(literal).chain(params("scope"));
+        let granted = || scopes.flat_map(str::split_whitespace).find_map(|scope| scope.strip_suffix("/.default"));
+        named.or_else(granted).filter(|audience| !audience.is_empty()).map(str::to_owned)
     }
 
     fn build(&self, setup: &Setup<'_>) -> Result<Arc<dyn Scheme>, Unavailable> {

@@ -356,6 +356,42 @@ impl Place {
     }
 }
 
+/// Whether a token gets where it is meant to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Aim {
+    /// It is for this host.
+    Fits,
+    /// Nothing is known of the one or of the other.
+    Unknown,
+    /// This host wants a token for something else: for what.
+    Misses(String),
+}
+
+/// Whether a token for an audience, an address or the number of an application, is for a host, which may be a pattern.
+pub fn aim(audience: &str, pattern: &str) -> Aim {
+    let plain = audience.trim_end_matches('/').to_ascii_lowercase();
+    let host =
+        plain.strip_prefix("https://").map(|rest| rest.split('/').next().unwrap_or_default()).unwrap_or_default();
+    if name(host) == name(pattern) && !is_wildcard(pattern) {
+        return Aim::Fits;
+    }
+    let is_there =
+        |place: &&Place| place.contains(pattern) || (is_wildcard(pattern) && place.customers.contains(&name(pattern)));
+    let Some(there) = PLACES.iter().find(is_there) else { return Aim::Unknown };
+    let known = || PLACES.iter().filter(|place| place.resource == plain || place.aliases.contains(&&*plain));
+    let of_one = PLACES.iter().any(|place| place.customers.iter().any(|domain| is_below(name(host), domain)));
+    if known().any(|place| is_there(&place)) {
+        Aim::Fits
+    } else if of_one && is_wildcard(pattern) {
+        // It is for one host of the many.
+        if overlap(host, pattern) { Aim::Unknown } else { Aim::Misses(there.resource.to_owned()) }
+    } else if of_one || known().next().is_some() {
+        Aim::Misses(there.resource.to_owned())
+    } else {
+        Aim::Unknown
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -476,6 +512,35 @@ mod tests {
             let refused = check(Audience::ResourceManagement, host, false).unwrap_err();
             assert!(refused.contains("allow_foreign_hosts"), "{refused}");
             assert_eq!(check(Audience::ResourceManagement, host, true), Ok(()), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_token_for_one_service_misses_the_hosts_of_another_both_ways() {
+        let workspace = "adb-1.2.azuredatabricks.net";
+        let (management, databricks) = ("https://management.azure.com", DATABRICKS);
+        for (audience, host, expected) in [
+            (management, workspace, Aim::Misses(databricks.into())),
+            (databricks, "management.azure.com", Aim::Misses(management.into())),
+            (management, "*.azuredatabricks.net", Aim::Misses(databricks.into())),
+            (management, "management.chinacloudapi.cn", Aim::Misses("https://management.chinacloudapi.cn".into())),
+            ("https://a.blob.core.windows.net", "b.blob.core.windows.net", Aim::Misses(STORAGE.into())),
+            ("https://a.blob.core.windows.net", "management.azure.com", Aim::Misses(management.into())),
+            (databricks, workspace, Aim::Fits),
+            (databricks, "*.azuredatabricks.net", Aim::Fits),
+            ("https://Management.azure.com/", "management.azure.com:443", Aim::Fits),
+            ("https://management.core.windows.net/", "management.azure.com", Aim::Fits),
+            (MANAGEMENT_APP, "management.usgovcloudapi.net", Aim::Fits),
+            (STORAGE, "a.blob.core.windows.net", Aim::Fits),
+            ("https://a.blob.core.windows.net", "a.blob.core.windows.net", Aim::Fits),
+            ("https://a.blob.core.windows.net", "*.blob.core.windows.net", Aim::Unknown),
+            ("https://api.example.com", "api.example.com", Aim::Fits),
+            ("https://api.example.com", "other.example.com", Aim::Unknown),
+            ("api://mine", "management.azure.com", Aim::Unknown),
+            (management, "gateway.example.com", Aim::Unknown),
+            (management, "*.azure.com", Aim::Unknown),
+        ] {
+            assert_eq!(aim(audience, host), expected, "{audience} {host}");
         }
     }
 }
