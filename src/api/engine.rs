@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::base::{BoxFuture, Secret};
 use crate::scheme::{Draft, Introduction, Kind};
-use crate::store::BindingRecord;
+use crate::store::{BindingRecord, RunUse};
 
 /// A credential that the configuration file declares: it can be seen, and changed only there.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +25,21 @@ pub struct Declared {
     pub description: Option<String>,
     /// Whether it may be used.
     pub enabled: bool,
+    /// What its tokens are for, where its settings tell.
+    pub audience: Option<String>,
+    /// Whether it signs as a role.
+    pub assumes_role: bool,
+}
+
+/// Where a policy's run calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyPlace {
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// Host and port.
+    pub address: String,
+    /// The certificate that the run has to trust, in PEM.
+    pub certificate: String,
 }
 
 /// What is wrong with something that is about to be written, and at which key (snake_case, below the credential or binding).
@@ -120,6 +135,16 @@ pub trait Engine: Send + Sync + fmt::Debug {
     fn schemes(&self) -> Vec<(&'static str, &'static str, Vec<&'static str>)> {
         let secret = |kind: &Kind| kind.fields.secret.to_vec();
         crate::scheme::KINDS.iter().map(|kind| (kind.name, kind.about, secret(kind))).collect()
+    }
+
+    /// What a run of a policy did that this process has counted and not written down yet.
+    fn run_uses(&self, _account: &str, _run: &str) -> Vec<RunUse> {
+        Vec::new()
+    }
+
+    /// Where runs of policies call; nothing where no proxy listens.
+    fn proxy(&self) -> Option<ProxyPlace> {
+        None
     }
 
     /// Further facts for people, by name; for `GET /v1/status`.

@@ -3,6 +3,7 @@
 mod credentials;
 mod documents;
 mod others;
+mod policies;
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -31,4 +32,11 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(others::tokens, others::add_token))
         .routes(routes!(others::remove_token))
         .routes(routes!(others::audit))
+        .routes(routes!(policies::inspect))
+        .routes(routes!(policies::judge))
+        .routes(routes!(policies::list, policies::apply))
+        .routes(routes!(policies::apply_to_many))
+        .routes(routes!(policies::show, policies::remove))
+        .routes(routes!(policies::runs, policies::start))
+        .routes(routes!(policies::report, policies::end))
 }

@@ -393,6 +393,8 @@ impl Builder {
                 tags: settings.tags.clone(),
                 description: settings.description.clone(),
                 enabled: settings.enabled,
+                audience: settings.draft.audience(),
+                assumes_role: settings.draft.assumes_role(),
             });
         }
         let CredentialSettings { id, kind, hosts, enabled, draft, .. } = settings;

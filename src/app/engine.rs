@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use super::routes::Routes;
 use super::stored::{binding, unsealed};
 use super::test::test;
-use crate::api::{Declared, Engine, TestReport, TokenLife, WriteError};
+use crate::api::{Declared, Engine, ProxyPlace, TestReport, TokenLife, WriteError};
 use crate::base::{BoxFuture, Secret};
 use crate::route::{CredentialEntry, DEFAULT_ACCOUNT, HostPattern, Readiness, RouteTable, Unbound, Uses};
 use crate::scheme::{Draft, Identity, Introduction, Kind, Lender, Setup};
-use crate::store::BindingRecord;
+use crate::store::{BindingRecord, RunUse};
 
 /// The process, for the API.
 #[derive(Debug)]
@@ -193,6 +193,14 @@ impl Engine for Running {
 
     fn uses(&self, account: &str, id: &str) -> Option<Uses> {
         self.known(account, id)?.usage.look()
+    }
+
+    fn run_uses(&self, account: &str, run: &str) -> Vec<RunUse> {
+        self.routes.stored().map(|stored| stored.leases().look(account, run)).unwrap_or_default()
+    }
+
+    fn proxy(&self) -> Option<ProxyPlace> {
+        self.routes.proxy_place()
     }
 
     fn status(&self) -> Value {

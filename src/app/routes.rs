@@ -7,6 +7,7 @@ use arc_swap::ArcSwapOption;
 
 use super::file::FilePart;
 use super::stored::{Stored, Table};
+use crate::api::ProxyPlace;
 use crate::base::{Clock, Deps};
 use crate::proxy::{Proxy, State};
 use crate::store::{Store, StoreError, UsageRecord};
@@ -21,6 +22,9 @@ const WRITE_DOWN: Duration = Duration::from_secs(10);
 const REMINDER: Duration = Duration::from_secs(14 * 24 * 3600);
 const REMIND: Duration = Duration::from_secs(6 * 3600);
 
+/// What a run did can be looked up for so long after its end.
+const KEEP_RUNS: Duration = Duration::from_secs(90 * 24 * 3600);
+
 /// What the proxy decides by, and where it comes from.
 #[derive(Debug)]
 pub(super) struct Routes {
@@ -32,6 +36,8 @@ pub(super) struct Routes {
     /// How long what was read last serves while nothing can be read.
     grace: Duration,
     turn: tokio::sync::Mutex<Turn>,
+    /// Where runs of policies call.
+    place: ArcSwapOption<ProxyPlace>,
 }
 
 /// What the table in use is made of. Held while another is made, so that none is overtaken.
@@ -55,6 +61,7 @@ impl Routes {
             stored: ArcSwapOption::empty(),
             grace,
             turn: tokio::sync::Mutex::default(),
+            place: ArcSwapOption::empty(),
         })
     }
 
@@ -68,6 +75,15 @@ impl Routes {
 
     pub(super) fn stored(&self) -> Option<Arc<Stored>> {
         self.stored.load_full()
+    }
+
+    pub(super) fn proxy_place(&self) -> Option<ProxyPlace> {
+        self.place.load_full().map(|place| ProxyPlace::clone(&place))
+    }
+
+    /// From now on runs of policies call here.
+    pub(super) fn set_proxy_place(&self, place: Option<ProxyPlace>) {
+        self.place.store(place.map(Arc::new));
     }
 
     /// Why what the store holds is not served, or not for long.
@@ -225,6 +241,9 @@ impl Routes {
     async fn remind(&self) {
         let Some(stored) = self.stored() else { return };
         let now = self.clock.now();
+        if let Err(error) = stored.store().prune_runs(now - KEEP_RUNS).await {
+            tracing::debug!(%error, "old runs cannot be forgotten now");
+        }
         let Ok(expiring) = stored.store().expiring(now + REMINDER).await else { return };
         for record in expiring {
             let Some(end) = record.expires_at else { continue };

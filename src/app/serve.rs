@@ -1,5 +1,6 @@
 //! The running application: start, reload, drain.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use super::refresh::Keepers;
 use super::routes::Routes;
 use super::secret_stores::{self, InUse};
 use super::watch::{Fingerprints, Watch};
+use crate::api::ProxyPlace;
 use crate::base::Deps;
 use crate::config::{Config, ConfigError};
 use crate::listen::ca::{self, Ca, CaError};
@@ -277,6 +279,28 @@ impl App {
         self.admin = Some(Admin { configured, bound: address, stop });
     }
 
+    /// Where runs of policies call: the first forward listener that intercepts.
+    fn proxy_place(&self) -> Option<ProxyPlace> {
+        let (address, encrypted) = self.listeners.iter().find_map(|(_, listener)| {
+            let door = listener.door.load();
+            match &listener.address {
+                Address::Tcp(address) if door.intercepts() == Some(true) => Some((*address, door.is_encrypted())),
+                _ => None,
+            }
+        })?;
+        // An address that means every one of this host is called by the one that is there for sure.
+        let host = match address.ip() {
+            ip if !ip.is_unspecified() => ip,
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        Some(ProxyPlace {
+            scheme: if encrypted { "https" } else { "http" },
+            address: SocketAddr::new(host, address.port()).to_string(),
+            certificate: self.shared.ca()?.pem().to_owned(),
+        })
+    }
+
     /// Tells the guard and the admin listener what there is now.
     fn publish(&self) {
         let admin = self.admin.as_ref().map(|admin| &admin.bound);
@@ -286,6 +310,7 @@ impl App {
             Address::Unix(_) => None,
         });
         self.own.store(Arc::new(sockets.collect()));
+        self.routes.set_proxy_place(self.proxy_place());
         self.health.store(Arc::new(Health {
             ready: true,
             reason: None,

@@ -133,6 +133,11 @@ impl Door {
         }
     }
 
+    /// Whether whoever calls has to speak TLS with it.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// Whether a forward listener terminates TLS; `None` for a reverse listener.
     pub fn intercepts(&self) -> Option<bool> {
         match self.kind {
