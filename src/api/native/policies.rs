@@ -78,6 +78,9 @@ pub(super) struct MatchBody {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({"template": [{"name": "auth_jira", "schemes": ["basic"], "label": "Jira"}], "credentials": {"auth_jira": "jira"}, "dryRun": true}))]
 pub(super) struct ApplyBody {
+    /// To which accounts, where the address names none.
+    #[serde(default)]
+    accounts: Vec<String>,
     /// Its id; made when absent.
     id: Option<String>,
     /// What people call it; the template's own name when absent.
@@ -119,16 +122,6 @@ impl ApplyBody {
             org: self.org_id,
         }
     }
-}
-
-/// A template that is to be applied to many accounts.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(example = json!({"accounts": ["default"], "template": [{"name": "auth_jira", "schemes": ["basic"], "label": "Jira"}], "credentials": {"auth_jira": "jira"}, "dryRun": true}))]
-pub(super) struct ApplyToManyBody {
-    accounts: Vec<String>,
-    #[serde(flatten)]
-    policy: ApplyBody,
 }
 
 /// Which credentials fit a block, and why the others do not.
@@ -317,9 +310,8 @@ pub(super) struct NewRunDocument {
 impl From<NewRun> for NewRunDocument {
     fn from(new: NewRun) -> Self {
         let token = new.token.expose_str().unwrap_or_default().to_owned();
-        let url = |place: &crate::api::ProxyPlace| {
-            format!("{}://{}:{token}@{}", place.scheme, new.caller, place.address)
-        };
+        let url =
+            |place: &crate::api::ProxyPlace| format!("{}://{}:{token}@{}", place.scheme, new.caller, place.address);
         Self {
             proxy_url: new.proxy.as_ref().map(url),
             ca_certificate: new.proxy.map(|place| place.certificate),
@@ -475,6 +467,11 @@ pub(super) async fn apply(
 ) -> Result<impl IntoResponse, Problem> {
     principal.may(Role::Viewer, &account)?;
     let body: ApplyBody = typed(document)?;
+    if !body.accounts.is_empty() {
+        return Err(
+            ApiError::unprocessable("accounts", "the address names the account; POST /v1/applied-policies").into()
+        );
+    }
     let dry_run = body.dry_run;
     let document = applied(&api, &principal, &account, &body.input(), dry_run).await?;
     if dry_run {
@@ -486,20 +483,20 @@ pub(super) async fn apply(
 
 /// Apply a template to many accounts; each for itself
 #[utoipa::path(post, path = "/v1/applied-policies", tag = "policies", operation_id = "applyPolicyToMany",
-    request_body = ApplyToManyBody, responses((status = 200, body = AppliedToManyDocument)))]
+    request_body = ApplyBody, responses((status = 200, body = AppliedToManyDocument)))]
 pub(super) async fn apply_to_many(
     State(api): State<Api>,
     Asking(principal): Asking,
     Document(document): Document,
 ) -> Result<Json<AppliedToManyDocument>, Problem> {
-    let body: ApplyToManyBody = typed(document)?;
+    let mut body: ApplyBody = typed(document)?;
     if body.accounts.is_empty() || body.accounts.len() > ACCOUNTS {
         return Err(ApiError::unprocessable("accounts", format!("from 1 to {ACCOUNTS} accounts")).into());
     }
-    let dry_run = body.policy.dry_run;
-    let input = body.policy.input();
+    let (accounts, dry_run) = (std::mem::take(&mut body.accounts), body.dry_run);
+    let input = body.input();
     let mut results = Vec::new();
-    for account in body.accounts {
+    for account in accounts {
         let done = applied(&api, &principal, &account, &input, dry_run).await;
         let (policy, error) = match done {
             Ok(policy) => (Some(policy), None),
