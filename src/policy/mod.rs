@@ -5,7 +5,17 @@
 //! then on nothing asks which it was. **Never executes anything of a template, never sees a secret, never decides about a
 //! request.**
 
+mod candidate;
 mod declared;
+mod matching;
+mod placeholder;
+mod places;
+mod proposal;
 mod template;
+mod ties;
 
+pub use candidate::Candidate;
 pub use declared::{Block, Issue, Parameter, Template, Use};
+pub use matching::{Cover, Fit, Misfit, Rank, Verdicts, judge};
+pub use placeholder::resolve;
+pub use proposal::{Options, Problem, Proposal, propose};

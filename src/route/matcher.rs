@@ -59,6 +59,11 @@ impl HostPattern {
         }
     }
 
+    /// The port, if it names one.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
     /// The domain that it means everything below, if it is a wildcard.
     pub(super) fn domain(&self) -> Option<&str> {
         self.host.name().filter(|_| self.wildcard)

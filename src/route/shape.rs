@@ -34,6 +34,24 @@ enum Form {
 struct Label(Vec<Box<str>>);
 
 impl Label {
+    fn exact(text: &str) -> Self {
+        Self(vec![text.into()])
+    }
+
+    /// Whether some label may be meant by both: their ends do not exclude each other.
+    fn meets(&self, other: &Self) -> bool {
+        if let Some(text) = self.literal() {
+            return other.fits(text);
+        }
+        if let Some(text) = other.literal() {
+            return self.fits(text);
+        }
+        let ends = |label: &Self| label.0.first().cloned().zip(label.0.last().cloned()).unwrap_or_default();
+        let ((front, back), (others_front, others_back)) = (ends(self), ends(other));
+        (front.starts_with(&*others_front) || others_front.starts_with(&*front))
+            && (back.ends_with(&*others_back) || others_back.ends_with(&*back))
+    }
+
     /// The label itself, if nothing of it is open.
     fn literal(&self) -> Option<&str> {
         match &self.0[..] {
@@ -42,6 +60,7 @@ impl Label {
         }
     }
 
+    /// Whether nothing of it is known.
     fn is_hole(&self) -> bool {
         self.0.len() > 1 && self.0.iter().all(|text| text.is_empty())
     }
@@ -90,9 +109,62 @@ impl HostShape {
             }
     }
 
+    /// Everything that a pattern means.
+    pub fn of(pattern: &HostPattern) -> Self {
+        let text: Box<str> = match pattern.domain() {
+            Some(_) => pattern.to_string().replacen('*', "{host}", 1).into(),
+            None => pattern.to_string().into(),
+        };
+        let form = match pattern.domain() {
+            Some(domain) => Form::Labels { open: true, labels: domain.rsplit('.').map(Label::exact).collect() },
+            None => Form::Exact(pattern.host.clone()),
+        };
+        Self { text, form, port: pattern.port }
+    }
+
+    /// Whether it means all that its pattern does.
+    pub fn is_its_pattern(&self) -> bool {
+        match &self.form {
+            Form::Any => false,
+            Form::Exact(_) => true,
+            Form::Labels { open, labels } => *open && labels.iter().all(|label| label.literal().is_some()),
+        }
+    }
+
+    /// Whether some destination may be meant by both.
+    pub fn meets(&self, other: &Self) -> bool {
+        if self.port.zip(other.port).is_some_and(|(one, two)| one != two) {
+            return false;
+        }
+        match (&self.form, &other.form) {
+            (Form::Any, _) | (_, Form::Any) => true,
+            (Form::Exact(one), Form::Exact(two)) => one == two,
+            (Form::Exact(host), Form::Labels { open, labels }) | (Form::Labels { open, labels }, Form::Exact(host)) => {
+                host.name().is_some_and(|name| fits(name, *open, labels))
+            }
+            (Form::Labels { open, labels }, Form::Labels { open: others_open, labels: others }) => {
+                labels.iter().zip(others).all(|(one, two)| one.meets(two))
+                    && match (open, others_open) {
+                        (false, false) => labels.len() == others.len(),
+                        (true, true) => true,
+                        (true, false) => labels.len() < others.len(),
+                        (false, true) => others.len() < labels.len(),
+                    }
+            }
+        }
+    }
+
     /// Whether it is one hole and tells nothing.
     pub fn is_any(&self) -> bool {
         self.form == Form::Any
+    }
+
+    /// The host, if nothing of it is open.
+    pub fn exact(&self) -> Option<&Host> {
+        match &self.form {
+            Form::Exact(host) => Some(host),
+            Form::Any | Form::Labels { .. } => None,
+        }
     }
 
     /// The port, if it tells one.
@@ -397,6 +469,44 @@ mod tests {
             assert_eq!(shape(text).overlaps(&pattern(other)), overlaps, "{text} {other}");
             assert_eq!(shape(text).is_within(&pattern(other)), within, "{text} {other}");
         }
+    }
+
+    #[test]
+    fn two_shapes_meet_where_some_host_may_be_meant_by_both() {
+        let meet = |one: &str, two: &str| {
+            let (one, two) = (shape(one), shape(two));
+            assert_eq!(one.meets(&two), two.meets(&one), "{one} {two}");
+            one.meets(&two)
+        };
+        for (one, two) in [
+            ("ec2.{region}.amazonaws.com", "ec2.{r}.amazonaws.com"),
+            ("ec2.{region}.amazonaws.com", "{service}.us-east-1.amazonaws.com"),
+            ("ec2.{region}.amazonaws.com", "ec2.us-east-1.amazonaws.com:443"),
+            ("s3-{region}.amazonaws.com", "s3{x}-1.amazonaws.com"),
+            ("{bucket}.s3.amazonaws.com", "{x}.amazonaws.com"),
+            ("a.test", "a.test"),
+            ("{host}", "a.test"),
+        ] {
+            assert!(meet(one, two), "{one} {two}");
+        }
+        for (one, two) in [
+            ("ec2.{region}.amazonaws.com", "s3.{region}.amazonaws.com"),
+            ("ec2.{region}.amazonaws.com", "{bucket}.s3.amazonaws.com.cn"),
+            ("ec2.{region}.amazonaws.com", "{x}.ec2.us-east-1.amazonaws.com"),
+            ("s3-{region}.amazonaws.com", "ec2-{region}.amazonaws.com"),
+            ("{a}-x.amazonaws.com", "{a}-y.amazonaws.com"),
+            ("{x}.a.test:1", "{x}.a.test:2"),
+            ("a.test", "b.test"),
+            ("{host}.a.test", "a.test"),
+        ] {
+            assert!(!meet(one, two), "{one} {two}");
+        }
+        for text in ["*.a.test:443", "a.test", "10.0.0.1:1"] {
+            let of = HostShape::of(&pattern(text));
+            assert_eq!((of.pattern(), of.is_its_pattern()), (Some(pattern(text)), true));
+            assert_eq!(HostShape::parse(&of.to_string()), Ok(of));
+        }
+        assert!(!shape("ec2.{region}.amazonaws.com").is_its_pattern() && !shape("{host}").is_its_pattern());
     }
 
     /// Small numbers from a seed: the same ones in every run.
