@@ -14,9 +14,9 @@ use crate::route::{Outcome, RUN_PREFIX, fingerprint};
 use crate::store::{AppliedPolicyRecord, Role, RunRecord, RunUse};
 
 /// How long a run may be when nothing is said, and at most.
-pub const USUAL: Duration = Duration::from_secs(3600);
+pub(super) const USUAL: Duration = Duration::from_secs(3600);
 /// See [`USUAL`].
-pub const LONGEST: Duration = Duration::from_secs(24 * 3600);
+pub(super) const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// A run that has just begun. Its token is told this once.
 #[derive(Debug)]
@@ -125,7 +125,12 @@ impl Api {
         self.applied_policy(principal, account, policy).await?;
         let now = self.deps.clock.now();
         let runs = self.store.runs(account, policy, most).await?.into_iter();
-        Ok(runs.map(|run| { let lives = run.lives(now); (run, lives) }).collect())
+        Ok(runs
+            .map(|run| {
+                let lives = run.lives(now);
+                (run, lives)
+            })
+            .collect())
     }
 
     /// What a run did, up to now.

@@ -9,3 +9,10 @@ impl Template {
         Self::default()
     }
 }
+
+impl Template {
+    /// Reads a template or a declaration.
+    pub fn read(_: &std::path::Path, bytes: &[u8]) -> Self {
+        Self::parse(bytes)
+    }
+}
