@@ -56,6 +56,8 @@ impl Engine for Still {
             tags: BTreeMap::new(),
             description: None,
             enabled: true,
+            audience: None,
+            assumes_role: false,
         };
         if account == DEFAULT_ACCOUNT { vec![of_file] } else { Vec::new() }
     }

@@ -57,6 +57,8 @@ impl Engine for Process {
             tags: [("provider".to_owned(), "aws".to_owned())].into(),
             description: None,
             enabled: true,
+            audience: None,
+            assumes_role: false,
         };
         if account == "default" { vec![declared] } else { Vec::new() }
     }
