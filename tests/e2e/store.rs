@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use countersign::base::{AuditEvent, BoxFuture, Deps, Secret};
 use countersign::store::{
-    Actor, AuditQuery, AuditRow, BindingRecord, CallerProofRecord, CredentialRecord, HeldKey, KeyEncryption, KeyError,
-    Keys, ManagementToken, NewCredential, Place, Progress, Role, Store, StoreError, UsageRecord,
+    Actor, AppliedPolicy, AuditQuery, AuditRow, BindingRecord, CallerProofRecord, CredentialRecord, HeldKey,
+    KeyEncryption, KeyError, Keys, ManagementToken, NewCredential, Place, PolicyBinding, Progress, Role, Routing,
+    RunUse, Store, StoreError, UsageRecord,
 };
 use serde_json::json;
 
@@ -114,6 +115,7 @@ async fn suite(server: &Server) {
     versions(server).await;
     names(server).await;
     routing(server).await;
+    policies(server).await;
     pages(server).await;
     records(server).await;
     journals(server).await;
@@ -281,6 +283,89 @@ async fn routing(server: &Server) {
     assert!(matches!(store.remove_binding("r", "1", &anna()).await, Err(StoreError::Unknown(_))));
     store.remove_caller("r", "runner", None, &anna()).await.unwrap();
     assert!(store.routing().await.unwrap().callers.is_empty());
+}
+
+async fn policies(server: &Server) {
+    let store = server.open().await;
+    store.create_credential("po", "used", new("x", "y"), &anna()).await.unwrap();
+    store.create_credential("po", "idle", new("x", "y"), &anna()).await.unwrap();
+    let content = |credential: &str| AppliedPolicy {
+        name: "Old volumes".into(),
+        credentials: BTreeMap::from([("auth_a".to_owned(), credential.to_owned())]),
+        bindings: vec![PolicyBinding {
+            block: "auth_a".into(),
+            credential: credential.into(),
+            hosts: vec!["*.test".into()],
+            shapes: vec!["a.{region}.test".into()],
+            methods: vec!["GET".into()],
+            ..PolicyBinding::default()
+        }],
+        ..AppliedPolicy::default()
+    };
+    let hour = Duration::from_secs(3600);
+    let begun = store.start_run("po", "p", "r", [1; 32], hour, &anna()).await;
+    assert_eq!(begun, Err(StoreError::Unknown("applied policy p in account po".into())));
+    let applied = store.apply_policy("po", "p", content("used"), &anna()).await.unwrap();
+    assert!(matches!(store.apply_policy("po", "p", content("idle"), &anna()).await, Err(StoreError::Exists(_))));
+    assert_eq!(store.applied_policy("po", "p").await.unwrap(), Some(applied.clone()));
+    assert_eq!(store.applied_policies("po").await.unwrap(), [applied.clone()]);
+    assert!(store.applied_policies("other").await.unwrap().is_empty());
+    let of = |routing: &Routing| {
+        let runs = routing.runs.iter().filter(|run| run.account == "po").map(|run| run.id.clone());
+        let policies = routing.policies.iter().filter(|one| one.account == "po").map(|one| one.id.clone());
+        let credentials = routing.credentials.iter().filter(|one| one.account == "po").map(|one| one.id.clone());
+        (runs.collect::<Vec<_>>(), policies.collect::<Vec<_>>(), credentials.collect::<Vec<_>>())
+    };
+    let routing = store.routing().await.unwrap();
+    assert!(routing.asks, "whoever calls has to prove itself");
+    assert_eq!(of(&routing), (vec![], vec![], vec![]), "nothing is read of a policy that does not run");
+
+    let run = store.start_run("po", "p", "r", [1; 32], hour, &anna()).await.unwrap();
+    assert!(matches!(store.start_run("po", "p", "r", [2; 32], hour, &anna()).await, Err(StoreError::Exists(_))));
+    assert_eq!(store.run("po", "r").await.unwrap(), Some(run.clone()));
+    let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let routing = store.routing().await.unwrap();
+    assert_eq!(of(&routing), (named(&["r"]), named(&["p"]), named(&["used"])));
+    assert_eq!(routing.policies.iter().find(|one| one.account == "po"), Some(&applied));
+
+    let line = |method: &str, count: i64, second: u64| RunUse {
+        credential: "used".into(),
+        host: "a.eu.test".into(),
+        method: method.into(),
+        outcome: "used".into(),
+        count,
+        last_used: SystemTime::UNIX_EPOCH + Duration::from_secs(second),
+    };
+    let at = |run: &str, line: RunUse| ("po".to_owned(), run.to_owned(), line);
+    store.add_run_uses(&[at("r", line("GET", 2, 5)), at("r", line("PUT", 1, 5))]).await.unwrap();
+    store.add_run_uses(&[at("r", line("GET", 3, 4)), at("nobodys", line("GET", 1, 1))]).await.unwrap();
+    assert_eq!(store.run_uses("po", "r").await.unwrap(), [line("GET", 5, 5), line("PUT", 1, 5)]);
+    assert!(store.run_uses("po", "nobodys").await.unwrap().is_empty());
+
+    store.stop_run("po", "r", &anna()).await.unwrap();
+    let ended = store.run("po", "r").await.unwrap().unwrap().ended;
+    assert_eq!(ended.as_ref().map(|change| change.by.clone()), Some(anna()));
+    store.stop_run("po", "r", &Actor { name: "later".into() }).await.unwrap();
+    assert_eq!(store.run("po", "r").await.unwrap().unwrap().ended, ended, "it ended once");
+    assert!(matches!(store.stop_run("po", "nobodys", &anna()).await, Err(StoreError::Unknown(_))));
+    assert_eq!(of(&store.routing().await.unwrap()), (vec![], vec![], vec![]));
+
+    store.start_run("po", "p", "s", [3; 32], hour, &anna()).await.unwrap();
+    store.remove_applied_policy("po", "p", &anna()).await.unwrap();
+    assert!(matches!(store.remove_applied_policy("po", "p", &anna()).await, Err(StoreError::Unknown(_))));
+    let second = store.run("po", "s").await.unwrap().unwrap();
+    assert!(second.ended.is_some(), "its runs end with it");
+    assert_eq!(store.applied_policy("po", "p").await.unwrap(), None);
+    assert_eq!(store.applied_policy_of_run(&second).await.unwrap(), Some(applied), "and can still be looked up");
+    assert!(matches!(store.apply_policy("po", "p", content("idle"), &anna()).await, Err(StoreError::Exists(_))));
+    assert_eq!(store.runs("po", "p", 10).await.unwrap().len(), 2);
+    assert_eq!(store.prune_runs(SystemTime::UNIX_EPOCH).await.unwrap(), 0);
+    let later = SystemTime::now() + Duration::from_secs(10);
+    assert_eq!(store.prune_runs(later).await.unwrap(), 2);
+    assert!(store.run_uses("po", "r").await.unwrap().is_empty());
+    assert!(!store.routing().await.unwrap().policies.iter().any(|one| one.account == "po"));
+    store.apply_policy("po", "p", content("idle"), &anna()).await.unwrap();
+    store.remove_applied_policy("po", "p", &anna()).await.unwrap();
 }
 
 async fn pages(server: &Server) {
@@ -747,6 +832,19 @@ async fn fill(store: &Store) -> CredentialRecord {
     let token =
         ManagementToken { name: "ci".into(), digest: [2; 32], role: Role::Admin, account: None, expires_at: None };
     store.add_management_token(token, &anna()).await.unwrap();
+    let credentials = BTreeMap::from([("auth_a".to_owned(), "a".to_owned())]);
+    let content = AppliedPolicy { name: "Old volumes".into(), credentials, ..AppliedPolicy::default() };
+    store.apply_policy("a", "p", content, &anna()).await.unwrap();
+    store.start_run("a", "p", "r", [7; 32], Duration::from_secs(3600), &anna()).await.unwrap();
+    let line = RunUse {
+        credential: "a".into(),
+        host: "a.test".into(),
+        method: "GET".into(),
+        outcome: "used".into(),
+        count: 2,
+        last_used: SystemTime::UNIX_EPOCH,
+    };
+    store.add_run_uses(&[("a".into(), "r".into(), line)]).await.unwrap();
     let used = UsageRecord { count: 3, last_used: SystemTime::UNIX_EPOCH, last_caller: "runner".into() };
     store.add_usage(&[("a".into(), "a".into(), used)]).await.unwrap();
     let event = AuditEvent::new("credential.create", "a", "ok");
@@ -785,7 +883,7 @@ async fn moved(from: &Server, to: &Server) {
         let outcome = target.restore(&half, &quiet).await;
         assert!(matches!(&outcome, Err(StoreError::Invalid(why)) if why.contains("no whole backup")), "{outcome:?}");
     }
-    let newer = text.replacen("\"schema\":1", "\"schema\":99", 1);
+    let newer = text.replacen("\"schema\":2", "\"schema\":99", 1);
     std::fs::write(&half, newer).unwrap();
     assert!(matches!(target.restore(&half, &quiet).await, Err(StoreError::Invalid(why)) if why.contains("newer")));
     assert!(target.accounts().await.unwrap().is_empty());
@@ -797,6 +895,10 @@ async fn moved(from: &Server, to: &Server) {
     assert_eq!(target.credential("a", "a").await.unwrap(), Some(record.clone()));
     assert_eq!(key_of(&target.secrets(&record).await.unwrap()), CANARY);
     assert_eq!(target.routing().await.unwrap().bindings, [binding("a", "1", "a")]);
+    assert_eq!(target.applied_policies("a").await.unwrap(), source.applied_policies("a").await.unwrap());
+    assert_eq!(target.routing().await.unwrap().runs, source.routing().await.unwrap().runs);
+    assert_eq!(target.run_uses("a", "r").await.unwrap(), source.run_uses("a", "r").await.unwrap());
+    assert_eq!(target.run_uses("a", "r").await.unwrap().len(), 1);
     assert_eq!(target.restore_credential("b", "gone", None, &anna()).await.unwrap().version, 3);
     let (_, journal) = target.journal_lock("j", "me", Duration::from_secs(60)).await.unwrap().unwrap();
     assert_eq!(target.open_sealed("a", b"j", &journal.unwrap()).await.unwrap().expose(), CANARY.as_bytes());

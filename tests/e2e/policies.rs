@@ -1,0 +1,421 @@
+//! Policies: a run of a template is a lease on what the template uses, and nothing else.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::support::management::Manager;
+use crate::support::{Config, DEADLINE, Origin, Proxy, Root, SECRET, binary, read_answer, text, tls_tunnel};
+
+const ACCOUNT: &str = "/v1/accounts/default";
+
+/// Asks Jira and Flexera, and a price list that needs no credential.
+const TEMPLATE: &str = r#"
+name "Old tickets"
+credentials "auth_jira" do
+  schemes "api_key"
+  label "Jira"
+  tags "provider=jira"
+end
+credentials "auth_flexera" do schemes "api_key"; label "Flexera"; end
+
+datasource "ds_tickets" do
+  request do
+    auth $auth_jira
+    host "jira.test"
+    path "/rest/api/search"
+  end
+end
+datasource "ds_report" do
+  request do
+    auth $auth_flexera
+    verb "POST"
+    host join(["api.", val(iter_item, "zone"), ".flexera.test"])
+    path "/report"
+  end
+end
+datasource "ds_prices" do
+  request do
+    host "prices.test"
+    path "/list.json"
+  end
+end
+"#;
+
+const HOSTS: [&str; 6] =
+    ["jira.test", "api.eu.flexera.test", "login.eu.flexera.test", "prices.test", "other.test", "www.other.test"];
+
+/// One proxy with its store, an origin behind every name, and credentials that are their own names.
+struct Scene {
+    proxy: Proxy,
+    origin: Origin,
+    manager: Manager,
+}
+
+fn config(origin: &Origin) -> String {
+    let mut config = Config::new().credentials("  []\n").bindings("  []\n");
+    for host in HOSTS {
+        config = config.resolve(&format!("{host}:443"), origin.address);
+    }
+    config
+        .resolve("ws.test:80", origin.address)
+        .listeners("  forward:\n    - { address: 127.0.0.1:0, intercept: true }\n")
+        .rest("admin: { address: 127.0.0.1:0 }\nunbound: pass\n")
+        .text()
+        .replace("credentials:\n  []", "credentials: []")
+        .replace("bindings:\n  []", "bindings: []")
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let root = Root::new();
+        let answer = |seen: &crate::support::Seen| text(200, seen.header("authorization").unwrap_or("nothing"));
+        let origin = Origin::https_with(&root, &HOSTS, &["http/1.1"], answer).await;
+        let proxy = Proxy::start_with(&config(&origin), &[("SECRET", SECRET)], |folder| {
+            std::fs::write(folder.join("origin.pem"), root.pem()).unwrap();
+        });
+        let manager = Manager::of(&proxy);
+        for (id, host, provider) in
+            [("jira", "jira.test", "jira"), ("flexera", "*.flexera.test", "flexera"), ("other", "other.test", "other")]
+        {
+            let credential = json!({
+                "id": id, "name": id, "scheme": "api_key", "hosts": [host], "tags": { "provider": provider },
+                "settings": { "key": format!("{id}-key") },
+            });
+            manager.done("POST", &format!("{ACCOUNT}/credentials"), Some(credential)).await;
+        }
+        let binding = json!({ "credential": "other", "hosts": ["other.test"] });
+        manager.done("PUT", &format!("{ACCOUNT}/bindings/everybodys"), Some(binding)).await;
+        Self { proxy, origin, manager }
+    }
+
+    /// Applies a template; its id.
+    async fn apply(&self, template: Value, credentials: Value) -> String {
+        let body = json!({ "template": template, "credentials": credentials });
+        let applied = self.manager.done("POST", &format!("{ACCOUNT}/applied-policies"), Some(body)).await;
+        applied["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn tickets(&self) -> String {
+        self.apply(json!(TEMPLATE), json!({ "auth_jira": "jira", "auth_flexera": "flexera" })).await
+    }
+
+    async fn run(&self, policy: &str) -> Run {
+        let path = format!("{ACCOUNT}/applied-policies/{policy}/runs");
+        Run(self.manager.done("POST", &path, Some(json!({ "lifetime": "10m" }))).await)
+    }
+
+    async fn end(&self, run: &Run) {
+        self.manager.done("DELETE", &format!("{ACCOUNT}/runs/{}", run.id()), None).await;
+    }
+
+    async fn report(&self, run: &Run) -> Value {
+        self.manager.done("GET", &format!("{ACCOUNT}/runs/{}", run.id()), None).await
+    }
+
+    fn client(&self, run: &Run) -> reqwest::Client {
+        self.proxy.client_as(&format!("{}@", run.user()))
+    }
+}
+
+/// A run as the API told it.
+struct Run(Value);
+
+impl Run {
+    fn id(&self) -> &str {
+        self.0["id"].as_str().unwrap()
+    }
+
+    /// What stands before the `@` of the proxy's address.
+    fn user(&self) -> String {
+        format!("{}:{}", self.0["caller"].as_str().unwrap(), self.0["token"].as_str().unwrap())
+    }
+}
+
+/// The status, and the code of a refusal or the body.
+async fn ask(client: &reqwest::Client, method: &str, url: &str, named: Option<&str>) -> (u16, String) {
+    let mut request = client.request(method.parse().unwrap(), url);
+    if let Some(named) = named {
+        request = request.header("countersign-credential", named);
+    }
+    match request.send().await {
+        Ok(answer) => {
+            let status = answer.status().as_u16();
+            let text = answer.text().await.unwrap();
+            let code = serde_json::from_str::<Value>(&text).ok().and_then(|one| one["code"].as_str().map(str::to_owned));
+            (status, code.unwrap_or(text))
+        }
+        // The tunnel itself was refused.
+        Err(error) => (0, format!("{error:?}")),
+    }
+}
+
+fn is_refused((status, text): &(u16, String), code: &str) -> bool {
+    let (number, words) = match code {
+        "caller_unknown" => (407, "407"),
+        _ => (403, "403"),
+    };
+    (*status == number && text == code) || (*status == 0 && (text.contains(words) || text.contains("unsuccessful")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_uses_what_was_selected_where_the_template_uses_it_and_nothing_after_it_ended() {
+    let scene = Scene::start().await;
+    let run = scene.run(&scene.tickets().await).await;
+    let client = scene.client(&run);
+    let get = |url: &'static str| ask(&client, "GET", url, None);
+    assert_eq!(get("https://jira.test/rest/api/search").await, (200, "Bearer jira-key".into()));
+    let post = ask(&client, "POST", "https://api.eu.flexera.test/report", None).await;
+    assert_eq!(post, (200, "Bearer flexera-key".into()));
+    assert_eq!(get("https://prices.test/list.json").await, (200, "nothing".into()));
+    let before = scene.origin.seen().len();
+    let refused = [
+        ("DELETE", "https://jira.test/rest/api/search", None, "unbound"),
+        ("GET", "https://api.eu.flexera.test/report", None, "unbound"),
+        ("POST", "https://login.eu.flexera.test/report", None, "unbound"),
+        ("POST", "https://prices.test/list.json", None, "unbound"),
+        ("GET", "https://other.test/", None, "unbound"),
+        ("GET", "https://other.test/", Some("other"), "credential_unknown"),
+        ("GET", "https://jira.test/", Some("other"), "credential_unknown"),
+        ("GET", "https://jira.test/", Some("auth_flexera"), "credential_unknown"),
+        ("GET", "https://www.other.test/", None, "unbound"),
+    ];
+    for (method, url, named, code) in refused {
+        let answer = ask(&client, method, url, named).await;
+        assert!(is_refused(&answer, code), "{method} {url} {named:?}: {answer:?}");
+    }
+    assert_eq!(scene.origin.seen().len(), before, "nothing of it went out");
+    let named = ask(&client, "GET", "https://jira.test/rest", Some("auth_jira")).await;
+    assert_eq!(named, (200, "Bearer jira-key".into()), "the block's name is the credential's within the run");
+
+    // Since there are runs, whoever says nothing is nobody.
+    let anonymous = ask(&scene.proxy.client(), "GET", "https://other.test/", None).await;
+    assert!(is_refused(&anonymous, "caller_unknown"), "{anonymous:?}");
+
+    scene.end(&run).await;
+    let before = scene.origin.seen().len();
+    for client in [&client, &scene.client(&run)] {
+        let answer = ask(client, "GET", "https://jira.test/rest/api/search", None).await;
+        assert!(is_refused(&answer, "caller_unknown"), "in an open tunnel and in a new one: {answer:?}");
+        let answer = ask(client, "GET", "https://prices.test/list.json", None).await;
+        assert!(is_refused(&answer, "caller_unknown"), "{answer:?}");
+    }
+    assert_eq!(scene.origin.seen().len(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_of_two_policies_at_the_same_time_never_get_each_others_credentials() {
+    let scene = Scene::start().await;
+    let both = |name: &str| {
+        json!([{ "name": name, "schemes": ["api-key"], "label": name,
+            "uses": [{ "method": "GET", "host": "jira.test", "path": "/" }] }])
+    };
+    // Two credentials for one host, so that only the run tells them apart.
+    let credential = json!({
+        "id": "jira-two", "name": "jira-two", "scheme": "api_key", "hosts": ["jira.test"], "settings": { "key": "two-key" },
+    });
+    scene.manager.done("POST", &format!("{ACCOUNT}/credentials"), Some(credential)).await;
+    let one = scene.run(&scene.apply(both("auth_one"), json!({ "auth_one": "jira" })).await).await;
+    let two = scene.run(&scene.apply(both("auth_two"), json!({ "auth_two": "jira-two" })).await).await;
+    let many = async |run: &Run, expected: &str| {
+        let client = scene.client(run);
+        let calls = (0..200).map(|_| ask(&client, "GET", "https://jira.test/", None));
+        let answers: BTreeSet<_> = futures_util::future::join_all(calls).await.into_iter().collect();
+        assert_eq!(answers, BTreeSet::from([(200, expected.to_owned())]));
+    };
+    tokio::join!(many(&one, "Bearer jira-key"), many(&two, "Bearer two-key"));
+    let stranger = ask(&scene.client(&one), "GET", "https://jira.test/", Some("auth_two")).await;
+    assert!(is_refused(&stranger, "credential_unknown"), "{stranger:?}");
+    scene.end(&one).await;
+    many(&two, "Bearer two-key").await;
+    let gone = ask(&scene.client(&one), "GET", "https://jira.test/", None).await;
+    assert!(is_refused(&gone, "caller_unknown"), "{gone:?}");
+    let two = scene.report(&two).await;
+    assert_eq!(two["uses"].as_array().map(Vec::len), Some(1), "{two}");
+    assert_eq!((&two["uses"][0]["credential"], &two["uses"][0]["count"]), (&json!("jira-two"), &json!(400)));
+}
+
+/// One request in a tunnel that stays open.
+fn in_tunnel(tunnel: &mut (impl Read + Write), host: &str) -> String {
+    write!(tunnel, "GET /rest HTTP/1.1\r\nHost: {host}\r\n\r\n").unwrap();
+    read_answer(tunnel)
+}
+
+/// A tunnel with the proxy's certificate inside it, opened as a run.
+fn tunnel_as(scene: &Scene, run: &Run, host: &str) -> impl Read + Write + use<> {
+    crate::support::tls_tunnel_as(&scene.proxy, &format!("{host}:443"), host, &["http/1.1"], Some(&run.user()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_is_used_by_the_next_request_and_a_removal_ends_the_use_in_open_tunnels_and_new_ones() {
+    let scene = Scene::start().await;
+    let run = scene.run(&scene.tickets().await).await;
+    let mut tunnel = tunnel_as(&scene, &run, "jira.test");
+    // A client that keeps its connection, too.
+    let client = scene.client(&run);
+    let url = "https://jira.test/rest";
+    assert!(in_tunnel(&mut tunnel, "jira.test").ends_with("Bearer jira-key"));
+    assert_eq!(ask(&client, "GET", url, None).await.1, "Bearer jira-key");
+    let path = format!("{ACCOUNT}/credentials/jira");
+    scene.manager.done("PATCH", &path, Some(json!({ "settings": { "key": "rotated" } }))).await;
+    assert!(in_tunnel(&mut tunnel, "jira.test").ends_with("Bearer rotated"));
+    assert_eq!(ask(&client, "GET", url, None).await.1, "Bearer rotated");
+    assert_eq!(ask(&scene.client(&run), "GET", url, None).await.1, "Bearer rotated");
+    scene.manager.done("PATCH", &path, Some(json!({ "enabled": false }))).await;
+    assert!(in_tunnel(&mut tunnel, "jira.test").contains("credential_unknown"));
+    scene.manager.done("PATCH", &path, Some(json!({ "enabled": true }))).await;
+    assert!(in_tunnel(&mut tunnel, "jira.test").ends_with("Bearer rotated"));
+    scene.manager.done("DELETE", &path, None).await;
+    assert!(in_tunnel(&mut tunnel, "jira.test").contains("credential_unknown"));
+    for client in [&client, &scene.client(&run)] {
+        let answer = ask(client, "GET", url, None).await;
+        assert!(is_refused(&answer, "credential_unknown"), "{answer:?}");
+        let answer = ask(client, "GET", url, Some("auth_jira")).await;
+        assert!(is_refused(&answer, "credential_unknown"), "{answer:?}");
+    }
+    let other = ask(&client, "POST", "https://api.eu.flexera.test/report", None).await;
+    assert_eq!(other, (200, "Bearer flexera-key".into()), "the rest of the run goes on");
+    scene.manager.done("POST", &format!("{path}/restore"), Some(json!({}))).await;
+    assert!(in_tunnel(&mut tunnel, "jira.test").ends_with("Bearer rotated"), "what is restored serves at once");
+    // A policy that is removed ends its runs.
+    let policy = run.0["policy"].as_str().unwrap();
+    scene.manager.done("DELETE", &format!("{ACCOUNT}/applied-policies/{policy}"), None).await;
+    assert!(in_tunnel(&mut tunnel, "jira.test").contains("caller_unknown"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_ends_by_itself_in_an_open_tunnel_too() {
+    let scene = Scene::start().await;
+    let policy = scene.tickets().await;
+    let path = format!("{ACCOUNT}/applied-policies/{policy}/runs");
+    let run = Run(scene.manager.done("POST", &path, Some(json!({ "lifetime": 2 }))).await);
+    let mut tunnel = tunnel_as(&scene, &run, "jira.test");
+    assert!(in_tunnel(&mut tunnel, "jira.test").ends_with("Bearer jira-key"));
+    let began = Instant::now();
+    while !in_tunnel(&mut tunnel, "jira.test").contains("caller_unknown") {
+        assert!(began.elapsed() < DEADLINE, "the run never ended");
+    }
+    let answer = ask(&scene.client(&run), "GET", "https://jira.test/rest", None).await;
+    assert!(is_refused(&answer, "caller_unknown"), "{answer:?}");
+    assert_eq!(scene.report(&run).await["lives"], json!(false));
+    for wrong in [json!({ "lifetime": "25h" }), json!({ "lifetime": 0 }), json!({ "lifetime": "soon" })] {
+        let (status, _) = scene.manager.call("POST", &path, Some(wrong.clone())).await;
+        assert!(status == 422 || status == 400, "{wrong}: {status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_did_is_told_with_the_bindings_that_would_have_sufficed_for_it() {
+    let scene = Scene::start().await;
+    let run = scene.run(&scene.tickets().await).await;
+    let client = scene.client(&run);
+    for _ in 0..3 {
+        ask(&client, "GET", "https://jira.test/rest", None).await;
+    }
+    ask(&client, "GET", "https://prices.test/list.json", None).await;
+    ask(&client, "DELETE", "https://jira.test/rest", None).await;
+    ask(&client, "GET", "https://other.test/", None).await;
+    let report = scene.report(&run).await;
+    let lines = |list: &str| {
+        let shown = report[list].as_array().unwrap().iter().map(|one| {
+            let word = |name: &str| one[name].as_str().unwrap_or("-").to_owned();
+            let words = [word("credential"), word("method"), word("host"), word("outcome"), one["count"].to_string()];
+            words.join(" ")
+        });
+        shown.collect::<Vec<_>>()
+    };
+    assert_eq!(lines("uses"), ["- GET prices.test passed 1", "jira GET jira.test used 3"]);
+    assert_eq!(lines("refused"), ["- DELETE jira.test unbound 1", "- CONNECT other.test unbound 1"]);
+    assert_eq!(report["unused"], json!(["auth_flexera"]));
+    let sufficient = json!([{ "credential": "jira", "hosts": ["jira.test"], "methods": ["GET"] }]);
+    assert_eq!(report["sufficient"], sufficient);
+    assert_eq!((&report["lives"], &report["policyName"]), (&json!(true), &json!("Old tickets")));
+    assert!(!report.to_string().contains(run.0["token"].as_str().unwrap()), "the token is told once");
+
+    // It is written down when the process ends, and a run outlives a restart of the proxy.
+    let root_less = scene.proxy.killed_and_started_again(&binary(), &[("SECRET", SECRET)]);
+    drop(root_less);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_goes_on_after_the_proxy_was_killed_and_what_it_did_before_is_kept_where_it_was_written_down() {
+    let scene = Scene::start().await;
+    let run = scene.run(&scene.tickets().await).await;
+    assert_eq!(ask(&scene.client(&run), "GET", "https://jira.test/rest", None).await.0, 200);
+    let Scene { proxy, origin, .. } = scene;
+    let proxy = proxy.killed_and_started_again(&binary(), &[("SECRET", SECRET)]);
+    let manager = Manager::of(&proxy);
+    let scene = Scene { proxy, origin, manager };
+    let answer = ask(&scene.client(&run), "GET", "https://jira.test/rest", None).await;
+    assert_eq!(answer, (200, "Bearer jira-key".into()));
+    scene.end(&run).await;
+    let gone = ask(&scene.client(&run), "GET", "https://jira.test/rest", None).await;
+    assert!(is_refused(&gone, "caller_unknown"), "{gone:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selection_that_cannot_work_is_refused_with_every_reason() {
+    let scene = Scene::start().await;
+    let path = format!("{ACCOUNT}/applied-policies");
+    let apply = async |credentials: Value| {
+        let body = json!({ "template": TEMPLATE, "credentials": credentials });
+        let (status, answer) = scene.manager.call("POST", &path, Some(body)).await;
+        (status, answer["detail"].as_str().unwrap_or_default().to_owned())
+    };
+    for (credentials, words) in [
+        (json!({ "auth_jira": "jira" }), vec!["auth_flexera"]),
+        (json!({ "auth_jira": "nobodys", "auth_flexera": "flexera" }), vec!["auth_jira", "credential: not found"]),
+        (json!({ "auth_jira": "other", "auth_flexera": "flexera" }), vec!["auth_jira", "jira.test", "other.test"]),
+        (json!({ "auth_jira": "jira", "auth_flexera": "flexera", "auth_x": "jira" }), vec!["auth_x"]),
+        (json!({ "auth_jira": "jira-{nothing}", "auth_flexera": "flexera" }), vec!["{nothing}"]),
+    ] {
+        let (status, detail) = apply(credentials.clone()).await;
+        assert_eq!(status, 422, "{credentials}: {detail}");
+        for word in words {
+            assert!(detail.contains(word), "{credentials}: {detail}");
+        }
+    }
+    let all = scene.manager.done("GET", &path, None).await;
+    assert_eq!(all["policies"], json!([]), "nothing of it was applied");
+    assert_eq!(apply(json!({ "auth_jira": "jira", "auth_flexera": "flexera" })).await.0, 201);
+    let all = scene.manager.done("GET", &path, None).await;
+    let id = all["policies"][0]["id"].as_str().unwrap();
+    for method in ["PUT", "PATCH"] {
+        let (status, _) = scene.manager.call(method, &format!("{path}/{id}"), Some(json!({}))).await;
+        assert_eq!(status, 405, "what was applied is never changed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_template_is_applied_to_many_accounts_with_each_ones_own_credential() {
+    let scene = Scene::start().await;
+    for (account, id) in [("17", "jira_17"), ("18", "jira_18"), ("org-5", "jira_of_5")] {
+        let credential = json!({
+            "id": id, "name": id, "scheme": "api_key", "hosts": ["jira.test"], "settings": { "key": format!("{id}-key") },
+        });
+        scene.manager.done("POST", &format!("/v1/accounts/{account}/credentials"), Some(credential)).await;
+    }
+    let template = json!([{ "name": "auth_jira", "schemes": ["api_key"], "label": "Jira",
+        "uses": [{ "method": "GET", "host": "jira.test", "path": "/" }] }]);
+    let apply = async |accounts: Value, credential: &str| {
+        let credentials = json!({ "auth_jira": credential });
+        let body = json!({ "accounts": accounts, "template": template, "credentials": credentials });
+        scene.manager.done("POST", "/v1/applied-policies", Some(body)).await
+    };
+    let results = apply(json!(["17", "18", "19"]), "jira_{project_id}").await;
+    let results = results["results"].as_array().unwrap().clone();
+    assert_eq!(results[2]["account"], "19");
+    assert!(results[2]["error"].as_str().unwrap().contains("credential: not found"), "{results:?}");
+    let of_org = apply(json!(["org-5"]), "jira_of_{org_id}").await;
+    assert_eq!(of_org["results"][0]["policy"]["credentials"]["auth_jira"], "jira_of_5");
+    for (account, result) in ["17", "18"].iter().zip(&results) {
+        let policy = &result["policy"];
+        assert_eq!(policy["asked"]["auth_jira"], "jira_{project_id}");
+        let path = format!("/v1/accounts/{account}/applied-policies/{}/runs", policy["id"].as_str().unwrap());
+        let run = Run(scene.manager.done("POST", &path, None).await);
+        let answer = ask(&scene.client(&run), "GET", "https://jira.test/", None).await;
+        assert_eq!(answer, (200, format!("Bearer jira_{account}-key")));
+    }
+}
