@@ -1,12 +1,214 @@
 //! Reads what concerns credentials in the text of a Flexera policy template.
+//!
+//! The text is cut into blocks once ([`reader`]); only the scripts and workflow definitions that send requests are looked
+//! into ([`statements`]), as far as the text tells where to ([`value`]).
 
-use super::declared::Template;
+mod lexer;
+mod machine;
+mod positions;
+mod reader;
+mod request;
+mod statements;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+
+use self::lexer::Dialect;
+use self::machine::Machine;
+use self::positions::Positions;
+use self::reader::{Notes, Reader};
+use self::request::{Request, left_over, names};
+use self::value::{Piece, Slot, Value};
+use super::declared::{Block, Issue, Template, Use};
+
+/// How many errors of one text are told.
+const MOST_ERRORS: usize = 100;
+
+/// A block's name and its number.
+type Known = HashMap<String, usize>;
 
 impl Template {
     /// Reads a policy template. Total: whatever the bytes are, what can be read is, and the rest is among the `errors`.
     pub fn parse(text: &[u8]) -> Self {
-        let _ = text;
-        Self::default()
+        let mut notes = Reader::new(text).read();
+        let known: Known = notes.blocks.iter().enumerate().map(|(index, (block, _))| (block.name.clone(), index)).collect();
+        let mut found = std::mem::take(&mut notes.requests);
+        for index in 0..notes.scripts.len() {
+            run_script(text, &mut notes, index, &known, &mut found);
+        }
+        for (from, to) in &notes.definitions {
+            run_definition(text, *from, *to, &mut found);
+        }
+        // By their places, so that what came from a script stands where the script does.
+        let mut uses: Vec<(usize, Option<usize>, Use)> = Vec::new();
+        for (request, sure) in &found {
+            sort_out(request, *sure, &known, &mut notes, &mut uses);
+        }
+        assemble(text, notes, uses)
+    }
+}
+
+/// What a script makes, if it makes requests.
+fn run_script<'a>(
+    text: &'a [u8],
+    notes: &mut Notes<'a>,
+    index: usize,
+    known: &Known,
+    found: &mut Vec<(Request<'a>, bool)>,
+) {
+    let Some(script) = notes.scripts.get(index) else { return };
+    let asked = script.asked;
+    let Some((from, to)) = script.code else { return };
+    let code = text.get(from..to).unwrap_or_default();
+    if !asked && memchr::memmem::find(code, b"auth").is_none() {
+        return;
+    }
+    let Some(until) = text.get(..to) else { return };
+    let mut machine = Machine::new(until, from, Dialect::Script);
+    for (place, name) in script.parameters.iter().enumerate() {
+        let given = script.arguments.get(place).filter(|value| tells_more(value, known));
+        if let Some(value) = given {
+            machine.variables.insert(name, Slot::new(value.clone(), from, 0));
+        }
+    }
+    machine.script();
+    let result = machine.variables.get(script.result.unwrap_or(b"request")).map(|slot| slot.value.clone());
+    let before = found.len();
+    if let (true, Some(Value::Objects(objects))) = (asked, result) {
+        for object in objects.iter() {
+            let Some(object) = machine.heap.objects.get_mut(*object) else { continue };
+            object.told = true;
+            let mut request = Request::of_script(object);
+            request.auth = request.auth.or_else(|| script.auth.clone());
+            found.push((request, true));
+        }
+    }
+    for object in left_over(&machine.heap) {
+        let request = Request::of_script(object);
+        if request.says_where() || request.path.is_some() {
+            found.push((request, asked));
+        }
+    }
+    if asked && found.len() == before {
+        let name = String::from_utf8_lossy(script.name);
+        let message = format!("the text does not tell what request the script `{name}` makes");
+        notes.issues.push((script.at, message));
+    }
+}
+
+/// Whether what is given to a script says more than the name it has there.
+fn tells_more(value: &Value<'_>, known: &Known) -> bool {
+    let told = |piece: &Piece<'_>| match piece {
+        Piece::Literal(_) => true,
+        Piece::Gap(name) => {
+            let name = String::from_utf8_lossy(name);
+            name.starts_with("param_") || name.starts_with("rs_") || known.contains_key(&*name)
+        }
+    };
+    value.texts().iter().flatten().any(told)
+}
+
+/// The requests of a workflow definition.
+fn run_definition<'a>(text: &'a [u8], from: usize, to: usize, found: &mut Vec<(Request<'a>, bool)>) {
+    let Some(until) = text.get(..to) else { return };
+    let mut machine = Machine::new(until, from, Dialect::Workflow);
+    machine.workflow();
+    for (method, object) in std::mem::take(&mut machine.calls) {
+        let Some(object) = machine.heap.objects.get_mut(object) else { continue };
+        object.told = true;
+        found.push((Request::of_workflow(object, Some(method)), true));
+    }
+    for object in left_over(&machine.heap) {
+        let mut request = Request::of_workflow(object, None);
+        if request.says_where() {
+            // Somebody else sends it, and may say how.
+            request.verb = request.verb.or(Some(Value::Unknown));
+            found.push((request, true));
+        }
+    }
+}
+
+/// Gives the uses of a request to the block that authenticates them.
+fn sort_out(
+    request: &Request<'_>,
+    sure: bool,
+    known: &Known,
+    notes: &mut Notes<'_>,
+    uses: &mut Vec<(usize, Option<usize>, Use)>,
+) {
+    let Some((auth, at)) = &request.auth else {
+        uses.extend(request.uses().into_iter().map(|one| (request.at, None, one)));
+        return;
+    };
+    for name in names(auth) {
+        let block = match &name {
+            Some(name) if known.contains_key(name) => known.get(name).copied(),
+            // What the template brings itself is no credential of ours.
+            Some(name) if notes.legacy.contains(name.as_bytes()) => None,
+            Some(name) if sure => {
+                notes.issues.push((*at, format!("there is no `credentials` block called `{name}`")));
+                continue;
+            }
+            None if sure => {
+                let message = "the text does not tell which `credentials` block authenticates this request";
+                notes.issues.push((*at, message.into()));
+                continue;
+            }
+            _ => continue,
+        };
+        uses.extend(request.uses().into_iter().map(|one| (*at, block, one)));
+    }
+}
+
+/// Puts lines where offsets were.
+fn assemble(text: &[u8], mut notes: Notes<'_>, mut uses: Vec<(usize, Option<usize>, Use)>) -> Template {
+    uses.sort_by_key(|(at, _, _)| *at);
+    notes.issues.sort();
+    notes.issues.dedup();
+    let more = notes.issues.len().checked_sub(MOST_ERRORS).filter(|more| *more > 0);
+    notes.issues.truncate(MOST_ERRORS);
+    let mut positions = Positions::default();
+    positions.add(notes.blocks.iter().map(|(_, at)| *at));
+    positions.add(uses.iter().map(|(at, _, _)| *at));
+    positions.add(notes.issues.iter().map(|(at, _)| *at));
+    positions.find(text);
+    let mut template = Template { name: notes.name, parameters: notes.parameters, ..Template::default() };
+    template.credentials = notes
+        .blocks
+        .into_iter()
+        .map(|(block, at)| Block { line: positions.of(at).0, ..block })
+        .collect();
+    for (at, block, mut one) in uses {
+        one.line = positions.of(at).0;
+        let list = match block.and_then(|block| template.credentials.get_mut(block)) {
+            Some(block) => &mut block.uses,
+            None => &mut template.unsigned,
+        };
+        if list.iter().rev().take_while(|other| other.line == one.line).all(|other| *other != one) {
+            list.push(one);
+        }
+    }
+    for (at, message) in notes.issues {
+        let (line, column) = positions.of(at);
+        template.errors.push(Issue { line, column, message });
+    }
+    if let (Some(more), Some(last)) = (more, template.errors.last_mut()) {
+        last.message.push_str(&format!(" (and {more} more errors)"));
+    }
+    template
+}
+
+/// The tags of a block, from `key=value`.
+fn tag(text: &str, tags: &mut BTreeMap<String, String>) -> bool {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => {
+            tags.insert(key.trim().to_owned(), value.trim().to_owned());
+            true
+        }
+        _ => false,
     }
 }
 

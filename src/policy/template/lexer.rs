@@ -1,0 +1,511 @@
+//! Cuts the text of a template into tokens: the template language itself, its workflow definitions, and the JavaScript of
+//! its scripts, which share strings, names and marks and differ in their comments.
+
+use std::collections::HashMap;
+
+use memchr::{memchr, memchr2, memchr3, memmem};
+
+/// Which of the three languages of a template a text is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// Blocks and their fields.
+    Template,
+    /// What stands in a `define`.
+    Workflow,
+    /// What stands in a script.
+    Script,
+}
+
+/// What a token is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A name without a sigil, keywords included.
+    Word,
+    /// `$x`, `$$x`, `@x`; its content has no sigil.
+    Variable,
+    /// A string; its content is still escaped.
+    Text,
+    /// A here-document; its content is its lines.
+    Heredoc,
+    /// A template literal of JavaScript.
+    Quasi,
+    /// A number.
+    Number,
+    /// A regular expression.
+    Pattern,
+    /// `=`, and everything that ends in it and changes what stands before.
+    Assign,
+    /// `+`
+    Plus,
+    /// `||` and what is like it.
+    Or,
+    /// `=>`
+    Arrow,
+    /// `++` and `--`
+    Increment,
+    /// Any other operator of several characters, of which nobody needs to know more.
+    Binary,
+    /// A character that stands for itself.
+    Mark(u8),
+    /// The end of the text.
+    End,
+}
+
+/// A piece of the text.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Token {
+    /// What it is.
+    pub kind: Kind,
+    /// Where it begins in the text.
+    pub start: usize,
+    /// Where its content begins.
+    pub from: usize,
+    /// Where its content ends.
+    pub to: usize,
+    /// It is the first one of its line.
+    pub first: bool,
+}
+
+/// Something that is wrong with a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flaw {
+    /// A string without its second quote.
+    Text,
+    /// A here-document without its last line.
+    Heredoc,
+}
+
+/// Where the lexer stands; small, so that it can be put back there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    position: usize,
+    resume: usize,
+    after_value: bool,
+}
+
+/// Cuts a text into tokens.
+#[derive(Debug)]
+pub(super) struct Lexer<'a> {
+    text: &'a [u8],
+    dialect: Dialect,
+    place: Place,
+    /// What is wrong and where; the reader takes it from here.
+    pub flaws: Vec<(usize, Flaw)>,
+    /// How many bytes may still be looked through for the second quote of a string of several lines. Without a bound,
+    /// a text full of single quotes would take quadratic time.
+    patience: usize,
+    /// The lines that are one name, found when a here-document may not end.
+    lone_lines: Option<HashMap<&'a [u8], LoneLine>>,
+}
+
+/// The last places of a line that is one name.
+#[derive(Debug, Clone, Copy)]
+struct LoneLine {
+    /// At the beginning of a line.
+    flush: Option<usize>,
+    /// Behind blanks, or not.
+    any: usize,
+}
+
+/// How long a string of several lines may be.
+const LONGEST_STRING: usize = 64 * 1024;
+
+const fn is_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
+}
+
+const fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | 0x0b | 0x0c)
+}
+
+impl<'a> Lexer<'a> {
+    /// Reads from a place of a text to the end of the text.
+    pub(super) fn new(text: &'a [u8], from: usize, dialect: Dialect) -> Self {
+        let place = Place { position: from, resume: 0, after_value: false };
+        Self { text, dialect, place, flaws: Vec::new(), patience: text.len().saturating_mul(2), lone_lines: None }
+    }
+
+    /// The text it reads, to its end.
+    pub(super) fn text(&self) -> &'a [u8] {
+        self.text
+    }
+
+    /// Which language it reads.
+    pub(super) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Where it stands.
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Stands where it stood.
+    pub(super) fn back(&mut self, place: Place) {
+        self.place = place;
+    }
+
+    /// Goes on behind this offset.
+    pub(super) fn skip_to(&mut self, offset: usize) {
+        self.place.position = offset;
+        self.place.after_value = false;
+    }
+
+    /// Goes on at this offset, in another language.
+    pub(super) fn switch(&mut self, dialect: Dialect, offset: usize) {
+        self.dialect = dialect;
+        self.skip_to(offset);
+    }
+
+    /// Reads a part of the text as if nothing came behind it; returns what to give to [`Lexer::leave`].
+    pub(super) fn enter(&mut self, from: usize, to: usize) -> (&'a [u8], Place) {
+        let outside = (self.text, self.place);
+        self.text = outside.0.get(..to).unwrap_or(outside.0);
+        self.place = Place { position: from, resume: 0, after_value: false };
+        outside
+    }
+
+    /// Reads the whole text again.
+    pub(super) fn leave(&mut self, outside: (&'a [u8], Place)) {
+        (self.text, self.place) = outside;
+    }
+
+    /// The next byte that is no blank, on the same line.
+    pub(super) fn peek(&self) -> Option<u8> {
+        self.rest(self.place.position).iter().copied().find(|byte| !is_blank(*byte))
+    }
+
+    fn at(&self, offset: usize) -> Option<u8> {
+        self.text.get(offset).copied()
+    }
+
+    fn rest(&self, offset: usize) -> &'a [u8] {
+        self.text.get(offset..).unwrap_or_default()
+    }
+
+    /// The next token.
+    pub(super) fn next(&mut self) -> Token {
+        let first = self.skip_blanks();
+        let start = self.place.position;
+        let Some(byte) = self.at(start) else {
+            return Token { kind: Kind::End, start, from: start, to: start, first: true };
+        };
+        let (kind, from, to, end) = match byte {
+            _ if is_name(byte) && !byte.is_ascii_digit() => self.word(start),
+            b'0'..=b'9' => self.run(Kind::Number, start, |byte| is_name(byte) || byte == b'.'),
+            b'"' | b'\'' => self.string(start, byte),
+            b'$' | b'@' => self.variable(start),
+            b'`' if self.dialect == Dialect::Script => self.quasi(start),
+            b'/' if self.expects_pattern() => self.pattern(start).unwrap_or((Kind::Mark(b'/'), start, start, start + 1)),
+            b'<' if self.dialect != Dialect::Script => self.heredoc(start).unwrap_or_else(|| self.operator(start)),
+            _ => self.operator(start),
+        };
+        self.place.position = end;
+        self.place.after_value = match kind {
+            Kind::Mark(mark) => matches!(mark, b')' | b']' | b'}'),
+            Kind::Word => !self.is_operator_word(from, to),
+            Kind::Variable | Kind::Text | Kind::Heredoc | Kind::Quasi | Kind::Number | Kind::Pattern => true,
+            _ => false,
+        };
+        Token { kind, start, from, to, first }
+    }
+
+    /// Skips blanks, comments and line ends; whether a line ended.
+    fn skip_blanks(&mut self) -> bool {
+        let mut first = self.place.position == 0;
+        loop {
+            match self.at(self.place.position) {
+                Some(b'\n') => {
+                    first = true;
+                    // Where a here-document began, the text goes on behind its last line.
+                    self.place.position = self.place.resume.max(self.place.position + 1);
+                }
+                Some(byte) if is_blank(byte) => self.place.position += 1,
+                Some(b'#') if self.dialect != Dialect::Script => self.skip_line(),
+                Some(b'/') if self.dialect == Dialect::Script => match self.at(self.place.position + 1) {
+                    Some(b'/') => self.skip_line(),
+                    Some(b'*') => {
+                        let end = memmem::find(self.rest(self.place.position + 2), b"*/");
+                        self.place.position = end.map_or(self.text.len(), |end| self.place.position + 2 + end + 2);
+                    }
+                    _ => return first,
+                },
+                _ => return first,
+            }
+        }
+    }
+
+    fn skip_line(&mut self) {
+        self.place.position += memchr(b'\n', self.rest(self.place.position)).unwrap_or(usize::MAX / 2);
+        self.place.position = self.place.position.min(self.text.len());
+    }
+
+    fn run(&self, kind: Kind, from: usize, is: impl Fn(u8) -> bool) -> (Kind, usize, usize, usize) {
+        let rest = self.rest(from);
+        let end = from + rest.iter().position(|byte| !is(*byte)).unwrap_or(rest.len());
+        (kind, from, end, end)
+    }
+
+    fn word(&self, start: usize) -> (Kind, usize, usize, usize) {
+        let script = self.dialect == Dialect::Script;
+        let (kind, from, mut to, mut end) =
+            self.run(Kind::Word, start, |byte| is_name(byte) || (script && byte == b'$'));
+        // Functions such as `include?(…)`.
+        if !script && self.at(end) == Some(b'?') && self.at(end + 1) == Some(b'(') {
+            (to, end) = (to + 1, end + 1);
+        }
+        (kind, from, to, end)
+    }
+
+    fn variable(&self, start: usize) -> (Kind, usize, usize, usize) {
+        if self.dialect == Dialect::Script {
+            return match self.at(start) {
+                Some(b'$') => self.run(Kind::Word, start, |byte| is_name(byte) || byte == b'$'),
+                _ => self.operator(start),
+            };
+        }
+        let sigil = self.at(start);
+        let from = if self.at(start + 1) == sigil { start + 2 } else { start + 1 };
+        match self.at(from) {
+            Some(byte) if is_name(byte) => self.run(Kind::Variable, from, is_name),
+            _ => self.operator(start),
+        }
+    }
+
+    fn is_operator_word(&self, from: usize, to: usize) -> bool {
+        let word = self.text.get(from..to).unwrap_or_default();
+        match self.dialect {
+            Dialect::Script => {
+                matches!(word, b"return" | b"typeof" | b"case" | b"in" | b"of" | b"delete" | b"void" | b"else" | b"do" | b"new")
+            }
+            // A field's name, before its value.
+            Dialect::Template => true,
+            Dialect::Workflow => false,
+        }
+    }
+
+    fn expects_pattern(&self) -> bool {
+        !self.place.after_value
+    }
+
+    /// A regular expression, if one ends on this line.
+    fn pattern(&self, start: usize) -> Option<(Kind, usize, usize, usize)> {
+        let mut position = start + 1;
+        let mut in_class = false;
+        loop {
+            match self.at(position)? {
+                b'\n' => return None,
+                b'\\' if self.at(position + 1) != Some(b'\n') => position += 1,
+                b'[' => in_class = true,
+                b']' => in_class = false,
+                b'/' if !in_class => break,
+                _ => {}
+            }
+            position += 1;
+        }
+        let (_, _, _, end) = self.run(Kind::Pattern, position + 1, |byte| byte.is_ascii_alphabetic());
+        Some((Kind::Pattern, start, end, end))
+    }
+
+    fn operator(&self, start: usize) -> (Kind, usize, usize, usize) {
+        let three = self.text.get(start..start + 3).unwrap_or_default();
+        let two = self.text.get(start..start + 2).unwrap_or_default();
+        let (kind, length) = match (three, two) {
+            (b"===" | b"!==" | b"...", _) => (Kind::Binary, 3),
+            (_, b"==" | b"!=" | b"<=" | b">=" | b"=~" | b"!~" | b"&&" | b"<<" | b">>" | b"**" | b"..") => (Kind::Binary, 2),
+            (_, b"||" | b"??") => (Kind::Or, 2),
+            (_, b"=>") => (Kind::Arrow, 2),
+            (_, b"++" | b"--") => (Kind::Increment, 2),
+            (_, b"+=" | b"-=" | b"*=" | b"/=" | b"%=" | b"|=" | b"&=") => (Kind::Assign, 2),
+            _ => match self.at(start) {
+                Some(b'=') => (Kind::Assign, 1),
+                Some(b'+') => (Kind::Plus, 1),
+                Some(byte) => (Kind::Mark(byte), 1),
+                None => (Kind::End, 0),
+            },
+        };
+        (kind, start, start + length, start + length)
+    }
+
+    /// A string. It ends on its line; or on a later one, where what follows the quote can follow a string.
+    fn string(&mut self, start: usize, quote: u8) -> (Kind, usize, usize, usize) {
+        let from = start + 1;
+        let mut position = from;
+        let mut line_end = None;
+        loop {
+            let rest = self.rest(position);
+            let Some(next) = memchr3(quote, b'\\', b'\n', rest).map(|offset| position + offset) else { break };
+            match self.at(next) {
+                Some(b'\\') => position = next + 2,
+                Some(b'\n') => {
+                    line_end.get_or_insert(next);
+                    position = next + 1;
+                }
+                _ => {
+                    if line_end.is_none() || self.may_follow_text(next + 1) {
+                        return (Kind::Text, from, next, next + 1);
+                    }
+                    break;
+                }
+            }
+            if line_end.is_some_and(|line_end| {
+                self.dialect == Dialect::Script || position - line_end > LONGEST_STRING.min(self.patience)
+            }) {
+                break;
+            }
+        }
+        self.patience = self.patience.saturating_sub(position.saturating_sub(start));
+        let end = line_end.unwrap_or(self.text.len());
+        // An escaped line end is inside; the string goes on behind it, but not behind the text.
+        let to = if self.at(end.wrapping_sub(1)) == Some(b'\r') && end > from { end - 1 } else { end };
+        self.flaws.push((start, Flaw::Text));
+        (Kind::Text, from, to.max(from), end)
+    }
+
+    /// Whether what stands here can follow a string: this tells the second quote of a long string from the first quote
+    /// of the next one.
+    fn may_follow_text(&self, offset: usize) -> bool {
+        match self.at(offset) {
+            None => true,
+            Some(byte) => is_blank(byte) || matches!(byte, b'\n' | b',' | b')' | b']' | b'}' | b';' | b'#' | b'+' | b':'),
+        }
+    }
+
+    /// A template literal, with whatever is nested in it.
+    fn quasi(&mut self, start: usize) -> (Kind, usize, usize, usize) {
+        // How many braces are open in each `${` that is.
+        let mut open: Vec<usize> = Vec::new();
+        let mut literal = true;
+        let mut position = start + 1;
+        while let Some(byte) = self.at(position) {
+            match (literal, byte) {
+                (_, b'\\') => position += 1,
+                (true, b'`') => match open.last() {
+                    None => return (Kind::Quasi, start + 1, position, position + 1),
+                    Some(_) => literal = false,
+                },
+                (true, b'$') if self.at(position + 1) == Some(b'{') => {
+                    open.push(0);
+                    literal = false;
+                    position += 1;
+                }
+                (false, b'`') => {
+                    // The nesting of literals is told by what they are nested in.
+                    literal = true;
+                }
+                (false, b'{') => {
+                    if let Some(braces) = open.last_mut() {
+                        *braces += 1;
+                    }
+                }
+                (false, b'}') => match open.last_mut() {
+                    Some(braces) if *braces > 0 => *braces -= 1,
+                    _ => {
+                        open.pop();
+                        literal = true;
+                    }
+                },
+                (false, b'"' | b'\'') => {
+                    let rest = self.rest(position + 1);
+                    position += memchr2(byte, b'\n', rest).map_or(0, |length| length + 1);
+                }
+                _ => {}
+            }
+            position += 1;
+        }
+        self.flaws.push((start, Flaw::Text));
+        let end = self.text.len();
+        (Kind::Quasi, (start + 1).min(end), end, end)
+    }
+
+    /// `<<TAG`, `<<-TAG`, `<<~TAG`, the tag in quotes or not.
+    fn heredoc(&mut self, start: usize) -> Option<(Kind, usize, usize, usize)> {
+        let rest = self.rest(start).strip_prefix(b"<<")?;
+        let (indented, rest) = match rest.first()? {
+            b'-' | b'~' => (true, rest.get(1..)?),
+            _ => (false, rest),
+        };
+        let quote = rest.first().copied().filter(|byte| matches!(byte, b'"' | b'\''));
+        let rest = if quote.is_some() { rest.get(1..)? } else { rest };
+        let length = rest.iter().position(|byte| !is_name(*byte)).unwrap_or(rest.len());
+        let (tag, behind) = rest.split_at_checked(length)?;
+        let first = *tag.first()?;
+        if first.is_ascii_digit() || quote.is_some_and(|quote| behind.first() != Some(&quote)) {
+            return None;
+        }
+        // In a workflow `<<` appends to a list.
+        if self.dialect == Dialect::Workflow && !indented && (quote.is_some() || !first.is_ascii_uppercase()) {
+            return None;
+        }
+        let end = self.text.len() - behind.len() + usize::from(quote.is_some());
+        // Several on one line follow each other.
+        let line_end = memchr(b'\n', self.rest(end)).map_or(self.text.len(), |length| end + length + 1);
+        let from = if self.place.resume > end { self.place.resume } else { line_end };
+        match self.last_line(tag, from, indented) {
+            Some((to, resume)) => {
+                self.place.resume = resume;
+                Some((Kind::Heredoc, from, to, end))
+            }
+            None => {
+                self.flaws.push((start, Flaw::Heredoc));
+                Some((Kind::Heredoc, from, from, end))
+            }
+        }
+    }
+
+    /// The next line that is this tag alone: where it begins, and where the line behind it does.
+    fn last_line(&mut self, tag: &'a [u8], from: usize, indented: bool) -> Option<(usize, usize)> {
+        if self.lone_lines.as_ref().is_some_and(|lines| lines.get(tag).is_none_or(|line| line.any < from)) {
+            return None;
+        }
+        for offset in memmem::find_iter(self.rest(from), tag) {
+            let start = from + offset;
+            let before = self.text.get(from..start).unwrap_or_default();
+            let blanks = before.iter().rev().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+            let line = start - blanks;
+            if line > from && self.at(line - 1) != Some(b'\n') {
+                continue;
+            }
+            let after = start + tag.len();
+            let behind = after + self.rest(after).iter().take_while(|byte| is_blank(**byte)).count();
+            if !matches!(self.at(behind), None | Some(b'\n')) {
+                continue;
+            }
+            // Without `-` and `~` the last line is not indented; where no such line comes, an indented one it is.
+            if indented || blanks == 0 || !self.comes_flush(tag, start) {
+                return Some((line, behind));
+            }
+        }
+        self.lone_lines();
+        None
+    }
+
+    fn comes_flush(&mut self, tag: &[u8], from: usize) -> bool {
+        self.lone_lines().get(tag).and_then(|line| line.flush).is_some_and(|flush| flush > from)
+    }
+
+    fn lone_lines(&mut self) -> &HashMap<&'a [u8], LoneLine> {
+        let text = self.text;
+        self.lone_lines.get_or_insert_with(|| lone_lines(text))
+    }
+}
+
+/// The lines that are nothing but a name.
+fn lone_lines(text: &[u8]) -> HashMap<&[u8], LoneLine> {
+    let mut lines: HashMap<&[u8], LoneLine> = HashMap::new();
+    let mut start = 0;
+    while let Some(rest) = text.get(start..).filter(|rest| !rest.is_empty()) {
+        let length = memchr(b'\n', rest).unwrap_or(rest.len());
+        let whole = rest.get(..length).unwrap_or_default();
+        let name = whole.trim_ascii();
+        if !name.is_empty() && name.iter().all(|byte| is_name(*byte)) {
+            let line = lines.entry(name).or_insert(LoneLine { flush: None, any: start });
+            line.any = start + (length - whole.trim_ascii_start().len());
+            if whole.starts_with(name) {
+                line.flush = Some(start);
+            }
+        }
+        start += length + 1;
+    }
+    lines
+}

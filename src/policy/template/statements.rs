@@ -1,0 +1,226 @@
+//! Follows the statements of a script and of a workflow, so that a variable comes to what was assigned to it.
+//!
+//! Every statement is followed once, in the order of the text; what stands in a branch may have been done or not.
+
+use super::lexer::Kind;
+use super::machine::Machine;
+use super::value::{Object, Slot, Value};
+
+/// A variable, or a field of one.
+struct Target<'a> {
+    name: &'a [u8],
+    at: usize,
+    /// The field, if there is one and no more than one.
+    field: Option<(&'a [u8], usize)>,
+    too_deep: bool,
+}
+
+impl<'a> Machine<'a> {
+    fn block(&self) -> usize {
+        self.blocks.last().copied().unwrap_or_default()
+    }
+
+    fn open_block(&mut self) {
+        self.block_count += 1;
+        self.blocks.push(self.block_count);
+    }
+
+    /// Another branch of the same block.
+    fn next_branch(&mut self) {
+        if self.blocks.pop().is_some() {
+            self.open_block();
+        }
+    }
+
+    /// Follows a script to its end.
+    pub(super) fn script(&mut self) {
+        self.script_statements();
+    }
+
+    /// Follows the body of a function, from its brace to behind the other.
+    pub(super) fn script_block(&mut self) {
+        self.advance();
+        self.open_block();
+        let outside = std::mem::take(&mut self.blocks);
+        self.blocks.extend(outside.last());
+        self.script_statements();
+        self.eat(b'}');
+        self.blocks = outside;
+        self.blocks.pop();
+    }
+
+    /// Follows statements to the brace that closes what is around them, or to the end.
+    fn script_statements(&mut self) {
+        let outermost = self.blocks.len();
+        // The next statement is a branch without braces.
+        let mut branch = false;
+        loop {
+            match self.token.kind {
+                Kind::End => return,
+                Kind::Mark(b'}') => {
+                    if self.blocks.len() <= outermost {
+                        if outermost > 0 {
+                            return;
+                        }
+                    } else {
+                        self.blocks.pop();
+                    }
+                    self.advance();
+                }
+                Kind::Mark(b'{') => {
+                    self.open_block();
+                    self.advance();
+                    branch = false;
+                }
+                Kind::Mark(b';' | b',' | b')' | b']' | b':') => {
+                    self.advance();
+                }
+                _ => match self.word().unwrap_or_default() {
+                    b"if" | b"while" | b"for" | b"with" | b"switch" | b"catch" => {
+                        self.advance();
+                        if self.eat(b'(') {
+                            self.close(b')');
+                        }
+                        branch = true;
+                    }
+                    b"else" => {
+                        self.advance();
+                        branch = true;
+                    }
+                    b"do" | b"try" | b"finally" | b"var" | b"let" | b"const" | b"return" | b"throw" | b"break" | b"continue" => {
+                        self.advance();
+                    }
+                    b"case" | b"default" => {
+                        self.advance();
+                        self.next_branch();
+                        if !self.is(b':') {
+                            self.expression();
+                        }
+                        self.eat(b':');
+                    }
+                    _ => {
+                        if branch {
+                            self.open_block();
+                        }
+                        self.statement();
+                        if branch {
+                            self.blocks.pop();
+                        }
+                        branch = false;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Follows the body of a workflow definition.
+    pub(super) fn workflow(&mut self) {
+        while self.token.kind != Kind::End {
+            match self.word().unwrap_or_default() {
+                b"if" | b"do" => {
+                    self.advance();
+                    self.open_block();
+                }
+                b"else" | b"elsif" => {
+                    self.advance();
+                    self.next_branch();
+                }
+                b"end" => {
+                    self.advance();
+                    self.blocks.pop();
+                }
+                // What a definition returns, or what a list holds, is not told.
+                b"retrieve" | b"foreach" | b"map" => {
+                    self.advance();
+                    while self.token.kind == Kind::Variable {
+                        let token = self.advance();
+                        let name = self.lexer.text().get(token.start..token.to).unwrap_or_default();
+                        let value = Value::named(self.content(token));
+                        self.assign(&Target { name, at: token.start, field: None, too_deep: false }, value);
+                        self.eat(b',');
+                    }
+                }
+                _ => self.statement(),
+            }
+        }
+    }
+
+    /// An assignment or an expression. Goes on in any case.
+    fn statement(&mut self) {
+        let before = (self.lexer.place(), self.token);
+        if let Some(target) = self.target() {
+            let adds = self.content(self.token) == b"+=";
+            self.advance();
+            let mut value = self.expression();
+            if adds && target.field.is_none() {
+                let old = self.variables.get(target.name).map_or(Value::Unknown, |slot| slot.value.clone());
+                value = self.heap.concat(&old, &value);
+            }
+            self.assign(&target, value);
+        } else {
+            self.lexer.back(before.0);
+            self.token = before.1;
+            self.expression();
+        }
+        if self.token.start == before.1.start && self.token.kind != Kind::End {
+            self.advance();
+        }
+    }
+
+    /// What is assigned to, up to the sign.
+    fn target(&mut self) -> Option<Target<'a>> {
+        if !matches!(self.token.kind, Kind::Word | Kind::Variable) {
+            return None;
+        }
+        let token = self.advance();
+        let name = self.lexer.text().get(token.start..token.to)?;
+        let mut target = Target { name, at: token.start, field: None, too_deep: false };
+        loop {
+            let field = match self.token.kind {
+                Kind::Assign => return Some(target),
+                Kind::Mark(b'.') => {
+                    self.advance();
+                    (self.token.kind == Kind::Word).then(|| self.advance())?
+                }
+                Kind::Mark(b'[') => {
+                    self.advance();
+                    let field = (self.token.kind == Kind::Text).then(|| self.advance())?;
+                    if !self.eat(b']') {
+                        return None;
+                    }
+                    field
+                }
+                _ => return None,
+            };
+            target.too_deep = target.field.is_some();
+            target.field = Some((self.content(field), target.at));
+        }
+    }
+
+    fn assign(&mut self, target: &Target<'a>, value: Value<'a>) {
+        let block = self.block();
+        match target.field {
+            _ if target.too_deep => {}
+            None => match self.variables.get_mut(target.name) {
+                Some(slot) => slot.set(value, block, &mut self.heap),
+                None => {
+                    self.variables.insert(target.name, Slot::new(value, target.at, block));
+                }
+            },
+            Some((field, at)) => {
+                let objects = match self.variables.get(target.name).map(|slot| &slot.value) {
+                    Some(Value::Objects(objects)) => objects.clone(),
+                    // Of what it was made is not told; that it has this field is.
+                    _ => {
+                        let object = self.heap.object(Object { at: target.at, ..Object::default() });
+                        let Value::Objects(objects) = &object else { return };
+                        let objects = objects.clone();
+                        self.variables.insert(target.name, Slot::new(object, target.at, block));
+                        objects
+                    }
+                };
+                self.heap.set_field(&objects, field, &value, at, block);
+            }
+        }
+    }
+}
