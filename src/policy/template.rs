@@ -34,7 +34,8 @@ impl Template {
     /// Reads a policy template. Total: whatever the bytes are, what can be read is, and the rest is among the `errors`.
     pub fn parse(text: &[u8]) -> Self {
         let mut notes = Reader::new(text).read();
-        let known: Known = notes.blocks.iter().enumerate().map(|(index, (block, _))| (block.name.clone(), index)).collect();
+        let known: Known =
+            notes.blocks.iter().enumerate().map(|(index, (block, _))| (block.name.clone(), index)).collect();
         let mut found = std::mem::take(&mut notes.requests);
         for index in 0..notes.scripts.len() {
             run_script(text, &mut notes, index, &known, &mut found);
@@ -176,11 +177,8 @@ fn assemble(text: &[u8], mut notes: Notes<'_>, mut uses: Vec<(usize, Option<usiz
     positions.add(notes.issues.iter().map(|(at, _)| *at));
     positions.find(text);
     let mut template = Template { name: notes.name, parameters: notes.parameters, ..Template::default() };
-    template.credentials = notes
-        .blocks
-        .into_iter()
-        .map(|(block, at)| Block { line: positions.of(at).0, ..block })
-        .collect();
+    template.credentials =
+        notes.blocks.into_iter().map(|(block, at)| Block { line: positions.of(at).0, ..block }).collect();
     for (at, block, mut one) in uses {
         one.line = positions.of(at).0;
         let list = match block.and_then(|block| template.credentials.get_mut(block)) {
@@ -215,6 +213,9 @@ fn tag(text: &str, tags: &mut BTreeMap<String, String>) -> bool {
 impl Template {
     /// Reads a template or a declaration.
     pub fn read(_: &std::path::Path, bytes: &[u8]) -> Self {
-        Self::parse(bytes)
+        match serde_json::from_slice(bytes) {
+            Ok(credentials) => Self { credentials, ..Self::default() },
+            Err(_) => Self::parse(bytes),
+        }
     }
 }

@@ -38,6 +38,7 @@ mod ntlm;
 mod operations;
 mod oracle;
 mod oracle_signing;
+mod policies;
 mod protocols;
 mod recipes;
 mod reverse;

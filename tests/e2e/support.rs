@@ -13,6 +13,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
@@ -528,10 +530,23 @@ pub fn tls_tunnel(
     sni: &str,
     alpn: &[&str],
 ) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+    tls_tunnel_as(proxy, connect, sni, alpn, None)
+}
+
+/// The same with proxy credentials, such as `runner:token`.
+pub fn tls_tunnel_as(
+    proxy: &Proxy,
+    connect: &str,
+    sni: &str,
+    alpn: &[&str],
+    user: Option<&str>,
+) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
     provider();
     let mut stream = TcpStream::connect(proxy.forward()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    write!(stream, "CONNECT {connect} HTTP/1.1\r\nHost: {connect}\r\n\r\n").unwrap();
+    let proof = user.map(|user| format!("Proxy-Authorization: Basic {}\r\n", STANDARD.encode(user)));
+    let proof = proof.unwrap_or_default();
+    write!(stream, "CONNECT {connect} HTTP/1.1\r\nHost: {connect}\r\n{proof}\r\n").unwrap();
     let answer = read_connect(&mut stream);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let mut config = rustls::ClientConfig::builder()
