@@ -7,11 +7,14 @@
 
 mod candidate;
 mod declared;
+mod groups;
 mod matching;
 mod placeholder;
 mod places;
 mod proposal;
 mod template;
+#[cfg(test)]
+mod testing;
 mod ties;
 
 pub use candidate::Candidate;

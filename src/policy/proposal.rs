@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::candidate::{Candidate, Reach};
 use super::declared::{Block, Template};
+use super::groups::{Bound, Groups};
 use super::places::{Place, Places, account_number, at};
 use super::ties::undecided;
-use crate::route::{HostPattern, HostShape};
 use crate::store::{PolicyBinding, PolicyPassage};
 
 /// A block and what stands below it rarely take more lines than this.
@@ -210,15 +210,15 @@ impl Work<'_> {
         if self.options.loose {
             groups.loosen(reach.own());
         }
-        for ((methods, cleartext), group) in groups.0 {
+        for bound in groups.bound() {
             self.proposal.bindings.push(PolicyBinding {
                 block: block.name.clone(),
                 credential: candidate.id.clone(),
-                hosts: group.hosts.iter().map(ToString::to_string).collect(),
-                shapes: group.shapes(),
-                methods: methods.into_iter().collect(),
+                hosts: bound.hosts,
+                shapes: bound.shapes,
+                methods: bound.methods,
                 account_number: account_number.clone(),
-                allow_cleartext: cleartext,
+                allow_cleartext: bound.cleartext,
                 only_named: false,
             });
         }
@@ -331,12 +331,8 @@ impl Work<'_> {
                 None => self.proposal.notes.push(format!("line {} is left out: {}", wrong.line, wrong.why)),
             }
         }
-        for ((methods, _), group) in groups.0 {
-            self.proposal.passages.push(PolicyPassage {
-                hosts: group.hosts.iter().map(ToString::to_string).collect(),
-                shapes: group.shapes(),
-                methods: methods.into_iter().collect(),
-            });
+        for Bound { hosts, shapes, methods, .. } in groups.bound() {
+            self.proposal.passages.push(PolicyPassage { hosts, shapes, methods });
         }
     }
 }
@@ -352,64 +348,6 @@ fn concerns(template: &Template, message: &str, line: usize, block: &Block) -> b
         block.line > 0 && (block.line..end.min(block.line + LONGEST_BLOCK)).contains(&line)
     };
     names || same().any(|block| stands(block) || block.uses.iter().any(|one| one.line == line))
-}
-
-/// Hosts by the methods that they are called with, and by whether in the clear.
-#[derive(Default)]
-struct Groups(BTreeMap<(BTreeSet<String>, bool), Group>);
-
-#[derive(Default)]
-struct Group {
-    hosts: Vec<HostPattern>,
-    shapes: Vec<HostShape>,
-    /// All of the hosts is meant, not only the shapes.
-    whole: bool,
-}
-
-impl Groups {
-    /// No methods mean every one.
-    fn add(&mut self, methods: Option<&BTreeSet<String>>, cleartext: bool) -> &mut Group {
-        self.0.entry((methods.cloned().unwrap_or_default(), cleartext)).or_default()
-    }
-
-    /// All of the credential's hosts by any of the methods.
-    fn loosen(&mut self, own: &[HostPattern]) {
-        if self.0.is_empty() {
-            return;
-        }
-        let every = self.0.keys().any(|(methods, _)| methods.is_empty());
-        let methods: BTreeSet<String> = self.0.keys().flat_map(|(methods, _)| methods.clone()).collect();
-        let cleartext = self.0.keys().any(|(_, cleartext)| *cleartext);
-        self.0.clear();
-        self.add((!every).then_some(&methods), cleartext).add(own, None);
-    }
-}
-
-impl Group {
-    /// No shape means all of the hosts.
-    fn add(&mut self, hosts: &[HostPattern], shape: Option<&HostShape>) {
-        for host in hosts {
-            if !self.hosts.contains(host) {
-                self.hosts.push(host.clone());
-            }
-        }
-        match shape.filter(|shape| !shape.is_any() || shape.port().is_some()) {
-            Some(shape) if self.shapes.contains(shape) => {}
-            Some(shape) => self.shapes.push(shape.clone()),
-            None => self.whole = true,
-        }
-    }
-
-    /// None where the hosts say it all.
-    fn shapes(&self) -> Vec<String> {
-        let says_it_all = |shape: &HostShape| {
-            shape.is_its_pattern() && shape.pattern().is_some_and(|pattern| self.hosts.contains(&pattern))
-        };
-        if self.whole || self.shapes.iter().all(says_it_all) {
-            return Vec::new();
-        }
-        self.shapes.iter().map(ToString::to_string).collect()
-    }
 }
 
 #[cfg(test)]
