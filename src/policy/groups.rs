@@ -20,8 +20,9 @@ pub(super) struct Bound {
 
 #[derive(Default)]
 pub(super) struct Group {
-    hosts: Vec<HostPattern>,
-    shapes: Vec<HostShape>,
+    hosts: BTreeSet<String>,
+    /// Each with its pattern, where that says all that it does.
+    shapes: BTreeMap<String, Option<String>>,
     /// All of the hosts is meant, not only the shapes.
     whole: bool,
 }
@@ -35,8 +36,8 @@ impl Groups {
     /// What they come to, in the order of the methods.
     pub(super) fn bound(self) -> impl Iterator<Item = Bound> {
         self.0.into_iter().map(|((methods, cleartext), group)| Bound {
-            hosts: group.hosts.iter().map(ToString::to_string).collect(),
             shapes: group.shapes(),
+            hosts: group.hosts.into_iter().collect(),
             methods: methods.into_iter().collect(),
             cleartext,
         })
@@ -58,25 +59,22 @@ impl Groups {
 impl Group {
     /// No shape means all of the hosts.
     pub(super) fn add(&mut self, hosts: &[HostPattern], shape: Option<&HostShape>) {
-        for host in hosts {
-            if !self.hosts.contains(host) {
-                self.hosts.push(host.clone());
-            }
-        }
+        self.hosts.extend(hosts.iter().map(ToString::to_string));
         match shape.filter(|shape| !shape.is_any() || shape.port().is_some()) {
-            Some(shape) if self.shapes.contains(shape) => {}
-            Some(shape) => self.shapes.push(shape.clone()),
+            Some(shape) => {
+                let pattern = shape.pattern().filter(|_| shape.is_its_pattern());
+                self.shapes.insert(shape.to_string(), pattern.map(|pattern| pattern.to_string()));
+            }
             None => self.whole = true,
         }
     }
 
     fn shapes(&self) -> Vec<String> {
-        let says_it_all = |shape: &HostShape| {
-            shape.is_its_pattern() && shape.pattern().is_some_and(|pattern| self.hosts.contains(&pattern))
-        };
-        if self.whole || self.shapes.iter().all(says_it_all) {
+        let says_it_all =
+            |pattern: &Option<String>| pattern.as_ref().is_some_and(|pattern| self.hosts.contains(pattern));
+        if self.whole || self.shapes.values().all(says_it_all) {
             return Vec::new();
         }
-        self.shapes.iter().map(ToString::to_string).collect()
+        self.shapes.keys().cloned().collect()
     }
 }

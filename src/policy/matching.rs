@@ -12,6 +12,9 @@ use crate::scheme::{Aim, aim};
 /// The application that Azure's resource management is in every cloud.
 const RESOURCE_MANAGEMENT: &str = "797f4846-ba00-4fd7-ba43-dac1f8f63013";
 
+/// As many hosts as are told of one by one.
+const LISTED: usize = 20;
+
 /// How well a credential fits, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -182,6 +185,11 @@ fn cover(candidate: &Candidate, places: &Places) -> (Cover, Cover, Vec<String>) 
         Cover::Fits if partly => Cover::Partly,
         cover => cover,
     };
+    let more = lacks.len().saturating_sub(LISTED);
+    if more > 0 {
+        lacks.truncate(LISTED);
+        lacks.push(format!("the same of {more} more"));
+    }
     (hosts, Cover::of(aimed, missed), lacks)
 }
 

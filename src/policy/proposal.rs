@@ -16,6 +16,14 @@ use crate::store::{PolicyBinding, PolicyPassage};
 /// A block and what stands below it rarely take more lines than this.
 const LONGEST_BLOCK: usize = 12;
 
+/// As many names as a sentence lists.
+const LISTED: usize = 20;
+
+/// As many hosts as one block, or the requests without one, may call: more than anybody could read.
+const MOST_PLACES: usize = 1000;
+
+const TOO_MANY: &str = "the template calls more than 1000 hosts here: write those that vary as one parameter";
+
 /// How a policy is applied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
@@ -71,11 +79,9 @@ pub fn propose(
     let mut work = Work { template, parameters, options, problems: Vec::new(), proposal: Proposal::default() };
     work.check_parameters();
     work.check_selection(selection);
-    for block in each_once(&template.credentials) {
-        let uses = template.credentials.iter().filter(|other| other.name == block.name).flat_map(|block| &block.uses);
-        let block = Block { uses: uses.cloned().collect(), ..block.clone() };
-        if let Some(candidate) = work.candidate(&block, selection) {
-            work.bind(&block, candidate);
+    for block in &merged(&template.credentials) {
+        if let Some(candidate) = work.candidate(block, selection) {
+            work.bind(block, candidate);
         }
     }
     work.check_issues();
@@ -88,9 +94,19 @@ pub fn propose(
 }
 
 /// Blocks of one name are one block, used wherever any of them is.
-fn each_once(blocks: &[Block]) -> impl Iterator<Item = &Block> {
-    let mut seen = BTreeSet::new();
-    blocks.iter().filter(move |block| seen.insert(&block.name))
+fn merged(blocks: &[Block]) -> Vec<Block> {
+    let mut merged: Vec<Block> = Vec::new();
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    for block in blocks {
+        match places.get(&*block.name).and_then(|place| merged.get_mut(*place)) {
+            Some(first) => first.uses.extend(block.uses.iter().cloned()),
+            None => {
+                places.insert(&block.name, merged.len());
+                merged.push(block.clone());
+            }
+        }
+    }
+    merged
 }
 
 struct Work<'a> {
@@ -120,9 +136,8 @@ impl Work<'_> {
             let message = match declared {
                 None if accounts.contains(name.as_str()) => continue,
                 None => {
-                    let names: Vec<&str> = template.parameters.iter().map(|parameter| &*parameter.name).collect();
-                    let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-                    format!("the template has no parameter {name}; it has {names}")
+                    let names = template.parameters.iter().map(|parameter| &*parameter.name);
+                    format!("the template has no parameter {name}; it has {}", listed(names))
                 }
                 Some(parameter) if !parameter.allowed.is_empty() && !parameter.allowed.contains(value) => {
                     format!("parameter {name} is one of {}, not `{value}`", parameter.allowed.join(", "))
@@ -134,9 +149,9 @@ impl Work<'_> {
     }
 
     fn check_selection(&mut self, selection: &BTreeMap<String, Option<Candidate>>) {
-        let names: Vec<&str> = each_once(&self.template.credentials).map(|block| &*block.name).collect();
-        for name in selection.keys().filter(|name| !names.contains(&name.as_str())) {
-            let has = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let names: BTreeSet<&str> = self.template.credentials.iter().map(|block| &*block.name).collect();
+        for name in selection.keys().filter(|name| !names.contains(name.as_str())) {
+            let has = listed(names.iter().copied());
             let message = format!("the template has no such credentials block; it has {has}");
             self.problems.push(Problem { block: Some(name.clone()), message });
         }
@@ -198,6 +213,10 @@ impl Work<'_> {
         let account_number = self.account_number(block, candidate);
         let reach = candidate.reach();
         let places = Places::of(&block.uses, self.template, self.parameters);
+        if places.all.len() > MOST_PLACES {
+            self.problem(block, TOO_MANY);
+            return;
+        }
         self.tell_wrong(block, &places);
         self.check_cleartext(block);
         let mut groups = Groups::default();
@@ -291,18 +310,16 @@ impl Work<'_> {
 
     /// What was not read of the template.
     fn check_issues(&mut self) {
-        let template = self.template;
-        for issue in &template.errors {
-            let concerned =
-                each_once(&template.credentials).filter(|block| concerns(template, &issue.message, issue.line, block));
+        let parts = Parts::of(self.template);
+        for issue in &self.template.errors {
             let text = format!("line {}, column {}: {}", issue.line, issue.column, issue.message);
-            let mut nobody = true;
-            for block in concerned {
-                nobody = false;
-                self.problem(block, format!("the template is wrong in {text}; change it there"));
-            }
-            if nobody {
+            let concerned = parts.concerned(&issue.message, issue.line);
+            if concerned.is_empty() {
                 self.proposal.notes.push(format!("the template was not read in {text}"));
+            }
+            for block in concerned {
+                let message = format!("the template is wrong in {text}; change it there");
+                self.problems.push(Problem { block: Some(block.to_owned()), message });
             }
         }
     }
@@ -310,6 +327,10 @@ impl Work<'_> {
     /// What may be called without a credential.
     fn pass(&mut self) {
         let places = Places::of(&self.template.unsigned, self.template, self.parameters);
+        if places.all.len() > MOST_PLACES {
+            self.problems.push(Problem { block: None, message: TOO_MANY.to_owned() });
+            return;
+        }
         let mut groups = Groups::default();
         for place in &places.all {
             match place.shape.pattern() {
@@ -337,17 +358,44 @@ impl Work<'_> {
     }
 }
 
-/// Whether something that could not be read concerns a block: it names it, or stands in it or where it is used.
-fn concerns(template: &Template, message: &str, line: usize, block: &Block) -> bool {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let names = message.split(|c| !is_word(c)).any(|word| word == block.name);
-    let same = || template.credentials.iter().filter(|other| other.name == block.name);
-    let next: BTreeSet<usize> = template.credentials.iter().map(|other| other.line).collect();
-    let stands = |block: &Block| {
-        let end = next.range(block.line + 1..).next().copied().unwrap_or(usize::MAX);
-        block.line > 0 && (block.line..end.min(block.line + LONGEST_BLOCK)).contains(&line)
-    };
-    names || same().any(|block| stands(block) || block.uses.iter().any(|one| one.line == line))
+/// The first of many names.
+fn listed<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let mut names: Vec<&str> = names.take(LISTED + 1).collect();
+    if names.len() > LISTED {
+        names.truncate(LISTED);
+        names.push("…");
+    }
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// Which block a line belongs to.
+struct Parts<'a> {
+    names: BTreeSet<&'a str>,
+    begins: BTreeMap<usize, &'a str>,
+    used: BTreeMap<usize, &'a str>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(template: &'a Template) -> Self {
+        let blocks = || template.credentials.iter();
+        let used = |block: &'a Block| block.uses.iter().map(move |one| (one.line, &*block.name));
+        Self {
+            names: blocks().map(|block| &*block.name).collect(),
+            begins: blocks().map(|block| (block.line, &*block.name)).collect(),
+            used: blocks().flat_map(used).collect(),
+        }
+    }
+
+    /// The blocks that something which could not be read concerns: it names them, or stands in one or where one is used.
+    fn concerned(&self, message: &str, line: usize) -> BTreeSet<&'a str> {
+        let words = message.split(|c: char| !c.is_alphanumeric() && c != '_');
+        let mut concerned: BTreeSet<&str> = words.filter_map(|word| self.names.get(word).copied()).collect();
+        let begun = self.begins.range(..=line).next_back();
+        concerned
+            .extend(begun.filter(|(begin, _)| **begin > 0 && line - **begin < LONGEST_BLOCK).map(|(_, name)| name));
+        concerned.extend(self.used.get(&line));
+        concerned
+    }
 }
 
 #[cfg(test)]

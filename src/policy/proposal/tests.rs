@@ -75,7 +75,7 @@ fn bindings_are_narrowed_to_hosts_and_methods_one_for_each_set_of_methods() {
     assert_eq!(
         texts(&proposal),
         [
-            "auth_aws aws_default [sts.amazonaws.com *.s3.amazonaws.com] [] [GET]",
+            "auth_aws aws_default [*.s3.amazonaws.com sts.amazonaws.com] [] [GET]",
             "auth_aws aws_default [*.amazonaws.com] [ec2.{region}.amazonaws.com] [GET POST]",
             "auth_spot spot [api.spotinst.io] [] [DELETE]",
         ]
@@ -383,7 +383,7 @@ fn requests_without_a_credential_become_passages_where_enough_is_told() {
         .collect();
     assert_eq!(
         passages,
-        ["[raw.githubusercontent.com *.example.com] [] [GET]", "[*.example.com] [api.{region}.example.com] [POST]"]
+        ["[*.example.com raw.githubusercontent.com] [] [GET]", "[*.example.com] [api.{region}.example.com] [POST]"]
     );
     let left_out = |line| format!("line {line}: a request without a credential whose host is not told is left out");
     assert_eq!(proposal.notes.len(), 3, "{:?}", proposal.notes);
@@ -431,6 +431,22 @@ fn blocks_of_one_name_are_one() {
         spot_block(&[call(12, "GET", "api.spotinst.io")]),
     ]);
     assert_eq!(plainly(&template, &chosen(&[("auth_spot", spot())])).bindings.len(), 1);
+}
+
+#[test]
+fn a_template_that_calls_too_many_hosts_is_refused_in_no_time() {
+    let uses =
+        |count: usize| (0..count).map(|at| call(at + 9, "GET", &format!("h{at}.spotinst.io"))).collect::<Vec<_>>();
+    let own = chosen(&[("auth_spot", Candidate { hosts: vec!["*.spotinst.io".into()], ..spot() })]);
+    assert_eq!(plainly(&template(&[spot_block(&uses(1000))]), &own).bindings[0].hosts.len(), 1000);
+    assert_refused(
+        &template(&[spot_block(&uses(1001))]),
+        &own,
+        &[],
+        "auth_spot: the template calls more than 1000 hosts",
+    );
+    let unsigned = Template { unsigned: uses(1001), ..Template::default() };
+    assert_refused(&unsigned, &Chosen::new(), &[], "the template calls more than 1000 hosts");
 }
 
 #[test]
