@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 
+use crate::support::management::Manager;
 use crate::support::{Proxy, Root, kit, measured};
 
 /// A program of `tests/aws`, which ends with the test.
@@ -126,6 +127,84 @@ impl Scene {
         let root = self.root.pem();
         Proxy::start_with(&config, variables, |folder| std::fs::write(folder.join("origin.pem"), root).unwrap())
     }
+}
+
+/// A proxy with a store beside that credential, for runs of policies.
+async fn leasing(scene: &Scene, server: &Server, variables: &[(&str, &str)]) -> Proxy {
+    let tunnel = tunnel(server.facts["port"].as_u64().unwrap()).await;
+    let config = format!(
+        "listeners: {{ forward: [{{ address: 127.0.0.1:0 }}] }}\nadmin: {{ address: 127.0.0.1:0 }}\n\
+         ca: {{ directory: FOLDER/ca, bundle: FOLDER/ca-bundle.pem }}\n\
+         upstream: {{ ca_file: FOLDER/origin.pem, proxy: \"http://{tunnel}\" }}\ncredentials:\n  - id: aws\n{KEYS}"
+    );
+    let root = scene.root.pem();
+    Proxy::start_with(&config, variables, |folder| std::fs::write(folder.join("origin.pem"), root).unwrap())
+}
+
+/// Applies a declaration for AWS and begins a run of it: its id, and what stands before the `@` of the proxy's address.
+async fn lease(manager: &Manager, uses: Value) -> (String, String) {
+    let template = json!([{ "name": "auth_aws", "schemes": ["aws", "aws_sts"], "label": "AWS", "uses": uses }]);
+    let body = json!({ "template": template, "credentials": { "auth_aws": "aws" } });
+    let applied = manager.done("POST", "/v1/accounts/default/applied-policies", Some(body)).await;
+    let path = format!("/v1/accounts/default/applied-policies/{}/runs", applied["id"].as_str().unwrap());
+    let run = manager.done("POST", &path, None).await;
+    let word = |name: &str| run[name].as_str().unwrap().to_owned();
+    (word("id"), format!("{}:{}@", word("caller"), word("token")))
+}
+
+/// Runs Cloud Custodian; whether it ran through, and what it printed.
+fn custodian(kit: &Path, proxy: &Proxy, user: &str, policies: &[&str]) -> (bool, String) {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(kit.join("venv/bin/python"));
+    command.arg(folder().join("custodian.py")).arg(kit.join("venv/bin/custodian")).args(policies).env_clear();
+    command.envs(environment(proxy)).env("HTTPS_PROXY", format!("http://{user}{}", proxy.forward()));
+    command.env("HOME", home.path()).env("PATH", std::env::var_os("PATH").unwrap()).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cloud_custodian_runs_under_a_lease_on_the_hosts_that_are_declared_and_on_nothing_after_it() {
+    let Some(kit) = kit("aws") else { return };
+    let scene = Scene::new();
+    let moto = scene.moto(&kit, &[]);
+    let keys = [("KEY", moto.fact("access_key")), ("SECRET", moto.fact("secret_key"))];
+    let proxy = leasing(&scene, &moto, &keys).await;
+    let manager = Manager::of(&proxy);
+    // A declaration that tells no uses: the credential's own hosts, and what the run did says what would have sufficed.
+    let (wide, user) = lease(&manager, json!([])).await;
+    let (done, out) = custodian(&kit, &proxy, &user, &["buckets", "queues", "users"]);
+    assert!(done, "{out}");
+    let report = manager.done("GET", &format!("/v1/accounts/default/runs/{wide}"), None).await;
+    assert_eq!(report["refused"], json!([]), "{report}");
+    let mut uses = Vec::new();
+    for binding in report["sufficient"].as_array().unwrap() {
+        for host in binding["hosts"].as_array().unwrap() {
+            for method in binding["methods"].as_array().unwrap() {
+                uses.push(json!({ "host": host, "method": method, "path": "/" }));
+            }
+        }
+    }
+    assert!(uses.len() >= 3, "{report}");
+    // Just that suffices.
+    let (narrow, user) = lease(&manager, json!(uses)).await;
+    let (done, out) = custodian(&kit, &proxy, &user, &["buckets", "queues", "users"]);
+    assert!(done, "{out}");
+    let report = manager.done("GET", &format!("/v1/accounts/default/runs/{narrow}"), None).await;
+    assert_eq!(report["refused"], json!([]), "{report}");
+    // Another host was not declared, and is refused before anything goes out.
+    let (done, _) = custodian(&kit, &proxy, &user, &["volumes"]);
+    assert!(!done);
+    let report = manager.done("GET", &format!("/v1/accounts/default/runs/{narrow}"), None).await;
+    let refused = report["refused"].to_string();
+    assert!(refused.contains("ec2.us-east-1.amazonaws.com") && refused.contains("unbound"), "{report}");
+    assert!(!moto.requests().await.iter().any(|one| one.to_string().contains("ec2.us-east-1")), "nothing went out");
+    // The lease ends, and with it everything.
+    manager.done("DELETE", &format!("/v1/accounts/default/runs/{narrow}"), None).await;
+    let before = moto.requests().await.len();
+    assert!(!custodian(&kit, &proxy, &user, &["users"]).0);
+    assert_eq!(moto.requests().await.len(), before);
+    measured(&format!("Cloud Custodian ran under a lease on {} hosts and methods", uses.len()));
 }
 
 pub const KEYS: &str = "    scheme: aws\n    access_key: { env: KEY }\n    secret_key: { env: SECRET }\n";

@@ -220,3 +220,45 @@ async fn every_change_is_a_row_that_the_api_finds() {
     assert!(found.contains("ops") && !found.contains("canary-key"), "{found}");
     assert!(!fleet.postgres.dump().contains("canary-key"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_known_to_both_processes_and_ends_in_both() {
+    let Some(fleet) = Fleet::start("a run in a fleet", "").await else { return };
+    let one = fleet.manager(0);
+    one.key("one", "first", "one.test").await;
+    let template = json!([{ "name": "auth_one", "schemes": ["api_key"], "label": "One",
+        "uses": [{ "method": "GET", "host": "one.test", "path": "/", "cleartext": true }] }]);
+    let body = json!({ "template": template, "credentials": { "auth_one": "one" }, "allowCleartext": true });
+    let applied = one.done("POST", "/v1/accounts/default/applied-policies", Some(body)).await;
+    let path = format!("/v1/accounts/default/applied-policies/{}/runs", applied["id"].as_str().unwrap());
+    let run = one.done("POST", &path, None).await;
+    let word = |name: &str| run[name].as_str().unwrap().to_owned();
+    let proof = base64::Engine::encode(
+        &base64::engine::general_purpose::STANDARD,
+        format!("{}:{}", word("caller"), word("token")),
+    );
+    let as_run = |number: usize| {
+        let head = "GET http://one.test/ HTTP/1.1\r\nHost: one.test\r\nConnection: close";
+        raw(
+            &fleet.proxies[number].forward(),
+            format!("{head}\r\nProxy-Authorization: Basic {proof}\r\n\r\n").as_bytes(),
+        )
+    };
+    let until = |number: usize, words: &str| {
+        let began = Instant::now();
+        while !as_run(number).text.contains(words) {
+            assert!(began.elapsed() < DEADLINE, "never: {}", as_run(number).text);
+        }
+        began.elapsed()
+    };
+    assert!(as_run(0).text.ends_with("Bearer first"), "where it was begun, at once");
+    let begun = until(1, "Bearer first");
+    fleet.manager(1).done("DELETE", &format!("/v1/accounts/default/runs/{}", word("id")), None).await;
+    assert_eq!(as_run(1).code(), "caller_unknown", "where it was ended, at once");
+    let ended = until(0, "caller_unknown");
+    assert!(begun < Duration::from_secs(1) && ended < Duration::from_secs(1), "{begun:?} {ended:?}");
+    measured(&format!(
+        "a run is known and over in the other process after {} ms at most",
+        begun.max(ended).as_millis()
+    ));
+}

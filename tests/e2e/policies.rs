@@ -417,3 +417,92 @@ async fn one_template_is_applied_to_many_accounts_with_each_ones_own_credential(
         assert_eq!(answer, (200, format!("Bearer jira_{account}-key")));
     }
 }
+
+/// A server that switches protocols and then talks until nobody listens any more.
+fn talker() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count == 1) {
+                head.push(byte[0]);
+            }
+            let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+            let bearer = head.lines().find(|line| line.starts_with("authorization:")).unwrap_or("nobody").to_owned();
+            let _ = stream
+                .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+            while stream.write_all(format!("{bearer}\n").as_bytes()).is_ok() {}
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_of_a_run_is_cut_when_the_run_ends() {
+    let root = Root::new();
+    let config = Config::new()
+        .resolve("ws.test:80", talker())
+        .rest("admin: { address: 127.0.0.1:0 }\n")
+        .text()
+        .replace("{ env: SECRET }, hosts: [api.test", "{ env: SECRET }, hosts: [ws.test, api.test");
+    let proxy = Proxy::start_with(&config, &[("SECRET", SECRET)], |folder| {
+        std::fs::write(folder.join("origin.pem"), root.pem()).unwrap();
+    });
+    let manager = Manager::of(&proxy);
+    let template = json!([{ "name": "auth_ws", "schemes": ["api_key"], "label": "Talk",
+        "uses": [{ "method": "GET", "host": "ws.test", "path": "/", "cleartext": true }] }]);
+    let mut body = json!({ "template": template, "credentials": { "auth_ws": "key" } });
+    let path = format!("{ACCOUNT}/applied-policies");
+    let (status, answer) = manager.call("POST", &path, Some(body.clone())).await;
+    assert_eq!(status, 422, "a secret would travel unencrypted: {answer}");
+    body["allowCleartext"] = json!(true);
+    let applied = manager.done("POST", &path, Some(body)).await;
+    let path = format!("{path}/{}/runs", applied["id"].as_str().unwrap());
+    let run = Run(manager.done("POST", &path, None).await);
+
+    let mut stream = std::net::TcpStream::connect(proxy.forward()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let proof = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, run.user());
+    write!(
+        stream,
+        "GET http://ws.test/ HTTP/1.1\r\nHost: ws.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+         Proxy-Authorization: Basic {proof}\r\n\r\n"
+    )
+    .unwrap();
+    let head = crate::support::read_connect(&mut stream);
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let mut some = [0; 256];
+    stream.read_exact(&mut some).unwrap();
+    assert!(String::from_utf8_lossy(&some).contains(&format!("bearer {SECRET}")), "it is on");
+    manager.done("DELETE", &format!("{ACCOUNT}/runs/{}", run.id()), None).await;
+    // Whatever was on its way comes, then the end.
+    let mut rest = Vec::new();
+    let ended = stream.read_to_end(&mut rest);
+    assert!(
+        ended.as_ref().is_ok()
+            || ended.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset),
+        "{ended:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_did_is_written_down_when_the_process_ends() {
+    let scene = Scene::start().await;
+    let run = scene.run(&scene.tickets().await).await;
+    assert_eq!(ask(&scene.client(&run), "GET", "https://jira.test/rest", None).await.0, 200);
+    let Scene { proxy, origin, .. } = scene;
+    proxy.signal("TERM");
+    proxy.wait_log(|log| log.contains("\"stopped\""));
+    let proxy = proxy.killed_and_started_again(&binary(), &[("SECRET", SECRET)]);
+    let manager = Manager::of(&proxy);
+    let scene = Scene { proxy, origin, manager };
+    let report = scene.report(&run).await;
+    assert_eq!(
+        (&report["uses"][0]["credential"], &report["uses"][0]["count"]),
+        (&json!("jira"), &json!(1)),
+        "{report}"
+    );
+}

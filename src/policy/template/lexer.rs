@@ -196,7 +196,9 @@ impl<'a> Lexer<'a> {
             b'"' | b'\'' => self.string(start, byte),
             b'$' | b'@' => self.variable(start),
             b'`' if self.dialect == Dialect::Script => self.quasi(start),
-            b'/' if self.expects_pattern() => self.pattern(start).unwrap_or((Kind::Mark(b'/'), start, start, start + 1)),
+            b'/' if self.expects_pattern() => {
+                self.pattern(start).unwrap_or((Kind::Mark(b'/'), start, start, start + 1))
+            }
             b'<' if self.dialect != Dialect::Script => self.heredoc(start).unwrap_or_else(|| self.operator(start)),
             _ => self.operator(start),
         };
@@ -276,7 +278,10 @@ impl<'a> Lexer<'a> {
         let word = self.text.get(from..to).unwrap_or_default();
         match self.dialect {
             Dialect::Script => {
-                matches!(word, b"return" | b"typeof" | b"case" | b"in" | b"of" | b"delete" | b"void" | b"else" | b"do" | b"new")
+                matches!(
+                    word,
+                    b"return" | b"typeof" | b"case" | b"in" | b"of" | b"delete" | b"void" | b"else" | b"do" | b"new"
+                )
             }
             // A field's name, before its value.
             Dialect::Template => true,
@@ -312,7 +317,9 @@ impl<'a> Lexer<'a> {
         let two = self.text.get(start..start + 2).unwrap_or_default();
         let (kind, length) = match (three, two) {
             (b"===" | b"!==" | b"...", _) => (Kind::Binary, 3),
-            (_, b"==" | b"!=" | b"<=" | b">=" | b"=~" | b"!~" | b"&&" | b"<<" | b">>" | b"**" | b"..") => (Kind::Binary, 2),
+            (_, b"==" | b"!=" | b"<=" | b">=" | b"=~" | b"!~" | b"&&" | b"<<" | b">>" | b"**" | b"..") => {
+                (Kind::Binary, 2)
+            }
             (_, b"||" | b"??") => (Kind::Or, 2),
             (_, b"=>") => (Kind::Arrow, 2),
             (_, b"++" | b"--") => (Kind::Increment, 2),
@@ -367,7 +374,9 @@ impl<'a> Lexer<'a> {
     fn may_follow_text(&self, offset: usize) -> bool {
         match self.at(offset) {
             None => true,
-            Some(byte) => is_blank(byte) || matches!(byte, b'\n' | b',' | b')' | b']' | b'}' | b';' | b'#' | b'+' | b':'),
+            Some(byte) => {
+                is_blank(byte) || matches!(byte, b'\n' | b',' | b')' | b']' | b'}' | b';' | b'#' | b'+' | b':')
+            }
         }
     }
 

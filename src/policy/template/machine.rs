@@ -265,9 +265,7 @@ impl<'a> Machine<'a> {
         let (arguments, _) = self.arguments();
         match (name, of) {
             (b"toString" | b"trim" | b"toLowerCase" | b"toUpperCase" | b"valueOf", _) => of.clone(),
-            (b"join", Value::List(list)) => {
-                self.heap.join(*list, arguments.first().unwrap_or(&Value::Literal(b",")))
-            }
+            (b"join", Value::List(list)) => self.heap.join(*list, arguments.first().unwrap_or(&Value::Literal(b","))),
             (b"concat", Value::Literal(_) | Value::Named(_) | Value::Texts(_)) => {
                 let mut whole = of.clone();
                 for argument in &arguments {
@@ -289,7 +287,8 @@ impl<'a> Machine<'a> {
 
     /// What stands in brackets behind something.
     fn element(&mut self, of: &Value<'a>, index: &Value<'a>) -> Value<'a> {
-        let number = |text: &[u8]| text.iter().all(u8::is_ascii_digit).then(|| std::str::from_utf8(text).ok()?.parse().ok());
+        let number =
+            |text: &[u8]| text.iter().all(u8::is_ascii_digit).then(|| std::str::from_utf8(text).ok()?.parse().ok());
         match (of, index) {
             (Value::List(list), Value::Literal(text)) => {
                 let item = number(text).flatten().and_then(|index: usize| self.heap.items(*list).get(index).cloned());
@@ -577,10 +576,18 @@ impl<'a> Machine<'a> {
                 (Some(one), Some(other)) => self.heap.either(one, other),
                 _ => Value::Unknown,
             },
-            b"to_s" | b"strip" | b"lstrip" | b"rstrip" | b"downcase" | b"upcase" | b"String" | b"encodeURIComponent"
+            b"to_s"
+            | b"strip"
+            | b"lstrip"
+            | b"rstrip"
+            | b"downcase"
+            | b"upcase"
+            | b"String"
+            | b"encodeURIComponent"
             | b"encodeURI" => first.clone(),
             _ => {
-                if let Some(method) = name.strip_prefix(b"http_").filter(|_| self.lexer.dialect() == Dialect::Workflow) {
+                if let Some(method) = name.strip_prefix(b"http_").filter(|_| self.lexer.dialect() == Dialect::Workflow)
+                {
                     let object = match (by_name, first) {
                         (Some(object), _) => self.heap.object(Object { at: token.start, ..object }),
                         (None, object) => object.clone(),

@@ -8,8 +8,8 @@ use super::lexer::{Dialect, Flaw, Kind, Token};
 use super::machine::Machine;
 use super::positions::without_mark;
 use super::request::{Request, may_be};
-use super::value::Value;
 use super::tag;
+use super::value::Value;
 use crate::policy::declared::{Block, Parameter};
 
 /// How far is looked to tell a block from a field of the same name.
@@ -95,10 +95,13 @@ impl<'a> Reader<'a> {
             self.statement();
         }
         for (at, flaw) in std::mem::take(&mut self.machine.lexer.flaws) {
-            self.issue(at, match flaw {
-                Flaw::Text => "this string is not ended: its second quote is missing",
-                Flaw::Heredoc => "this text is not ended: no line is its end mark alone",
-            });
+            self.issue(
+                at,
+                match flaw {
+                    Flaw::Text => "this string is not ended: its second quote is missing",
+                    Flaw::Heredoc => "this text is not ended: no line is its end mark alone",
+                },
+            );
         }
         self.hand_over();
         self.notes
@@ -433,7 +436,10 @@ impl<'a> Reader<'a> {
                 Some(number) if number.trim().is_empty() => None,
                 Some(number) => Some(number.trim().to_owned()),
                 None => {
-                    self.issue(token.start, "`aws_account_number` is a parameter such as $param_aws_account_number, or digits");
+                    self.issue(
+                        token.start,
+                        "`aws_account_number` is a parameter such as $param_aws_account_number, or digits",
+                    );
                     None
                 }
             },
@@ -443,8 +449,20 @@ impl<'a> Reader<'a> {
     /// `parameter "param_x" do … end`
     fn parameter(&mut self, open: Token, name: &'a [u8]) {
         const FIELDS: &[&[u8]] = &[
-            b"type", b"category", b"label", b"description", b"default", b"no_echo", b"allowed_values", b"min_length",
-            b"max_length", b"min_value", b"max_value", b"allowed_pattern", b"constraint_description", b"end",
+            b"type",
+            b"category",
+            b"label",
+            b"description",
+            b"default",
+            b"no_echo",
+            b"allowed_values",
+            b"min_length",
+            b"max_length",
+            b"min_value",
+            b"max_value",
+            b"allowed_pattern",
+            b"constraint_description",
+            b"end",
         ];
         let mut parameter = Parameter { name: String::from_utf8_lossy(name).into_owned(), ..Parameter::default() };
         while let Some(field) = self.field(open) {
@@ -516,8 +534,20 @@ impl<'a> Reader<'a> {
     /// `request do … end`
     fn request(&mut self, open: Token) {
         const FIELDS: &[&[u8]] = &[
-            b"auth", b"verb", b"scheme", b"host", b"path", b"url", b"run_script", b"query", b"header", b"body_field",
-            b"body", b"pagination", b"ignore_status", b"end",
+            b"auth",
+            b"verb",
+            b"scheme",
+            b"host",
+            b"path",
+            b"url",
+            b"run_script",
+            b"query",
+            b"header",
+            b"body_field",
+            b"body",
+            b"pagination",
+            b"ignore_status",
+            b"end",
         ];
         let mut request = Request { at: open.start, ..Request::default() };
         let runs = self.runs.len();
@@ -617,7 +647,8 @@ impl<'a> Reader<'a> {
                 return self.machine.token.start;
             }
             let token = self.advance();
-            let word = if token.kind == Kind::Word && !self.machine.is(b':') { self.machine.content(token) } else { b"" };
+            let word =
+                if token.kind == Kind::Word && !self.machine.is(b':') { self.machine.content(token) } else { b"" };
             match word {
                 b"do" => depth += 1,
                 b"if" if begins || token.first => depth += 1,

@@ -87,7 +87,8 @@ impl<'a> Machine<'a> {
                         self.advance();
                         branch = true;
                     }
-                    b"do" | b"try" | b"finally" | b"var" | b"let" | b"const" | b"return" | b"throw" | b"break" | b"continue" => {
+                    b"do" | b"try" | b"finally" | b"var" | b"let" | b"const" | b"return" | b"throw" | b"break"
+                    | b"continue" => {
                         self.advance();
                     }
                     b"case" | b"default" => {
