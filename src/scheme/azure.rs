@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+pub(super) use self::audience::is_service;
 pub use self::audience::{Aim, aim};
 use self::audience::{Audience, Cloud, Target};
 use super::bearer::{Bearer, Supplied};

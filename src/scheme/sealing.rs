@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::azure::is_service;
 use super::{Draft, Kind, SettingsError, at};
 use crate::base::{Secret, SecretRef};
 
@@ -141,6 +142,8 @@ impl Taking<'_> {
             }
             // What stands around the place of a token is no secret, and has to be read.
             Value::String(text) if secret && text.contains('{') && is_template(self.kind.fields.secret, path) => Ok(()),
+            // What a token is for tells nobody anything, and whoever chooses a credential has to know it.
+            Value::String(text) if secret && names_a_service(path, text) => Ok(()),
             Value::Number(_) if secret => Err(at(path, "a number where a secret may stand: put it in quotes")),
             Value::String(text) if secret => {
                 let text = std::mem::take(text);
@@ -173,6 +176,12 @@ fn has_members(patterns: &[&str], path: &str) -> bool {
 /// Whether the pattern of this path is that of a field which may hold a template.
 fn is_template(patterns: &[&str], path: &str) -> bool {
     patterns.iter().any(|pattern| pattern.ends_with('?') && is_at(&[pattern], path))
+}
+
+/// Whether a field whose name says that it holds a token's audience holds one that everybody knows.
+fn names_a_service(path: &str, text: &str) -> bool {
+    ["additional_params.resource", "additional_params.audience", "additional_params.scope"].contains(&path)
+        && is_service(text)
 }
 
 /// A name below a path; what parts paths is escaped in names, so that each path has one meaning.
@@ -274,6 +283,48 @@ mod tests {
                 "client_secret"
             ]
         );
+    }
+
+    #[test]
+    fn an_audience_that_everybody_knows_is_no_secret_and_another_value_is() {
+        let param = |name: &str, value: &str| {
+            let settings = json!({
+                "grant_type": "client_credentials", "token_url": "https://idp.test/token", "client_id": "me",
+                "client_secret": "canary", "additional_params": {name: value},
+            });
+            let sealed = sealed("oauth2", settings).unwrap();
+            (sealed.settings["additional_params"][name] == *value, sealed.draft.audience())
+        };
+        let management = "https://management.azure.com";
+        assert_eq!(param("resource", management), (true, Some(management.into())));
+        assert_eq!(param("audience", management), (true, Some(management.into())));
+        assert_eq!(param("scope", &format!("{management}/.default")), (true, Some(management.into())));
+        let databricks = "2ff814a6-3304-4ab8-85cb-cd0e6f879c1d";
+        assert_eq!(param("resource", databricks), (true, Some(databricks.into())));
+        assert_eq!(param("resource", "canary"), (false, None));
+        assert_eq!(param("resource", "https://canary.example.com"), (false, None));
+        assert_eq!(param("scope", &format!("{management}/.default canary")), (false, None));
+        assert_eq!(param("other", management), (false, None));
+    }
+
+    #[test]
+    fn what_was_sealed_as_an_audience_stays_until_it_is_given_anew() {
+        let with = |params: Value| {
+            json!({
+                "grant_type": "client_credentials", "token_url": "https://idp.test/token", "client_id": "me",
+                "client_secret": {"sealed": "client_secret"}, "additional_params": params,
+            })
+        };
+        let settings = with(json!({"resource": {"sealed": "additional_params.resource"}}));
+        let secret = |text: &str| Secret::new(text.to_owned());
+        let secrets = [("client_secret", secret("a")), ("additional_params.resource", secret("b"))];
+        let secrets = secrets.into_iter().map(|(path, secret)| (path.to_owned(), secret)).collect();
+        let before = Stored { settings: &settings, secrets: &secrets };
+        let kept = seal(kind("oauth2").unwrap(), settings.clone(), Some(&before)).unwrap();
+        assert!(kept.secrets.contains_key("additional_params.resource"));
+        let anew = with(json!({"resource": "https://management.azure.com"}));
+        let anew = seal(kind("oauth2").unwrap(), anew, Some(&before)).unwrap();
+        assert!(!anew.secrets.contains_key("additional_params.resource"));
     }
 
     #[test]

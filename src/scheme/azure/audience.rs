@@ -356,6 +356,13 @@ impl Place {
     }
 }
 
+/// Whether a text is the public name of a service of Azure, with or without `/.default`: an address or an application's
+/// number that is the same for everybody, not one of a customer's.
+pub(in crate::scheme) fn is_service(text: &str) -> bool {
+    let plain = text.strip_suffix("/.default").unwrap_or(text).trim_end_matches('/').to_ascii_lowercase();
+    PLACES.iter().any(|place| place.resource == plain || place.aliases.contains(&&*plain))
+}
+
 /// Whether a token gets where it is meant to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Aim {
