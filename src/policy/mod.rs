@@ -9,6 +9,7 @@ mod candidate;
 mod declared;
 mod groups;
 mod matching;
+mod parts;
 mod placeholder;
 mod places;
 mod proposal;

@@ -9,12 +9,10 @@ use serde::Serialize;
 use super::candidate::{Candidate, Reach};
 use super::declared::{Block, Template};
 use super::groups::{Bound, Groups};
+use super::parts::{Parts, merged};
 use super::places::{Place, Places, account_number, at};
 use super::ties::undecided;
 use crate::store::{PolicyBinding, PolicyPassage};
-
-/// A block and what stands below it rarely take more lines than this.
-const LONGEST_BLOCK: usize = 12;
 
 /// As many names as a sentence lists.
 const LISTED: usize = 20;
@@ -91,22 +89,6 @@ pub fn propose(
     }
     undecided(&mut work.proposal);
     Ok(work.proposal)
-}
-
-/// Blocks of one name are one block, used wherever any of them is.
-fn merged(blocks: &[Block]) -> Vec<Block> {
-    let mut merged: Vec<Block> = Vec::new();
-    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
-    for block in blocks {
-        match places.get(&*block.name).and_then(|place| merged.get_mut(*place)) {
-            Some(first) => first.uses.extend(block.uses.iter().cloned()),
-            None => {
-                places.insert(&block.name, merged.len());
-                merged.push(block.clone());
-            }
-        }
-    }
-    merged
 }
 
 struct Work<'a> {
@@ -366,36 +348,6 @@ fn listed<'n>(names: impl Iterator<Item = &'n str>) -> String {
         names.push("…");
     }
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-}
-
-/// Which block a line belongs to.
-struct Parts<'a> {
-    names: BTreeSet<&'a str>,
-    begins: BTreeMap<usize, &'a str>,
-    used: BTreeMap<usize, &'a str>,
-}
-
-impl<'a> Parts<'a> {
-    fn of(template: &'a Template) -> Self {
-        let blocks = || template.credentials.iter();
-        let used = |block: &'a Block| block.uses.iter().map(move |one| (one.line, &*block.name));
-        Self {
-            names: blocks().map(|block| &*block.name).collect(),
-            begins: blocks().map(|block| (block.line, &*block.name)).collect(),
-            used: blocks().flat_map(used).collect(),
-        }
-    }
-
-    /// The blocks that something which could not be read concerns: it names them, or stands in one or where one is used.
-    fn concerned(&self, message: &str, line: usize) -> BTreeSet<&'a str> {
-        let words = message.split(|c: char| !c.is_alphanumeric() && c != '_');
-        let mut concerned: BTreeSet<&str> = words.filter_map(|word| self.names.get(word).copied()).collect();
-        let begun = self.begins.range(..=line).next_back();
-        concerned
-            .extend(begun.filter(|(begin, _)| **begin > 0 && line - **begin < LONGEST_BLOCK).map(|(_, name)| name));
-        concerned.extend(self.used.get(&line));
-        concerned
-    }
 }
 
 #[cfg(test)]
