@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::binding::{Binding, Coordinates, CredentialEntry, OpenPlace, Tie};
 use super::caller::{Caller, Callers};
-use super::matcher::{PathPrefix, refuse_path_tricks};
+use super::matcher::{HostPattern, PathPrefix, refuse_path_tricks};
 use super::permit::{Passage, Permit};
 use crate::base::request::is_spelling_of;
 use crate::base::{Clock, Code, Destination, Host, Narrowing, Protocol, Refusal, RequestView};
@@ -251,6 +251,46 @@ impl Hosts {
     }
 }
 
+/// The ports that are bound on a host.
+#[derive(Debug, Default)]
+struct Ports {
+    any: bool,
+    some: Vec<u16>,
+}
+
+/// Hosts with a binding, whosever it is.
+#[derive(Debug, Default)]
+struct Bound {
+    exact: HashMap<Host, Ports>,
+    below: HashMap<Box<str>, Ports>,
+}
+
+impl Bound {
+    fn add(&mut self, pattern: &HostPattern) {
+        let ports = match (&pattern.host, pattern.wildcard) {
+            (Host::Name(suffix), true) => self.below.entry(suffix.clone()).or_default(),
+            (host, _) => self.exact.entry(host.clone()).or_default(),
+        };
+        match pattern.port {
+            None => ports.any = true,
+            Some(port) if !ports.some.contains(&port) => ports.some.push(port),
+            Some(_) => {}
+        }
+    }
+
+    fn is_on(&self, destination: &Destination) -> bool {
+        let is_meant = |ports: &Ports| ports.any || ports.some.contains(&destination.port());
+        let mut rest = destination.host().name();
+        let suffixes = std::iter::from_fn(|| {
+            let (_, suffix) = rest?.split_once('.')?;
+            rest = Some(suffix);
+            Some(suffix)
+        });
+        self.exact.get(destination.host()).is_some_and(is_meant)
+            || suffixes.filter_map(|suffix| self.below.get(suffix)).any(is_meant)
+    }
+}
+
 /// Every binding, indexed by host; immutable, replaced whole when the configuration changes.
 #[derive(Debug, Default)]
 pub struct RouteTable {
@@ -258,6 +298,8 @@ pub struct RouteTable {
     scopes: HashMap<Arc<str>, Hosts>,
     /// What the runs of applied policies may call without a credential.
     open: HashMap<Arc<str>, Vec<OpenPlace>>,
+    /// Where anything is bound for anybody, however many accounts there are.
+    bound: Bound,
     callers: Callers,
     credentials: Vec<Arc<CredentialEntry>>,
     unbound: Unbound,
@@ -275,11 +317,13 @@ impl RouteTable {
         unbound: Unbound,
     ) -> Result<Self, Vec<Tie>> {
         let mut scopes: HashMap<Arc<str>, Hosts> = HashMap::new();
+        let mut bound = Bound::default();
         for binding in bindings.into_iter().map(Into::into) {
             let hosts = scopes.entry(Arc::clone(binding.scope())).or_default();
             let paths: Vec<_> =
                 if binding.paths.is_empty() { vec![None] } else { binding.paths.iter().cloned().map(Some).collect() };
             for pattern in &binding.hosts {
+                bound.add(pattern);
                 let slots = match (&pattern.host, pattern.wildcard) {
                     (Host::Name(suffix), true) => hosts.below.entry(suffix.clone()).or_default(),
                     (host, _) => hosts.exact.entry(host.clone()).or_default(),
@@ -300,7 +344,7 @@ impl RouteTable {
             }
         }
         if ties.is_empty() {
-            return Ok(Self { scopes, open: HashMap::new(), callers, credentials, unbound });
+            return Ok(Self { scopes, open: HashMap::new(), bound, callers, credentials, unbound });
         }
         ties.sort_by(|one, two| (&one.first, &one.second).cmp(&(&two.first, &two.second)));
         ties.dedup_by(|one, two| one.first == two.first && one.second == two.second);
@@ -393,7 +437,7 @@ impl RouteTable {
 
     /// Whether any credential of any account is bound to this destination for anybody.
     pub fn is_bound(&self, destination: &Destination) -> bool {
-        self.scopes.values().any(|hosts| hosts.slots(destination).next().is_some())
+        self.bound.is_on(destination)
     }
 
     fn slots<'a>(&'a self, caller: &Caller, destination: &'a Destination) -> impl Iterator<Item = &'a Slot> {
