@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use http::Method;
+use ipnet::IpNet;
 
 use crate::route::{
     Binding, CallerRule, Calls, CredentialEntry, HostPattern, HostShape, Lease, OpenPlace, PolicyPart, RUN_PREFIX,
@@ -96,6 +97,7 @@ fn row(lease: &Lease, calls: &Calls) -> (String, String, RunUse) {
 pub(super) fn bindings(
     policy: &AppliedPolicyRecord,
     find: impl Fn(&str) -> Option<Arc<CredentialEntry>>,
+    others: &[Arc<Binding>],
     left_out: &mut Vec<String>,
 ) -> Vec<Binding> {
     let scope: Arc<str> = Lease::scope_of(&policy.account, &policy.id).into();
@@ -106,12 +108,22 @@ pub(super) fn bindings(
             left_out.push(format!("policy {name}: there is no credential {}", record.credential));
             continue;
         };
+        let allow_addresses = addresses(others, &credential);
         match binding(record, &scope, name.as_str().into(), credential) {
-            Ok(binding) => bindings.push(binding),
+            Ok(binding) => bindings.push(Binding { allow_addresses, ..binding }),
             Err(why) => left_out.push(format!("policy {name}: {why}")),
         }
     }
     bindings
+}
+
+/// What the account's own bindings let a credential reach though it is normally refused.
+fn addresses(others: &[Arc<Binding>], credential: &Arc<CredentialEntry>) -> Arc<[IpNet]> {
+    let own = others.iter().filter(|one| one.policy.is_none() && Arc::ptr_eq(&one.credential, credential));
+    let mut addresses: Vec<IpNet> = own.flat_map(|one| one.allow_addresses.iter().copied()).collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses.into()
 }
 
 fn binding(

@@ -171,7 +171,7 @@ impl Stored {
         }
         let mut open = HashMap::new();
         for policy in &routing.policies {
-            let own = runs::bindings(policy, |id| find(&policy.account, id), &mut left_out);
+            let own = runs::bindings(policy, |id| find(&policy.account, id), &bindings, &mut left_out);
             bindings.extend(own.into_iter().map(Arc::new));
             open.insert(Lease::scope_of(&policy.account, &policy.id).into(), runs::open_places(policy));
         }

@@ -506,3 +506,64 @@ async fn what_a_run_did_is_written_down_when_the_process_ends() {
         "{report}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_reaches_private_addresses_where_the_accounts_own_binding_of_the_credential_does() {
+    let root = Root::new();
+    let origin = Origin::https_with(&root, &HOSTS, &["http/1.1"], |_| text(200, "here")).await;
+    let config = config(&origin).replace("  allow_addresses: [127.0.0.0/8]\n", "");
+    let proxy = Proxy::start_with(&config, &[("SECRET", SECRET)], |folder| {
+        std::fs::write(folder.join("origin.pem"), root.pem()).unwrap();
+    });
+    let manager = Manager::of(&proxy);
+    for (id, host) in [("jira", "jira.test"), ("other", "other.test")] {
+        let credential =
+            json!({ "id": id, "name": id, "scheme": "api_key", "hosts": [host], "settings": { "key": "k" } });
+        manager.done("POST", &format!("{ACCOUNT}/credentials"), Some(credential)).await;
+    }
+    let binding = json!({ "credential": "jira", "hosts": ["jira.test"], "allowAddresses": ["127.0.0.0/8"] });
+    manager.done("PUT", &format!("{ACCOUNT}/bindings/jira"), Some(binding)).await;
+    let scene = Scene { proxy, origin, manager };
+    let template = json!([
+        { "name": "a", "schemes": ["api_key"], "label": "A", "uses": [{ "method": "GET", "host": "jira.test", "path": "/" }] },
+        { "name": "b", "schemes": ["api_key"], "label": "B", "uses": [{ "method": "GET", "host": "other.test", "path": "/" }] },
+    ]);
+    let run = scene.run(&scene.apply(template, json!({ "a": "jira", "b": "other" })).await).await;
+    let client = scene.client(&run);
+    assert_eq!(ask(&client, "GET", "https://jira.test/", None).await, (200, "here".into()));
+    assert_eq!(ask(&client, "GET", "https://other.test/", None).await, (403, "destination_forbidden".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_applied_begun_ended_and_removed_is_on_record_and_so_is_what_a_run_was_refused() {
+    let scene = Scene::start().await;
+    let policy = scene.tickets().await;
+    let run = scene.run(&policy).await;
+    ask(&scene.client(&run), "DELETE", "https://jira.test/rest", None).await;
+    scene.end(&run).await;
+    scene.manager.done("DELETE", &format!("{ACCOUNT}/applied-policies/{policy}"), None).await;
+    let began = Instant::now();
+    loop {
+        let events = scene.manager.done("GET", "/v1/audit?account=default", None).await["events"].clone();
+        let actions: BTreeSet<String> = events
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|event| format!("{} {}", event["action"].as_str().unwrap(), event["subject"].as_str().unwrap_or("-")))
+            .collect();
+        let wanted = [
+            format!("policy.apply {policy}"),
+            format!("run.start {}", run.id()),
+            format!("run.end {}", run.id()),
+            format!("policy.remove {policy}"),
+            "use.denied -".to_owned(),
+        ];
+        if wanted.iter().all(|one| actions.contains(one)) {
+            let denied = events.as_array().unwrap().iter().find(|event| event["action"] == "use.denied").unwrap();
+            assert_eq!(denied["actor"], json!(format!("run-{}", run.id())));
+            assert!(!events.to_string().contains(run.0["token"].as_str().unwrap()));
+            return;
+        }
+        assert!(began.elapsed() < DEADLINE, "{actions:?}");
+    }
+}
