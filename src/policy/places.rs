@@ -20,6 +20,8 @@ pub(super) struct Place {
     pub(super) lines: BTreeSet<usize>,
     /// From which of these unencrypted.
     pub(super) cleartext: BTreeSet<usize>,
+    /// The parameters whose values it is one of, none of which was chosen.
+    pub(super) unset: BTreeSet<String>,
 }
 
 impl Place {
@@ -63,12 +65,12 @@ impl Places {
         let mut found: BTreeMap<String, Place> = BTreeMap::new();
         let mut wrong = Vec::new();
         for one in uses {
-            let (hosts, given) = fill(&one.host, template, parameters);
-            for host in hosts {
+            let filled = fill(&one.host, template, parameters);
+            for host in filled.hosts {
                 let shape = match HostShape::parse(&host) {
                     Ok(shape) => shape,
                     Err(why) => {
-                        wrong.push(Wrong { line: one.line, why, parameter: given.clone() });
+                        wrong.push(Wrong { line: one.line, why, parameter: filled.given.clone() });
                         continue;
                     }
                 };
@@ -77,11 +79,13 @@ impl Places {
                     methods: Some(BTreeSet::new()),
                     lines: BTreeSet::new(),
                     cleartext: BTreeSet::new(),
+                    unset: BTreeSet::new(),
                 };
                 // What is not told at all is one place, whatever it is called.
                 let key = if shape.is_any() && shape.port().is_none() { String::new() } else { shape.to_string() };
                 let place = found.entry(key).or_insert_with(new);
                 place.lines.insert(one.line);
+                place.unset.extend(filled.unset.iter().cloned());
                 place.cleartext.extend(one.cleartext.then_some(one.line));
                 match method(&one.method) {
                     Some(method) => place.methods.iter_mut().for_each(|methods| methods.extend([method.clone()])),
@@ -123,30 +127,41 @@ fn values(name: &str, template: &Template, parameters: &BTreeMap<String, String>
     }
 }
 
-/// A host with what is known in place of its holes, and a parameter that was given for it.
-fn fill(text: &str, template: &Template, parameters: &BTreeMap<String, String>) -> (Vec<String>, Option<String>) {
-    let mut hosts = vec![String::new()];
-    let mut by = None;
+/// A host with what is known in place of its holes.
+#[derive(Default)]
+struct Filled {
+    hosts: Vec<String>,
+    /// A parameter that was given for it.
+    given: Option<String>,
+    /// Those that were not, of which each value makes a host.
+    unset: BTreeSet<String>,
+}
+
+fn fill(text: &str, template: &Template, parameters: &BTreeMap<String, String>) -> Filled {
+    let mut filled = Filled { hosts: vec![String::new()], ..Filled::default() };
     let mut rest = text;
     while let Some((front, hole)) = rest.split_once('{') {
         let Some((name, after)) = hole.split_once('}') else { break };
         let name = name.strip_prefix('$').unwrap_or(name);
         let (mut values, given) = values(name, template, parameters);
         values.retain(|value| !value.trim().is_empty());
-        if given && !values.is_empty() {
-            by = Some(name.to_owned());
-        }
-        if values.is_empty() || hosts.len() * values.len() > MOST_HOSTS {
+        if values.is_empty() || filled.hosts.len() * values.len() > MOST_HOSTS {
             values = vec![format!("{{{name}}}")];
         } else {
+            if given {
+                filled.given = Some(name.to_owned());
+            } else if values.len() > 1 {
+                filled.unset.insert(name.to_owned());
+            }
             // A brace in a value would be a hole of its own.
             values = values.iter().map(|value| value.trim().replace(['{', '}'], "*")).collect();
         }
         let with = |host: &String| values.iter().map(|value| format!("{host}{front}{value}")).collect::<Vec<_>>();
-        hosts = hosts.iter().flat_map(with).collect();
+        filled.hosts = filled.hosts.iter().flat_map(with).collect();
         rest = after;
     }
-    (hosts.into_iter().map(|host| host + rest).collect(), by)
+    filled.hosts.iter_mut().for_each(|host| host.push_str(rest));
+    filled
 }
 
 /// The account number that a block asks for: the number itself, or what its parameter is; empty for none.

@@ -274,7 +274,9 @@ impl Work<'_> {
         match &reached.lacks {
             Some(_) if self.options.loose => {}
             Some(why) if reached.hosts.is_empty() => {
-                self.problem(block, of(why) + "; choose another, add the host to this one, or apply loosely");
+                let set = place.unset.iter().map(|name| format!("set parameter {name}, ")).collect::<String>();
+                let change = format!("; {set}choose another, add the host to this one, or apply loosely");
+                self.problem(block, of(why) + &change);
             }
             Some(why) => self.note(block, of(why)),
             None => {}

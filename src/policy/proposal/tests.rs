@@ -281,6 +281,12 @@ fn parameters_are_the_templates_and_of_its_values() {
     };
     assert_eq!(hosts(&azure, &[]), ["management.azure.com", "management.chinacloudapi.cn"]);
     assert_eq!(hosts(&azure, &[("param_host", "management.azure.com")]), ["management.azure.com"]);
+    // A credential for one of them only needs the choice.
+    let one = candidate("azure", "oauth2", &["management.azure.com"], "azure_rm");
+    let one = chosen(&[("auth_azure", one)]);
+    assert_refused(&azure, &one, &[], "; set parameter param_host, choose another");
+    let set = [("param_host", "management.azure.com")];
+    assert_eq!(proposed(&azure, &one, &set, Options::default()).notes, [""; 0]);
     azure.parameters[0].default = Some("management.chinacloudapi.cn".into());
     assert_eq!(hosts(&azure, &[]), ["management.chinacloudapi.cn"]);
     let says = "parameter param_host is one of management.azure.com, management.chinacloudapi.cn, not `evil.test`";
