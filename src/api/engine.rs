@@ -27,8 +27,8 @@ pub struct Declared {
     pub enabled: bool,
     /// What its tokens are for, where its settings tell.
     pub audience: Option<String>,
-    /// Whether it signs as a role.
-    pub assumes_role: bool,
+    /// The accounts of the provider in which it signs as a role, its own first.
+    pub accounts: Vec<String>,
 }
 
 /// Where a policy's run calls.

@@ -70,7 +70,7 @@ fn candidate(declared: Declared) -> Candidate {
         enabled: declared.enabled,
         removed: false,
         audience: declared.audience,
-        assumes_role: declared.assumes_role,
+        accounts: declared.accounts,
     }
 }
 

@@ -57,7 +57,7 @@ impl Engine for Still {
             description: None,
             enabled: true,
             audience: None,
-            assumes_role: false,
+            accounts: Vec::new(),
         };
         if account == DEFAULT_ACCOUNT { vec![of_file] } else { Vec::new() }
     }

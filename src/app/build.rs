@@ -394,7 +394,7 @@ impl Builder {
                 description: settings.description.clone(),
                 enabled: settings.enabled,
                 audience: settings.draft.audience(),
-                assumes_role: settings.draft.assumes_role(),
+                accounts: settings.draft.accounts(),
             });
         }
         let CredentialSettings { id, kind, hosts, enabled, draft, .. } = settings;

@@ -31,8 +31,8 @@ pub struct Candidate {
     pub removed: bool,
     /// What its tokens are for, where that is told (`scheme::Draft::audience`).
     pub audience: Option<String>,
-    /// Whether it signs as a role, which another account of AWS may have too (`scheme::Draft::assumes_role`).
-    pub assumes_role: bool,
+    /// The accounts of AWS in which it signs as a role, its own first (`scheme::Draft::accounts`).
+    pub accounts: Vec<String>,
 }
 
 impl Candidate {
@@ -50,7 +50,7 @@ impl Candidate {
             enabled: record.enabled,
             removed: record.removed,
             audience: draft.as_ref().and_then(|draft| draft.audience()),
-            assumes_role: draft.is_some_and(|draft| draft.assumes_role()),
+            accounts: draft.as_ref().map(|draft| draft.accounts()).unwrap_or_default(),
         }
     }
 

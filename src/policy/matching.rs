@@ -110,7 +110,7 @@ pub fn judge(
     let mut verdicts = Verdicts::default();
     for candidate in candidates {
         let mut notes = Vec::new();
-        if has_account && !candidate.assumes_role {
+        if has_account && candidate.accounts.is_empty() {
             notes.push("it assumes no role: it works without an account number only".to_owned());
         }
         match judge_one(block, candidate, &places, all, notes) {
@@ -456,7 +456,7 @@ mod tests {
             }
             Candidate::of(&record(if role { "aws_sts" } else { "aws" }, settings))
         };
-        assert!(aws(true).assumes_role && !aws(false).assumes_role);
+        assert_eq!((aws(true).accounts, aws(false).accounts), (vec!["123456789012".to_owned()], vec![]));
         assert!(aws(true).hosts.contains(&"*.amazonaws.com".to_owned()));
         assert_eq!(Candidate::of(&record("ssh", serde_json::json!({}))).hosts, [""; 0]);
     }

@@ -179,11 +179,19 @@ impl Work<'_> {
                 block,
                 format!("account number {from}: `{number}` is not an account of AWS, which has 12 digits"),
             );
-        } else if !candidate.assumes_role {
+        } else if candidate.accounts.is_empty() {
             let why = format!(
                 "account number {from}: credential {} assumes no role, so it is in its own account only; leave the number \
                  empty, or choose a credential of scheme aws_sts with a role_arn",
                 candidate.id
+            );
+            self.problem(block, why);
+        } else if !candidate.accounts.contains(&number) {
+            let why = format!(
+                "account number {from}: credential {} assumes its role in {} and not in {number}; list the account under \
+                 its `accounts`",
+                candidate.id,
+                candidate.accounts.join(", ")
             );
             self.problem(block, why);
         }

@@ -209,13 +209,3 @@ fn tag(text: &str, tags: &mut BTreeMap<String, String>) -> bool {
         _ => false,
     }
 }
-
-impl Template {
-    /// Reads a template or a declaration.
-    pub fn read(_: &std::path::Path, bytes: &[u8]) -> Self {
-        match serde_json::from_slice(bytes) {
-            Ok(credentials) => Self { credentials, ..Self::default() },
-            Err(_) => Self::parse(bytes),
-        }
-    }
-}

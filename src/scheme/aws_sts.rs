@@ -264,8 +264,10 @@ impl Draft for Settings {
         public.into_iter().chain(secret.into_iter().flatten().map(SecretField::reference)).collect()
     }
 
-    fn assumes_role(&self) -> bool {
-        self.own.role_arn.is_some()
+    fn accounts(&self) -> Vec<String> {
+        let own = self.own.role_arn.as_deref().and_then(|arn| arn.split(':').nth(4));
+        let own = own.map(str::to_owned).into_iter();
+        own.chain(self.own.accounts.iter().map(|Text(account)| account.clone())).collect()
     }
 
     fn uses_host(&self) -> Option<SettingsError> {

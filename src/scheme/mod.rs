@@ -148,9 +148,9 @@ pub trait Draft: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Whether it signs as a role, which another account of the provider may have too.
-    fn assumes_role(&self) -> bool {
-        false
+    /// The accounts of the provider in which it can sign as a role, its own first; none where it signs as itself.
+    fn accounts(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// What of this host these settings use that no key of theirs names: whoever writes them is to be the operator.

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use serde_json::json;
 use url::form_urlencoded;
 
+use crate::support::management::Manager;
 use crate::support::{Answer, Config, Origin, Proxy, Root, Seen, countersign, measured, text};
 
 const HOST: &str = "s3.us-east-1.amazonaws.com";
@@ -279,6 +281,64 @@ async fn a_request_may_name_another_listed_account_and_no_other() {
         assert!(body.contains("credential_unknown"), "{body}");
     }
     assert_eq!((sts.seen().len(), api.seen().len()), (3, 6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_assumes_the_role_in_the_account_that_was_chosen_when_its_policy_was_applied() {
+    let root = Root::new();
+    let sts = sts().await;
+    let api = api(&root, |_| text(200, "ok")).await;
+    let config =
+        configuration(&format!("http://{}", sts.address), &api, &format!("{BASE}    accounts: [\"210987654321\"]\n"));
+    let proxy = config.rest("admin: { address: 127.0.0.1:0 }\n").start(&root);
+    let manager = Manager::of(&proxy);
+    let template = r#"
+        parameter "param_account" do
+          type "string"
+          default ""
+        end
+        credentials "auth_aws" do
+          schemes "aws", "aws_sts"
+          label "AWS"
+          aws_account_number $param_account
+        end
+        datasource "ds" do
+          request do
+            auth $auth_aws
+            host join(["s3.", $param_region, ".amazonaws.com"])
+            path "/"
+          end
+        end"#;
+    let apply = async |account: &str| {
+        let body = json!({
+            "template": template, "credentials": { "auth_aws": "role" }, "parameters": { "param_account": account },
+        });
+        manager.call("POST", "/v1/accounts/default/applied-policies", Some(body)).await
+    };
+    for (account, why) in [("999999999999", "accounts"), ("12", "12 digits")] {
+        let (status, answer) = apply(account).await;
+        assert_eq!(status, 422);
+        assert!(answer["detail"].as_str().unwrap().contains(why), "{answer}");
+    }
+    let call = async |account: &str, named: Option<&str>| {
+        let (status, policy) = apply(account).await;
+        assert_eq!(status, 201, "{policy}");
+        let path = format!("/v1/accounts/default/applied-policies/{}/runs", policy["id"].as_str().unwrap());
+        let run = manager.done("POST", &path, None).await;
+        let user = format!("{}:{}@", run["caller"].as_str().unwrap(), run["token"].as_str().unwrap());
+        let mut request = proxy.client_as(&user).get(URL);
+        if let Some(named) = named {
+            request = request.header("countersign-aws-account", named);
+        }
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(call("210987654321", None).await, 200);
+    assert_eq!(call("", None).await, 200);
+    assert_eq!(call("210987654321", Some("210987654321")).await, 200);
+    assert_eq!(call("210987654321", Some("123456789012")).await, 403, "the run is not for that account");
+    assert_eq!(call("", Some("210987654321")).await, 403, "though the credential is for both");
+    let asked: Vec<_> = sts.seen().iter().map(|seen| form(seen)["RoleArn"].clone()).collect();
+    assert_eq!(asked, ["arn:aws:iam::210987654321:role/policies", ROLE]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

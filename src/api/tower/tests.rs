@@ -58,7 +58,7 @@ impl Engine for Process {
             description: None,
             enabled: true,
             audience: None,
-            assumes_role: false,
+            accounts: Vec::new(),
         };
         if account == "default" { vec![declared] } else { Vec::new() }
     }

@@ -12,7 +12,8 @@ fn chosen(pairs: &[(&str, Candidate)]) -> Chosen {
 }
 
 fn aws() -> Candidate {
-    Candidate { assumes_role: true, ..candidate("aws_default", "aws_sts", &["*.amazonaws.com", "*.api.aws"], "aws") }
+    let accounts = ["000000000001", "123456789012"].map(str::to_owned).to_vec();
+    Candidate { accounts, ..candidate("aws_default", "aws_sts", &["*.amazonaws.com", "*.api.aws"], "aws") }
 }
 
 fn spot() -> Candidate {
@@ -263,6 +264,7 @@ fn an_account_number_has_twelve_digits_and_a_role() {
     }
     let keys = chosen(&[("auth_aws", candidate("keys", "aws", &["*.amazonaws.com"], "aws"))]);
     let given = of("$param_account", None);
+    assert_refused(&given, &role, &[("param_account", "999999999999")], "list the account under its `accounts`");
     assert_refused(&given, &keys, &[("param_account", "123456789012")], "credential keys assumes no role");
     assert_eq!(plainly(&given, &keys).bindings[0].account_number, None);
 }
