@@ -94,9 +94,8 @@ fn run_script<'a>(
         }
     }
     if asked && found.len() == before {
-        let name = String::from_utf8_lossy(script.name);
-        let message = format!("the text does not tell what request the script `{name}` makes");
-        notes.issues.push((script.at, message));
+        let (at, name) = (script.at, String::from_utf8_lossy(script.name));
+        notes.issue(at, || format!("the text does not tell what request the script `{name}` makes"));
     }
 }
 
@@ -150,12 +149,12 @@ fn sort_out(
             // What the template brings itself is no credential of ours.
             Some(name) if notes.legacy.contains(name.as_bytes()) => None,
             Some(name) if sure => {
-                notes.issues.push((*at, format!("there is no `credentials` block called `{name}`")));
+                notes.issue(*at, || format!("there is no `credentials` block called `{name}`"));
                 continue;
             }
             None if sure => {
                 let message = "the text does not tell which `credentials` block authenticates this request";
-                notes.issues.push((*at, message.into()));
+                notes.issue(*at, || message.into());
                 continue;
             }
             _ => continue,

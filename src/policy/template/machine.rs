@@ -30,6 +30,8 @@ pub(super) struct Machine<'a> {
     pub block_count: usize,
     /// The requests that calls make: the method that the function's name tells, and its object.
     pub calls: Vec<(&'a [u8], usize)>,
+    /// The items of the lists that are open.
+    pending: Vec<Value<'a>>,
     depth: usize,
     quasi_depth: usize,
 }
@@ -47,6 +49,7 @@ impl<'a> Machine<'a> {
             blocks: Vec::new(),
             block_count: 0,
             calls: Vec::new(),
+            pending: Vec::new(),
             depth: 0,
             quasi_depth: 0,
         }
@@ -265,7 +268,9 @@ impl<'a> Machine<'a> {
         let (arguments, _) = self.arguments();
         match (name, of) {
             (b"toString" | b"trim" | b"toLowerCase" | b"toUpperCase" | b"valueOf", _) => of.clone(),
-            (b"join", Value::List(list)) => self.heap.join(*list, arguments.first().unwrap_or(&Value::Literal(b","))),
+            (b"join", Value::List(from, length)) => {
+                self.heap.join(*from, *length, arguments.first().unwrap_or(&Value::Literal(b",")))
+            }
             (b"concat", Value::Literal(_) | Value::Named(_) | Value::Texts(_)) => {
                 let mut whole = of.clone();
                 for argument in &arguments {
@@ -287,12 +292,11 @@ impl<'a> Machine<'a> {
 
     /// What stands in brackets behind something.
     fn element(&mut self, of: &Value<'a>, index: &Value<'a>) -> Value<'a> {
-        let number =
-            |text: &[u8]| text.iter().all(u8::is_ascii_digit).then(|| std::str::from_utf8(text).ok()?.parse().ok());
+        let number = |text: &[u8]| text.iter().all(u8::is_ascii_digit).then(|| std::str::from_utf8(text).ok()?.parse().ok());
         match (of, index) {
-            (Value::List(list), Value::Literal(text)) => {
-                let item = number(text).flatten().and_then(|index: usize| self.heap.items(*list).get(index).cloned());
-                item.unwrap_or(Value::Unknown)
+            (Value::List(from, length), Value::Literal(text)) => {
+                let items = self.heap.items(*from, *length);
+                number(text).flatten().and_then(|index: usize| items.get(index).cloned()).unwrap_or(Value::Unknown)
             }
             // One of many, named after them all.
             (Value::Named(_), Value::Literal(text)) if number(text).is_some() => of.clone(),
@@ -365,16 +369,17 @@ impl<'a> Machine<'a> {
             Kind::Mark(b'(') => self.parentheses(),
             Kind::Mark(b'[') => {
                 self.advance();
-                let mut items = Vec::new();
+                let outer = self.pending.len();
                 while !self.is(b']') && !self.is_end() {
                     let before = self.token.start;
-                    items.push(self.expression());
+                    let item = self.expression();
+                    self.pending.push(item);
                     if !self.eat(b',') && (!self.is(b']') || self.token.start == before) {
                         break;
                     }
                 }
                 self.close(b']');
-                self.heap.list(items)
+                self.heap.list(self.pending.drain(outer..))
             }
             Kind::Mark(b'{') => {
                 let at = self.advance().start;
@@ -498,7 +503,8 @@ impl<'a> Machine<'a> {
 
     /// What stands in braces, from behind the first.
     fn object(&mut self, at: usize) -> Object<'a> {
-        let mut object = Object { at, ..Object::default() };
+        let block = self.blocks.last().copied().unwrap_or_default();
+        let mut object = Object { at, block, ..Object::default() };
         self.depth += 1;
         while !self.is(b'}') && !self.is_end() {
             let before = self.token.start;
@@ -542,6 +548,11 @@ impl<'a> Machine<'a> {
                 self.advance();
                 if let Value::Objects(others) = self.expression() {
                     let fields = others.first().and_then(|index| self.heap.objects.get(*index));
+                    let cost = fields.map_or(0, |other| other.fields.len() * 1024);
+                    if !self.heap.spend(cost) {
+                        return;
+                    }
+                    let fields = others.first().and_then(|index| self.heap.objects.get(*index));
                     let fields = fields.map(|other| other.fields.clone()).unwrap_or_default();
                     fields.into_iter().for_each(|(name, slot)| object.put(name, slot));
                 }
@@ -561,7 +572,7 @@ impl<'a> Machine<'a> {
         let first = arguments.first().unwrap_or(&Value::Unknown);
         match name {
             b"join" => match first {
-                Value::List(list) => self.heap.join(*list, arguments.get(1).unwrap_or(&Value::Literal(b""))),
+                Value::List(from, length) => self.heap.join(*from, *length, arguments.get(1).unwrap_or(&Value::Literal(b""))),
                 _ => Value::Unknown,
             },
             b"val" => match arguments.get(1) {
@@ -576,18 +587,10 @@ impl<'a> Machine<'a> {
                 (Some(one), Some(other)) => self.heap.either(one, other),
                 _ => Value::Unknown,
             },
-            b"to_s"
-            | b"strip"
-            | b"lstrip"
-            | b"rstrip"
-            | b"downcase"
-            | b"upcase"
-            | b"String"
-            | b"encodeURIComponent"
+            b"to_s" | b"strip" | b"lstrip" | b"rstrip" | b"downcase" | b"upcase" | b"String" | b"encodeURIComponent"
             | b"encodeURI" => first.clone(),
             _ => {
-                if let Some(method) = name.strip_prefix(b"http_").filter(|_| self.lexer.dialect() == Dialect::Workflow)
-                {
+                if let Some(method) = name.strip_prefix(b"http_").filter(|_| self.lexer.dialect() == Dialect::Workflow) {
                     let object = match (by_name, first) {
                         (Some(object), _) => self.heap.object(Object { at: token.start, ..object }),
                         (None, object) => object.clone(),

@@ -15,7 +15,7 @@ use crate::policy::declared::{Block, Parameter};
 /// How far is looked to tell a block from a field of the same name.
 const HEADER: usize = 512;
 /// How many errors are collected; of more, only the number is of interest.
-const MOST_NOTED: usize = 100_000;
+const MOST_NOTED: usize = 10_000;
 
 /// What a template has, by offsets.
 #[derive(Debug, Default)]
@@ -36,6 +36,15 @@ pub(super) struct Notes<'a> {
     pub legacy: HashSet<&'a [u8]>,
     /// What is wrong, and where.
     pub issues: Vec<(usize, String)>,
+}
+
+impl Notes<'_> {
+    /// Something is wrong here.
+    pub(super) fn issue(&mut self, at: usize, message: impl FnOnce() -> String) {
+        if self.issues.len() < MOST_NOTED {
+            self.issues.push((at, message()));
+        }
+    }
 }
 
 /// A script.
@@ -129,9 +138,7 @@ impl<'a> Reader<'a> {
     }
 
     fn issue(&mut self, at: usize, message: impl Into<String>) {
-        if self.notes.issues.len() < MOST_NOTED {
-            self.notes.issues.push((at, message.into()));
-        }
+        self.notes.issue(at, || message.into());
     }
 
     fn advance(&mut self) -> Token {
@@ -317,8 +324,8 @@ impl<'a> Reader<'a> {
                 }
                 Kind::Mark(b',' | b';' | b')' | b']' | b'}') => {}
                 _ => match self.machine.expression() {
-                    Value::List(list) => {
-                        values.extend(self.machine.heap.items(list).iter().map(|item| (item.clone(), token)));
+                    Value::List(from, length) => {
+                        values.extend(self.machine.heap.items(from, length).iter().map(|item| (item.clone(), token)));
                     }
                     value => values.push((value, token)),
                 },

@@ -213,7 +213,7 @@ impl<'a> Machine<'a> {
                     Some(Value::Objects(objects)) => objects.clone(),
                     // Of what it was made is not told; that it has this field is.
                     _ => {
-                        let object = self.heap.object(Object { at: target.at, ..Object::default() });
+                        let object = self.heap.object(Object { at: target.at, block, ..Object::default() });
                         let Value::Objects(objects) = &object else { return };
                         let objects = objects.clone();
                         self.variables.insert(target.name, Slot::new(object, target.at, block));

@@ -33,8 +33,8 @@ pub(super) enum Value<'a> {
     Named(&'a [u8]),
     /// A text that was put together, or one of several.
     Texts(Rc<[Pieces<'a>]>),
-    /// A list, in the heap.
-    List(usize),
+    /// A list, in the heap: where it begins there, and how long it is.
+    List(usize, usize),
     /// An object in the heap, or one of several.
     Objects(Rc<[usize]>),
 }
@@ -79,6 +79,8 @@ impl<'a> Slot<'a> {
 pub(super) struct Object<'a> {
     /// Where it begins.
     pub at: usize,
+    /// In which block it was made.
+    pub block: usize,
     /// Its fields; of very many, only some.
     pub fields: Vec<(&'a [u8], Slot<'a>)>,
     /// A request that it makes was told already.
@@ -112,7 +114,7 @@ impl<'a> Object<'a> {
 pub(super) struct Heap<'a> {
     /// The objects, in the order of the text.
     pub objects: Vec<Object<'a>>,
-    lists: Vec<Vec<Value<'a>>>,
+    items: Vec<Value<'a>>,
     /// How many bytes of text may still be put together; without a bound, `x = x + x` would go on for ever.
     fuel: usize,
 }
@@ -120,7 +122,7 @@ pub(super) struct Heap<'a> {
 impl<'a> Heap<'a> {
     /// An empty heap for a text of this length.
     pub(super) fn new(length: usize) -> Self {
-        Self { objects: Vec::new(), lists: Vec::new(), fuel: length.saturating_mul(4).saturating_add(1 << 20) }
+        Self { objects: Vec::new(), items: Vec::new(), fuel: length.saturating_mul(4).saturating_add(1 << 20) }
     }
 
     /// A new object.
@@ -130,14 +132,22 @@ impl<'a> Heap<'a> {
     }
 
     /// A new list.
-    pub(super) fn list(&mut self, items: Vec<Value<'a>>) -> Value<'a> {
-        self.lists.push(items);
-        Value::List(self.lists.len() - 1)
+    pub(super) fn list(&mut self, items: impl Iterator<Item = Value<'a>>) -> Value<'a> {
+        let from = self.items.len();
+        self.items.extend(items);
+        Value::List(from, self.items.len() - from)
     }
 
     /// The items of a list.
-    pub(super) fn items(&self, list: usize) -> &[Value<'a>] {
-        self.lists.get(list).map(Vec::as_slice).unwrap_or_default()
+    pub(super) fn items(&self, from: usize, length: usize) -> &[Value<'a>] {
+        self.items.get(from..from + length).unwrap_or_default()
+    }
+
+    /// Whether there is fuel for this much copying, which is then used.
+    pub(super) fn spend(&mut self, bytes: usize) -> bool {
+        let enough = self.fuel > bytes;
+        self.fuel = self.fuel.saturating_sub(bytes);
+        enough
     }
 
     /// A field of an object, or of any of several.
@@ -163,8 +173,16 @@ impl<'a> Heap<'a> {
                     slot.set(value.clone(), block, self);
                     slot
                 }
-                // What was not set is unset where the branch is not taken.
-                None => Slot::new(value.clone(), at, block),
+                None => {
+                    let branch = self.objects.get(*index).is_some_and(|object| object.block < block);
+                    let mut slot = Slot::new(value.clone(), at, block);
+                    // Where the branch is not taken, the request is a GET.
+                    if branch && matches!(name, b"verb" | b"method") {
+                        slot = Slot::new(Value::Literal(b"GET"), at, 0);
+                        slot.set(value.clone(), block, self);
+                    }
+                    slot
+                }
             };
             if let Some(object) = self.objects.get_mut(*index) {
                 object.put(name, slot);
@@ -219,26 +237,36 @@ impl<'a> Heap<'a> {
     }
 
     /// The items of a list, with something between them.
-    pub(super) fn join(&mut self, list: usize, between: &Value<'a>) -> Value<'a> {
-        if self.items(list).len() > LONGEST_TEXT {
+    pub(super) fn join(&mut self, from: usize, length: usize, between: &Value<'a>) -> Value<'a> {
+        if length > LONGEST_TEXT || !self.spend(length * 16) {
             return Value::Unknown;
         }
-        let items: Vec<Value<'a>> = self.items(list).to_vec();
-        let between = match between {
-            Value::Literal([]) => None,
-            other => Some(other.clone()),
-        };
+        let items: Vec<Value<'a>> = self.items(from, length).to_vec();
+        let between = Some(between).filter(|between| !matches!(between, Value::Literal([])));
         let mut whole = Value::Literal(b"");
+        // What is one text each is put together at once.
+        let mut pending = Pieces::new();
         for (index, item) in items.iter().enumerate() {
-            if let (Some(between), true) = (&between, index > 0) {
-                whole = self.concat(&whole, between);
+            for part in between.filter(|_| index > 0).into_iter().chain([item]) {
+                match part {
+                    Value::Literal(text) => append(&mut pending, Piece::Literal(Cow::Borrowed(text))),
+                    Value::Named(name) => pending.push(Piece::Gap(name)),
+                    _ => {
+                        let before = self.made(vec![std::mem::take(&mut pending)]);
+                        whole = self.concat(&whole, &before);
+                        whole = self.concat(&whole, part);
+                    }
+                }
             }
-            whole = self.concat(&whole, item);
-            if matches!(whole, Value::Unknown) {
-                break;
+            if matches!(whole, Value::Unknown) || pending.len() > LONGEST_TEXT {
+                return Value::Unknown;
             }
         }
-        whole
+        let rest = self.made(vec![pending]);
+        match whole {
+            Value::Literal(_) => rest,
+            whole => self.concat(&whole, &rest),
+        }
     }
 
     fn made(&mut self, all: Vec<Pieces<'a>>) -> Value<'a> {
@@ -318,7 +346,7 @@ impl<'a> Value<'a> {
             Self::Literal(text) => vec![vec![Piece::Literal(Cow::Borrowed(text))]],
             Self::Named(name) => vec![vec![Piece::Gap(name)]],
             Self::Texts(all) => all.to_vec(),
-            Self::Unknown | Self::List(_) | Self::Objects(_) => vec![nameless()],
+            Self::Unknown | Self::List(..) | Self::Objects(_) => vec![nameless()],
         }
     }
 
