@@ -40,8 +40,8 @@ impl Template {
         for index in 0..notes.scripts.len() {
             run_script(text, &mut notes, index, &known, &mut found);
         }
-        for (from, to) in &notes.definitions {
-            run_definition(text, *from, *to, &mut found);
+        for (from, to) in std::mem::take(&mut notes.definitions) {
+            run_definition(text, from, to, &mut notes, &mut found);
         }
         // By their places, so that what came from a script stands where the script does.
         let mut uses: Vec<(usize, Option<usize>, Use)> = Vec::new();
@@ -112,10 +112,17 @@ fn tells_more(value: &Value<'_>, known: &Known) -> bool {
 }
 
 /// The requests of a workflow definition.
-fn run_definition<'a>(text: &'a [u8], from: usize, to: usize, found: &mut Vec<(Request<'a>, bool)>) {
+fn run_definition<'a>(
+    text: &'a [u8],
+    from: usize,
+    to: usize,
+    notes: &mut Notes<'a>,
+    found: &mut Vec<(Request<'a>, bool)>,
+) {
     let Some(until) = text.get(..to) else { return };
     let mut machine = Machine::new(until, from, Dialect::Workflow);
     machine.workflow();
+    notes.flaws(std::mem::take(&mut machine.lexer.flaws));
     for (method, object) in std::mem::take(&mut machine.calls) {
         let Some(object) = machine.heap.objects.get_mut(object) else { continue };
         object.told = true;

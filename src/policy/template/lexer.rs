@@ -73,6 +73,8 @@ pub(super) enum Flaw {
     Text,
     /// A here-document without its last line.
     Heredoc,
+    /// A bracket without its second one.
+    Bracket,
 }
 
 /// Where the lexer stands; small, so that it can be put back there.

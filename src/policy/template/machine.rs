@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use memchr::memchr;
 
-use super::lexer::{Dialect, Kind, Lexer, Token};
+use super::lexer::{Dialect, Flaw, Kind, Lexer, Token};
 use super::value::{Heap, Object, Slot, Value};
 
 /// How deep expressions may be nested; what is deeper comes to something unknown.
@@ -236,9 +236,9 @@ impl<'a> Machine<'a> {
                     value = self.member(&value);
                 }
                 Kind::Mark(b'[') if !self.token.first => {
-                    self.advance();
+                    let open = self.advance().start;
                     let index = self.expression();
-                    self.close(b']');
+                    self.close(open, b']');
                     value = self.element(&value, &index);
                 }
                 Kind::Mark(b'(') if !self.token.first => {
@@ -306,16 +306,17 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Goes on behind a closing bracket, skipping what should not stand before it.
-    pub(super) fn close(&mut self, mark: u8) {
+    /// Goes on behind the bracket that closes the one at an offset, skipping what should not stand before it.
+    pub(super) fn close(&mut self, open: usize, mark: u8) {
         loop {
             if self.eat(mark) {
                 return;
             }
+            // The bracket of something around it, or the next field.
+            let next = self.token.first && matches!(self.token.kind, Kind::Word | Kind::Variable);
             match self.token.kind {
-                // The bracket of something around it.
-                Kind::Mark(b')' | b']' | b'}') | Kind::End => return,
-                _ if self.is_end() => return,
+                Kind::Mark(b')' | b']' | b'}') | Kind::End => break,
+                _ if self.is_end() || (next && !self.is_script()) => break,
                 Kind::Mark(b'(' | b'[' | b'{') => {
                     self.advance();
                     self.depth += 1;
@@ -326,6 +327,9 @@ impl<'a> Machine<'a> {
                     self.advance();
                 }
             }
+        }
+        if !self.is_script() {
+            self.lexer.flaws.push((open, Flaw::Bracket));
         }
     }
 
@@ -368,7 +372,7 @@ impl<'a> Machine<'a> {
             Kind::Word if !self.is_end() => self.name(),
             Kind::Mark(b'(') => self.parentheses(),
             Kind::Mark(b'[') => {
-                self.advance();
+                let open = self.advance().start;
                 let outer = self.pending.len();
                 while !self.is(b']') && !self.is_end() {
                     let before = self.token.start;
@@ -378,7 +382,7 @@ impl<'a> Machine<'a> {
                         break;
                     }
                 }
-                self.close(b']');
+                self.close(open, b']');
                 self.heap.list(self.pending.drain(outer..))
             }
             Kind::Mark(b'{') => {
@@ -396,7 +400,7 @@ impl<'a> Machine<'a> {
     }
 
     fn parentheses(&mut self) -> Value<'a> {
-        self.advance();
+        let open = self.advance().start;
         let mut value = Value::Unknown;
         while !self.is(b')') && !self.is_end() {
             let before = self.token.start;
@@ -405,7 +409,7 @@ impl<'a> Machine<'a> {
                 break;
             }
         }
-        self.close(b')');
+        self.close(open, b')');
         self.arrow();
         value
     }
@@ -448,14 +452,15 @@ impl<'a> Machine<'a> {
         while matches!(self.token.kind, Kind::Word | Kind::Mark(b'*')) {
             self.advance();
         }
-        if self.eat(b'(') {
+        if self.is(b'(') {
+            let open = self.advance().start;
             while let Some(parameter) = self.word() {
                 let at = self.advance().start;
                 let block = self.block_count + 1;
                 self.variables.insert(parameter, Slot::new(Value::named(parameter), at, block));
                 self.eat(b',');
             }
-            self.close(b')');
+            self.close(open, b')');
         }
         if self.is(b'{') {
             self.function_body();
@@ -497,7 +502,7 @@ impl<'a> Machine<'a> {
             }
         }
         self.depth -= 1;
-        self.close(b')');
+        self.close(at, b')');
         (by_place, by_name)
     }
 
@@ -514,7 +519,7 @@ impl<'a> Machine<'a> {
             }
         }
         self.depth -= 1;
-        self.close(b'}');
+        self.close(at, b'}');
         object
     }
 
@@ -536,9 +541,9 @@ impl<'a> Machine<'a> {
                 }
             }
             Kind::Mark(b'[') => {
-                self.advance();
+                let open = self.advance().start;
                 self.expression();
-                self.close(b']');
+                self.close(open, b']');
                 if self.eat(b':') {
                     self.expression();
                 }

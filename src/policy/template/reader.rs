@@ -8,8 +8,8 @@ use super::lexer::{Dialect, Flaw, Kind, Token};
 use super::machine::Machine;
 use super::positions::without_mark;
 use super::request::{Request, may_be};
-use super::tag;
 use super::value::Value;
+use super::tag;
 use crate::policy::declared::{Block, Parameter};
 
 /// How far is looked to tell a block from a field of the same name.
@@ -43,6 +43,18 @@ impl Notes<'_> {
     pub(super) fn issue(&mut self, at: usize, message: impl FnOnce() -> String) {
         if self.issues.len() < MOST_NOTED {
             self.issues.push((at, message()));
+        }
+    }
+
+    /// What is wrong with tokens.
+    pub(super) fn flaws(&mut self, flaws: Vec<(usize, Flaw)>) {
+        for (at, flaw) in flaws {
+            let message = match flaw {
+                Flaw::Text => "this string is not ended: its second quote is missing",
+                Flaw::Heredoc => "this text is not ended: no line is its end mark alone",
+                Flaw::Bracket => "this bracket is not closed",
+            };
+            self.issue(at, || message.into());
         }
     }
 }
@@ -103,15 +115,7 @@ impl<'a> Reader<'a> {
         while self.machine.token.kind != Kind::End {
             self.statement();
         }
-        for (at, flaw) in std::mem::take(&mut self.machine.lexer.flaws) {
-            self.issue(
-                at,
-                match flaw {
-                    Flaw::Text => "this string is not ended: its second quote is missing",
-                    Flaw::Heredoc => "this text is not ended: no line is its end mark alone",
-                },
-            );
-        }
+        self.notes.flaws(std::mem::take(&mut self.machine.lexer.flaws));
         self.hand_over();
         self.notes
     }
@@ -297,11 +301,11 @@ impl<'a> Reader<'a> {
 
     /// The texts of a field, with commas between them, in quotes or not.
     fn texts(&mut self, fields: &[&[u8]]) -> Vec<(Value<'a>, Token)> {
-        self.values(fields, true)
+        self.values(fields, Some(b",;\n#"))
     }
 
-    /// The values of a field, with commas between them.
-    fn values(&mut self, fields: &[&[u8]], bare: bool) -> Vec<(Value<'a>, Token)> {
+    /// The values of a field, with commas between them; without quotes up to one of these characters, if at all.
+    fn values(&mut self, fields: &[&[u8]], bare: Option<&[u8]>) -> Vec<(Value<'a>, Token)> {
         let mut values = Vec::new();
         let mut first = true;
         loop {
@@ -317,7 +321,9 @@ impl<'a> Reader<'a> {
             first = false;
             let calls = word.is_some() && self.machine.lexer.peek() == Some(b'(');
             match token.kind {
-                Kind::Word if bare && !calls => values.push((self.bare(fields), token)),
+                Kind::Word if bare.is_some() && !calls => {
+                    values.push((self.bare(fields, bare.unwrap_or_default()), token));
+                }
                 Kind::Mark(b':') => {
                     self.advance();
                     continue;
@@ -337,12 +343,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A value without quotes: to the end of the line, a comma, or the next field on the same line.
-    fn bare(&mut self, fields: &[&[u8]]) -> Value<'a> {
+    /// A value without quotes: up to one of these characters, or to the next field on the same line.
+    fn bare(&mut self, fields: &[&[u8]], until: &[u8]) -> Value<'a> {
         let text = self.machine.lexer.text();
         let from = self.machine.token.start;
         let rest = text.get(from..).unwrap_or_default();
-        let length = rest.iter().position(|byte| matches!(byte, b',' | b';' | b'\n' | b'#')).unwrap_or(rest.len());
+        let length = rest.iter().position(|byte| until.contains(byte)).unwrap_or(rest.len());
         let line = rest.get(..length).unwrap_or_default();
         let mut end = 0;
         for word in line.split_inclusive(u8::is_ascii_whitespace) {
@@ -370,7 +376,8 @@ impl<'a> Reader<'a> {
                 self.texts(FIELDS);
                 continue;
             }
-            let values = self.texts(FIELDS);
+            let sentence = matches!(called, b"label" | b"description");
+            let values = self.values(FIELDS, Some(if sentence { b";\n#" } else { b",;\n#" }));
             match called {
                 b"schemes" | b"scheme" => {
                     for (value, token) in values {
@@ -443,10 +450,7 @@ impl<'a> Reader<'a> {
                 Some(number) if number.trim().is_empty() => None,
                 Some(number) => Some(number.trim().to_owned()),
                 None => {
-                    self.issue(
-                        token.start,
-                        "`aws_account_number` is a parameter such as $param_aws_account_number, or digits",
-                    );
+                    self.issue(token.start, "`aws_account_number` is a parameter such as $param_aws_account_number, or digits");
                     None
                 }
             },
@@ -456,20 +460,8 @@ impl<'a> Reader<'a> {
     /// `parameter "param_x" do … end`
     fn parameter(&mut self, open: Token, name: &'a [u8]) {
         const FIELDS: &[&[u8]] = &[
-            b"type",
-            b"category",
-            b"label",
-            b"description",
-            b"default",
-            b"no_echo",
-            b"allowed_values",
-            b"min_length",
-            b"max_length",
-            b"min_value",
-            b"max_value",
-            b"allowed_pattern",
-            b"constraint_description",
-            b"end",
+            b"type", b"category", b"label", b"description", b"default", b"no_echo", b"allowed_values", b"min_length",
+            b"max_length", b"min_value", b"max_value", b"allowed_pattern", b"constraint_description", b"end",
         ];
         let mut parameter = Parameter { name: String::from_utf8_lossy(name).into_owned(), ..Parameter::default() };
         while let Some(field) = self.field(open) {
@@ -541,20 +533,8 @@ impl<'a> Reader<'a> {
     /// `request do … end`
     fn request(&mut self, open: Token) {
         const FIELDS: &[&[u8]] = &[
-            b"auth",
-            b"verb",
-            b"scheme",
-            b"host",
-            b"path",
-            b"url",
-            b"run_script",
-            b"query",
-            b"header",
-            b"body_field",
-            b"body",
-            b"pagination",
-            b"ignore_status",
-            b"end",
+            b"auth", b"verb", b"scheme", b"host", b"path", b"url", b"run_script", b"query", b"header", b"body_field",
+            b"body", b"pagination", b"ignore_status", b"end",
         ];
         let mut request = Request { at: open.start, ..Request::default() };
         let runs = self.runs.len();
@@ -591,7 +571,7 @@ impl<'a> Reader<'a> {
 
     /// `run_script $js_x, arguments`
     fn run_script(&mut self, fields: &[&[u8]], asks: bool) {
-        let mut values = self.values(fields, false).into_iter();
+        let mut values = self.values(fields, None).into_iter();
         if let Some((Value::Named(script) | Value::Literal(script), _)) = values.next() {
             let arguments = values.map(|(value, _)| value).collect();
             self.runs.push(Run { script, arguments, asks, auth: None });
@@ -654,8 +634,7 @@ impl<'a> Reader<'a> {
                 return self.machine.token.start;
             }
             let token = self.advance();
-            let word =
-                if token.kind == Kind::Word && !self.machine.is(b':') { self.machine.content(token) } else { b"" };
+            let word = if token.kind == Kind::Word && !self.machine.is(b':') { self.machine.content(token) } else { b"" };
             match word {
                 b"do" => depth += 1,
                 b"if" if begins || token.first => depth += 1,

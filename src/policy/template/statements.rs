@@ -78,8 +78,9 @@ impl<'a> Machine<'a> {
                 _ => match self.word().unwrap_or_default() {
                     b"if" | b"while" | b"for" | b"with" | b"switch" | b"catch" => {
                         self.advance();
-                        if self.eat(b'(') {
-                            self.close(b')');
+                        if self.is(b'(') {
+                            let open = self.advance().start;
+                            self.close(open, b')');
                         }
                         branch = true;
                     }
