@@ -23,6 +23,11 @@ impl Output {
         Self { json: json || !(table || on_terminal()) }
     }
 
+    /// Whether programs read it.
+    pub(super) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// The answer, as a document or in words.
     #[expect(clippy::print_stdout, reason = "this is the command's answer")]
     pub(super) fn answer(self, document: &Value, words: impl FnOnce() -> String) {

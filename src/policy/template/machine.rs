@@ -292,7 +292,8 @@ impl<'a> Machine<'a> {
 
     /// What stands in brackets behind something.
     fn element(&mut self, of: &Value<'a>, index: &Value<'a>) -> Value<'a> {
-        let number = |text: &[u8]| text.iter().all(u8::is_ascii_digit).then(|| std::str::from_utf8(text).ok()?.parse().ok());
+        let number =
+            |text: &[u8]| text.iter().all(u8::is_ascii_digit).then(|| std::str::from_utf8(text).ok()?.parse().ok());
         match (of, index) {
             (Value::List(from, length), Value::Literal(text)) => {
                 let items = self.heap.items(*from, *length);
@@ -577,7 +578,9 @@ impl<'a> Machine<'a> {
         let first = arguments.first().unwrap_or(&Value::Unknown);
         match name {
             b"join" => match first {
-                Value::List(from, length) => self.heap.join(*from, *length, arguments.get(1).unwrap_or(&Value::Literal(b""))),
+                Value::List(from, length) => {
+                    self.heap.join(*from, *length, arguments.get(1).unwrap_or(&Value::Literal(b"")))
+                }
                 _ => Value::Unknown,
             },
             b"val" => match arguments.get(1) {
@@ -592,10 +595,18 @@ impl<'a> Machine<'a> {
                 (Some(one), Some(other)) => self.heap.either(one, other),
                 _ => Value::Unknown,
             },
-            b"to_s" | b"strip" | b"lstrip" | b"rstrip" | b"downcase" | b"upcase" | b"String" | b"encodeURIComponent"
+            b"to_s"
+            | b"strip"
+            | b"lstrip"
+            | b"rstrip"
+            | b"downcase"
+            | b"upcase"
+            | b"String"
+            | b"encodeURIComponent"
             | b"encodeURI" => first.clone(),
             _ => {
-                if let Some(method) = name.strip_prefix(b"http_").filter(|_| self.lexer.dialect() == Dialect::Workflow) {
+                if let Some(method) = name.strip_prefix(b"http_").filter(|_| self.lexer.dialect() == Dialect::Workflow)
+                {
                     let object = match (by_name, first) {
                         (Some(object), _) => self.heap.object(Object { at: token.start, ..object }),
                         (None, object) => object.clone(),

@@ -8,9 +8,10 @@ use super::lexer::{Dialect, Flaw, Kind, Token};
 use super::machine::Machine;
 use super::positions::without_mark;
 use super::request::{Request, may_be};
-use super::value::Value;
 use super::tag;
+use super::value::Value;
 use crate::policy::declared::{Block, Parameter};
+use crate::policy::fold_scheme;
 
 /// How far is looked to tell a block from a field of the same name.
 const HEADER: usize = 512;
@@ -383,7 +384,7 @@ impl<'a> Reader<'a> {
                     for (value, token) in values {
                         match plain(&value) {
                             Some(scheme) => {
-                                let scheme = scheme.trim().to_ascii_lowercase().replace('-', "_");
+                                let scheme = fold_scheme(&scheme);
                                 if !scheme.is_empty() && !block.schemes.contains(&scheme) {
                                     block.schemes.push(scheme);
                                 }
@@ -450,7 +451,10 @@ impl<'a> Reader<'a> {
                 Some(number) if number.trim().is_empty() => None,
                 Some(number) => Some(number.trim().to_owned()),
                 None => {
-                    self.issue(token.start, "`aws_account_number` is a parameter such as $param_aws_account_number, or digits");
+                    self.issue(
+                        token.start,
+                        "`aws_account_number` is a parameter such as $param_aws_account_number, or digits",
+                    );
                     None
                 }
             },
@@ -460,8 +464,20 @@ impl<'a> Reader<'a> {
     /// `parameter "param_x" do … end`
     fn parameter(&mut self, open: Token, name: &'a [u8]) {
         const FIELDS: &[&[u8]] = &[
-            b"type", b"category", b"label", b"description", b"default", b"no_echo", b"allowed_values", b"min_length",
-            b"max_length", b"min_value", b"max_value", b"allowed_pattern", b"constraint_description", b"end",
+            b"type",
+            b"category",
+            b"label",
+            b"description",
+            b"default",
+            b"no_echo",
+            b"allowed_values",
+            b"min_length",
+            b"max_length",
+            b"min_value",
+            b"max_value",
+            b"allowed_pattern",
+            b"constraint_description",
+            b"end",
         ];
         let mut parameter = Parameter { name: String::from_utf8_lossy(name).into_owned(), ..Parameter::default() };
         while let Some(field) = self.field(open) {
@@ -533,8 +549,20 @@ impl<'a> Reader<'a> {
     /// `request do … end`
     fn request(&mut self, open: Token) {
         const FIELDS: &[&[u8]] = &[
-            b"auth", b"verb", b"scheme", b"host", b"path", b"url", b"run_script", b"query", b"header", b"body_field",
-            b"body", b"pagination", b"ignore_status", b"end",
+            b"auth",
+            b"verb",
+            b"scheme",
+            b"host",
+            b"path",
+            b"url",
+            b"run_script",
+            b"query",
+            b"header",
+            b"body_field",
+            b"body",
+            b"pagination",
+            b"ignore_status",
+            b"end",
         ];
         let mut request = Request { at: open.start, ..Request::default() };
         let runs = self.runs.len();
@@ -634,7 +662,8 @@ impl<'a> Reader<'a> {
                 return self.machine.token.start;
             }
             let token = self.advance();
-            let word = if token.kind == Kind::Word && !self.machine.is(b':') { self.machine.content(token) } else { b"" };
+            let word =
+                if token.kind == Kind::Word && !self.machine.is(b':') { self.machine.content(token) } else { b"" };
             match word {
                 b"do" => depth += 1,
                 b"if" if begins || token.first => depth += 1,
