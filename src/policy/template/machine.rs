@@ -560,6 +560,10 @@ impl<'a> Machine<'a> {
                     }
                     let fields = others.first().and_then(|index| self.heap.objects.get(*index));
                     let fields = fields.map(|other| other.fields.clone()).unwrap_or_default();
+                    // What others are made of is no request itself.
+                    if let Some(other) = others.first().and_then(|index| self.heap.objects.get_mut(*index)) {
+                        other.told = true;
+                    }
                     fields.into_iter().for_each(|(name, slot)| object.put(name, slot));
                 }
             }

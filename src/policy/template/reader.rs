@@ -150,6 +150,10 @@ impl<'a> Reader<'a> {
         self.machine.advance()
     }
 
+    fn skip_token(&mut self) {
+        self.advance();
+    }
+
     fn shown(&self, token: Token) -> String {
         String::from_utf8_lossy(self.machine.content(token)).into_owned()
     }
@@ -177,11 +181,12 @@ impl<'a> Reader<'a> {
                     self.skip_statement();
                 }
             }
+            // What is left of something else.
+            Some(b"end") => self.skip_token(),
+            _ if self.machine.is(b';') => self.skip_token(),
             _ => {
                 self.advance();
-                if !self.machine.is(b';') {
-                    self.skip_statement();
-                }
+                self.skip_statement();
             }
         }
     }

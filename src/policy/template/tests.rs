@@ -1,1 +1,476 @@
-//! Tests.
+//! Templates are read from the fixtures of `tests/policies`, from what is made of them, and from texts at random.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
+
+use super::*;
+
+fn fixtures() -> Vec<(PathBuf, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/policies");
+    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|end| end == "pt")).collect();
+    paths.sort();
+    assert!(paths.len() >= 5, "{paths:?}");
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        (path, text)
+    };
+    paths.into_iter().map(read).collect()
+}
+
+fn parse(text: &str) -> Template {
+    Template::parse(text.as_bytes())
+}
+
+/// `METHOD host path` of each use of a block, with the line before it.
+fn uses(template: &Template, block: &str) -> Vec<String> {
+    let block = template.credentials.iter().find(|one| one.name == block).unwrap();
+    block.uses.iter().map(|one| format!("{} {} {} {}", one.line, one.method, one.host, one.path)).collect()
+}
+
+fn errors(template: &Template) -> Vec<String> {
+    template.errors.iter().map(|error| format!("{}:{} {}", error.line, error.column, error.message)).collect()
+}
+
+#[test]
+fn every_fixture_is_read_as_it_was_reviewed() {
+    for (path, text) in fixtures() {
+        let expected = std::fs::read_to_string(path.with_extension("json")).unwrap();
+        let expected: Json = serde_json::from_str(&expected).unwrap();
+        let read = serde_json::to_value(parse(&text)).unwrap();
+        // Both texts have a line for each fact, so that the first one that differs is the one to look at.
+        let (read, expected) = (format!("{read:#}"), format!("{expected:#}"));
+        for (number, (read, expected)) in read.lines().zip(expected.lines()).enumerate() {
+            let file = path.display();
+            assert_eq!(read, expected, "{file}, line {} of the report; see policy inspect --json {file}", number + 1);
+        }
+        assert_eq!(read.lines().count(), expected.lines().count(), "{}", path.display());
+    }
+}
+
+#[test]
+fn line_ends_and_a_byte_order_mark_change_nothing() {
+    for (path, text) in fixtures() {
+        let read = parse(&text);
+        assert_eq!(parse(&text.replace('\n', "\r\n")), read, "{}", path.display());
+        assert_eq!(parse(&format!("\u{feff}{text}")), read, "{}", path.display());
+    }
+}
+
+#[test]
+fn what_is_no_utf_8_is_read_around() {
+    let text =
+        b"# \xff\xfe\ncredentials \"auth_x\" do\n  schemes \"basic\"\n  label \"a\xffb\"\n  tags \"a=\xc3\"\nend\n\xff";
+    let template = Template::parse(text);
+    assert_eq!(template.errors, []);
+    let block = &template.credentials[0];
+    assert_eq!((block.line, block.label.as_deref()), (2, Some("a\u{fffd}b")));
+    assert_eq!(block.tags["a"], "\u{fffd}");
+}
+
+#[test]
+fn an_error_has_its_line_and_its_column_in_characters() {
+    let text = "name \"é\"; credentials do\n\nend\n\tcredentials \"x\" do schemes \"é\", $y end\n";
+    let expected = [
+        "1:11 `credentials` has no name: write `credentials \"name\" do`",
+        "4:34 a scheme is a text such as \"oauth2\"",
+    ];
+    assert_eq!(errors(&parse(text)), expected);
+}
+
+#[test]
+fn only_so_many_errors_are_told_and_the_rest_is_counted() {
+    let template = parse(&"credentials\n".repeat(MOST_ERRORS + 5));
+    assert_eq!(template.errors.len(), MOST_ERRORS);
+    assert!(template.errors[MOST_ERRORS - 1].message.ends_with("(and 5 more errors)"), "{:?}", template.errors.last());
+    let template = parse(&"credentials\n".repeat(MOST_ERRORS));
+    assert!(!template.errors[MOST_ERRORS - 1].message.contains("more"));
+}
+
+/// A template with one block, `auth_x`, and what stands behind it.
+fn with(rest: &str) -> Template {
+    parse(&format!("credentials \"auth_x\" do schemes \"basic\" end\n{rest}"))
+}
+
+/// A template in which a request asks this script what to be.
+fn script(code: &str) -> Template {
+    with(&format!(
+        "datasource \"d\" do\nrequest do\nrun_script $js\nend\nend\nscript \"js\", type: \"javascript\" do\nresult \"request\"\ncode <<-EOS\n{code}\nEOS\nend\n"
+    ))
+}
+
+#[test]
+fn here_documents_end_where_ruby_ends_them() {
+    for (text, ends) in [
+        ("x <<A\nA\n", true),
+        ("x <<A\n  A\n", true),
+        ("x <<A\n  A\ncredentials \"no\" do schemes \"basic\" end\nA\n", true),
+        ("x <<-A\n  A\n", true),
+        ("x <<~A\n\tA \t\r\n", true),
+        ("x <<-'A b'\n", true),
+        ("x <<A, <<-B # <<C\nA\nB\nA\nB\n", true),
+        ("x << A\n", true),
+        ("x <<-A\nAB\n A B\nBA\n", false),
+        ("x <<A, <<B\nB\nA\n", false),
+    ] {
+        let template = parse(&format!("{text}credentials \"auth_x\" do schemes \"basic\" end\n"));
+        let names: Vec<&str> = template.credentials.iter().map(|block| block.name.as_str()).collect();
+        assert_eq!(names, ["auth_x"], "{text:?}");
+        assert_eq!(template.errors.is_empty(), ends, "{text:?}: {:?}", template.errors);
+    }
+}
+
+#[test]
+fn a_string_of_several_lines_is_told_from_one_that_does_not_end() {
+    let template = with(
+        "credentials \"auth_y\" do\n  schemes \"basic\"\n  description \"one\n  end\n  two\"\n  label \"Y\"\nend\n",
+    );
+    assert_eq!(template.errors, []);
+    assert_eq!(template.credentials[1].description.as_deref(), Some("one\n  end\n  two"));
+    let template = with("credentials \"auth_y\" do\n  schemes \"basic\"\n  description \"one\n  label \"Y\"\nend\n");
+    assert_eq!(errors(&template), ["4:15 this string is not ended: its second quote is missing"]);
+    assert_eq!(template.credentials[1].label.as_deref(), Some("Y"));
+}
+
+#[test]
+fn javascript_is_not_misread_where_it_looks_like_something_else() {
+    for (code, expected) in [
+        ("request = { auth: 'auth_x', host: 'a.test', path: '/' }", "a.test /"),
+        ("// request = { auth: 'no' }\nrequest = { auth: 'auth_x', /* host: 'no', */ host: 'a.test' }", "a.test /"),
+        ("var r = /[/'\"`{]/; x = a / b / c; request = { auth: 'auth_x', host: 'a.test' }", "a.test /"),
+        ("s = \"\\\"}\"; t = '{'; u = `${ `}` }`; request = { auth: `auth_x`, host: `a.${b.c}.test` }", "a.{c}.test /"),
+        ("request = {}\nrequest.auth = 'auth_x'; request['host'] = ['a', x.y, 'test'].join('.')", "a.{y}.test /"),
+        (
+            "let h = x?.['region'] ?? 'eu', p = '/a' + 1\nrequest = { auth: 'auth_x', host: 'a.test', path: p + '?q=' + h }",
+            "a.test /a1",
+        ),
+        (
+            "var host = 'a.test', path = '/p', auth = 'auth_x'; request = { auth, host, path, get() { return '}' } }",
+            "a.test /p",
+        ),
+        ("var base = { auth: 'auth_x', host: 'a.test' }; request = { ...base, path: '/s' }", "a.test /s"),
+        (
+            "function f(host) { return 1 } request = { auth: 'auth_x', host: host, path: g(function() { return { a: 1 } }) }",
+            "{host} {value}",
+        ),
+        ("request = { auth: 'auth_x', host: table[key], path: 'x/' + -1 + '#f' }", "{table} /x/{value}"),
+        ("request = { auth: 'auth_x', host: (a, 'b.test'), path: x => { return y } }", "b.test {value}"),
+        ("request = { auth: 'auth_x', url: 'HTTPS://A.test:8443/P/' + id + '?x' }", "a.test:8443 /P/{id}"),
+        ("request = { auth: 'auth_x', host: 'https://a.test/base', path: '/p' }", "a.test /base/p"),
+        ("request = { auth: 'auth_x', url: base + '/p' }", "{base} /p"),
+        ("request = { auth: 'auth_x', url: 'https://' + host + path }", "{host} {path}"),
+    ] {
+        let template = script(code);
+        assert_eq!(template.errors, [], "{code}");
+        let uses = uses(&template, "auth_x");
+        let shown: Vec<&str> = uses.iter().map(|one| one.split_once(" GET ").unwrap().1).collect();
+        assert_eq!(shown, [expected], "{code}");
+    }
+}
+
+#[test]
+fn what_a_branch_may_do_is_one_of_several_uses() {
+    for (code, expected) in [
+        ("if (a) { request.verb = 'DELETE' }", &["GET", "DELETE"][..]),
+        ("if (a) request.verb = 'DELETE'", &["GET", "DELETE"]),
+        ("request.verb = 'DELETE'", &["DELETE"]),
+        (
+            "request.verb = 'PUT'; if (a) { request.verb = 'POST' } else { request.verb = 'PATCH' }",
+            &["PUT", "POST", "PATCH"],
+        ),
+        ("if (a) { request.verb = 'PUT'; request.verb = 'POST' }; request.verb = 'PATCH'", &["PATCH"]),
+        ("request.verb = a ? 'put' : b ? 'Post' : c", &["PUT", "POST", "{c}"]),
+        ("switch (a) { case 1: request.verb = 'PUT'; break; default: request.verb = 'POST' }", &["GET", "PUT", "POST"]),
+        ("request.headers.verb = 'DELETE'", &["GET"]),
+    ] {
+        let template = script(&format!("request = {{ auth: 'auth_x', host: 'a.test' }}\n{code}"));
+        let methods: Vec<&str> = template.credentials[0].uses.iter().map(|one| one.method.as_str()).collect();
+        assert_eq!(methods, expected, "{code}");
+    }
+}
+
+#[test]
+fn a_script_knows_its_arguments_only_where_they_say_more() {
+    let text = "parameter \"param_host\" do type \"string\" default \"a.test\" end
+datasource \"d\" do request do run_script $js, $param_host, val(iter_item, \"zone\"), \"v2\", rs_org_id end end
+datasource \"e\" do request do run_script $js, $param_host, val(iter_item, \"zone\"), \"v3\" end end
+script \"js\", type: \"javascript\" do
+  parameters \"host\", \"region\", \"version\", \"org\"
+  result \"request\"
+  code \"request = { auth: 'auth_x', host: host, path: '/' + version + '/' + region + '/' + org }\"
+end
+";
+    let template = with(text);
+    assert_eq!(template.errors, []);
+    let expected = ["8 GET {param_host} /v2/{region}/{rs_org_id}", "8 GET {param_host} /v3/{region}/{rs_org_id}"];
+    assert_eq!(uses(&template, "auth_x"), expected);
+}
+
+#[test]
+fn two_scripts_of_a_request_share_what_authenticates_it() {
+    let both = "datasource \"d\" do request do auth $auth_x run_script $js end end
+script \"js\", type: \"javascript\" do result \"request\" code \"request = { host: 'a.test' }\" end\n";
+    assert_eq!(uses(&with(both), "auth_x"), ["2 GET a.test /"]);
+    let neither = both.replace("auth $auth_x ", "");
+    assert_eq!(with(&neither).unsigned.len(), 1);
+}
+
+#[test]
+fn a_definition_ends_where_its_own_end_is() {
+    let calls = "http_get(url: \"https://a.test/\", auth: $$auth_x)";
+    for body in [
+        "if $a\n  $b = 1\nend\n",
+        "if $a == \"end\" # end\n  while $b do\n  end\nelsif $c\n  $d = { end: 1, do: 2 }\nelse\nend\n",
+        "foreach $a in $b do if $c\n $d = 1\n end end\n",
+        "$a << $b\n$a <<$c\n$x = 4 / 2\n",
+        "sub on_error: skip do\n  raise \"if\" + \"do\"\nend\n",
+    ] {
+        let text =
+            format!("define f($a) return $b do\n{body}{calls}\nend\ncredentials \"auth_y\" do schemes \"jwt\" end\n");
+        let template = with(&text);
+        assert_eq!(template.errors, [], "{body}");
+        assert_eq!((template.credentials.len(), template.credentials[0].uses.len()), (2, 1), "{body}");
+    }
+    let open = with(&format!("define f() do\nif $a\n{calls}\nend\ncredentials \"auth_y\" do schemes \"jwt\" end\n"));
+    assert_eq!(errors(&open), ["2:1 this block is not ended: its `end` is missing"]);
+    assert_eq!((open.credentials.len(), open.credentials[0].uses.len()), (2, 1));
+}
+
+/// Numbers that look random and are the same every time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % end
+    }
+
+    fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
+        of[self.below(of.len())]
+    }
+}
+
+const SCRAPS: &[&str] = &[
+    "credentials \"auth_x\" do ",
+    "end",
+    "end\n",
+    "\n",
+    " ",
+    "do",
+    "\"",
+    "'",
+    "`",
+    "#",
+    "//",
+    "/*",
+    "*/",
+    "/",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    "${",
+    "$x",
+    "$$auth_x",
+    "<<-EOS\n",
+    "\nEOS\n",
+    "<<",
+    "schemes ",
+    "tags ",
+    "label ",
+    ",",
+    ";",
+    ":",
+    "=",
+    "=>",
+    "+",
+    "?",
+    ".",
+    "\\",
+    "é",
+    "\u{feff}",
+    "\r",
+    "\0",
+    "datasource \"d\" do ",
+    "request do ",
+    "auth $auth_x ",
+    "host ",
+    "path ",
+    "join([",
+    "run_script $js ",
+    "script \"js\", type: \"javascript\" do result \"request\" code ",
+    "request = ",
+    "auth: 'auth_x'",
+    "host: ",
+    "define f() do ",
+    "http_get(",
+    "url: ",
+    "if ",
+    "else ",
+    "function(a) ",
+    "x = x + x\n",
+    "x = [x, x]\n",
+    "parameter \"p\" do ",
+    "default ",
+    "case 1:",
+];
+
+#[test]
+fn reading_is_total_and_its_positions_lie_within_the_text() {
+    let mut numbers = Numbers(7);
+    let fixtures = fixtures();
+    for _ in 0..1500 {
+        let mut text = Vec::new();
+        for _ in 0..numbers.below(60) {
+            match numbers.below(4) {
+                0 => {
+                    let (_, whole) = &fixtures[numbers.below(fixtures.len())];
+                    let from = numbers.below(whole.len());
+                    text.extend(whole.bytes().skip(from).take(numbers.below(400)));
+                }
+                1 => text.push(u8::try_from(numbers.below(256)).unwrap()),
+                _ => text.extend(numbers.one(SCRAPS).bytes()),
+            }
+        }
+        let template = Template::parse(&text);
+        let lines = text.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let places = template.errors.iter().map(|error| (error.line, error.column));
+        let blocks =
+            template.credentials.iter().flat_map(|block| block.uses.iter().map(|one| one.line).chain([block.line]));
+        for (line, column) in places.chain(blocks.map(|line| (line, 1))) {
+            assert!((1..=lines).contains(&line) && column >= 1, "{}", String::from_utf8_lossy(&text));
+        }
+    }
+}
+
+#[test]
+fn deep_nesting_does_not_exhaust_the_stack() {
+    for unit in
+        ["(", "[", "{", "a ? ", "a => ", "function f(a) { ", "x = { a: ", "f(", "`${", "await ", "!", "if (a) ", "a.b["]
+    {
+        script(&unit.repeat(20_000));
+        with(&format!("datasource \"d\" do request do host {}", unit.repeat(20_000)));
+        with(&format!("define f() do\nhttp_get(url: {}", unit.repeat(20_000)));
+    }
+}
+
+/// Writes a string so that it is read as this text.
+fn quoted(text: &str, numbers: &mut Numbers) -> String {
+    if numbers.below(2) == 0 {
+        return format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"));
+    }
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// Writes a block in a layout at random.
+fn rendered(block: &Block, numbers: &mut Numbers, text: &mut String) {
+    let one_line = numbers.below(3) == 0;
+    let mut between = |numbers: &mut Numbers| match (one_line, numbers.below(4)) {
+        (true, 0) => "; ".to_owned(),
+        (true, _) => " ; ".to_owned(),
+        (false, 0) => " # end \"credentials 'x' do\n".to_owned(),
+        (false, 1) => "\r\n\t".to_owned(),
+        (false, 2) => "\n\n# end\n  ".to_owned(),
+        (false, _) => "\n  ".to_owned(),
+    };
+    let list = |items: Vec<String>, numbers: &mut Numbers| {
+        let comma = if one_line { ", " } else { numbers.one(&[", ", ",", ",\n    ", ", # and\n  ", " , "]) };
+        let items = items.iter().map(|item| quoted(item, numbers)).collect::<Vec<_>>().join(comma);
+        if numbers.below(4) == 0 { format!("[{items}]") } else { items }
+    };
+    let mut fields = vec![format!("schemes {}", list(block.schemes.clone(), numbers))];
+    if let Some(label) = &block.label {
+        fields.push(format!("label {}", quoted(label, numbers)));
+    }
+    match &block.description {
+        Some(lines) if !one_line && numbers.below(2) == 0 => {
+            let tag = numbers.one(&["EOS", "TEXT_1", "É"]);
+            fields.push(format!("description <<-{tag} # a here-document\n{lines}\n  {tag}"));
+        }
+        Some(lines) => fields.push(format!("description {}", quoted(lines, numbers))),
+        None => {}
+    }
+    if !block.tags.is_empty() {
+        let tags = block.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        fields.push(format!("tags {}", list(tags, numbers)));
+    }
+    if let Some(account) = &block.account_number {
+        fields.push(format!("aws_account_number {account}"));
+    }
+    // In any order.
+    for last in (1..fields.len()).rev() {
+        fields.swap(last, numbers.below(last + 1));
+    }
+    write!(text, "credentials {} do", quoted(&block.name, numbers)).unwrap();
+    let ends_with_text = |field: &String| field.contains("<<-");
+    for field in &fields {
+        let gap = between(numbers);
+        write!(text, "{}{field}", if gap.starts_with(';') || gap.starts_with(" ;") { " " } else { &gap }).unwrap();
+        text.push_str(if one_line { ";" } else { "" });
+        if ends_with_text(field) {
+            text.push('\n');
+        }
+    }
+    text.push_str(if one_line { " end" } else { "\nend" });
+    text.push_str(numbers.one(&["\n", " # end\n", "\r\n\r\n", "\n\n\n"]));
+}
+
+#[test]
+fn a_block_reads_the_same_however_it_is_laid_out() {
+    const SCHEMES: &[&str] = &["aws", "aws_sts", "basic", "digest", "ntlm", "api_key", "jwt", "oauth2", "oracle"];
+    const TEXTS: &[&str] = &[
+        "AWS",
+        "a \"quoted\" 'word'",
+        "end",
+        "do # no comment",
+        "credentials \"auth_in\" do",
+        "back\\slash",
+        "é – 認証",
+        "a, b; c",
+        "<<-EOS",
+        "",
+    ];
+    let mut numbers = Numbers(11);
+    for round in 0..400 {
+        let mut text = String::new();
+        let mut blocks = Vec::new();
+        for number in 0..1 + numbers.below(6) {
+            let mut block = Block {
+                name: format!("auth_{number}"),
+                schemes: vec![numbers.one(SCHEMES).into()],
+                ..Block::default()
+            };
+            let more = numbers.one(SCHEMES).to_owned();
+            if !block.schemes.contains(&more) {
+                block.schemes.push(more);
+            }
+            block.label = (numbers.below(3) > 0).then(|| numbers.one(TEXTS).into());
+            block.description = (numbers.below(3) > 0).then(|| numbers.one(TEXTS).into());
+            for _ in 0..numbers.below(3) {
+                block.tags.insert(format!("key{}", numbers.below(3)), numbers.one(TEXTS).into());
+            }
+            block.account_number = match numbers.below(3) {
+                0 => Some("$param_aws_account_number".into()),
+                1 => Some("012345678901".into()),
+                _ => None,
+            };
+            text.push_str(numbers.one(&[
+                "",
+                "# credentials \"no\" do\n",
+                "category \"x\" # end\n",
+                "\n\n",
+                "x <<-A\nend\nA\n",
+            ]));
+            block.line = text.matches('\n').count() + 1;
+            rendered(&block, &mut numbers, &mut text);
+            blocks.push(block);
+        }
+        let template = parse(&text);
+        assert_eq!(template.errors, [], "round {round}:\n{text}");
+        assert_eq!(template.credentials, blocks, "round {round}:\n{text}");
+    }
+}
