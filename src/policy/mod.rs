@@ -5,11 +5,25 @@
 //! then on nothing asks which it was. **Never executes anything of a template, never sees a secret, never decides about a
 //! request.**
 
+mod candidate;
 mod declaration;
 mod declared;
+mod groups;
+mod matching;
+mod parts;
+mod placeholder;
+mod places;
+mod proposal;
 mod template;
+#[cfg(test)]
+mod testing;
+mod ties;
 
+pub use candidate::Candidate;
 pub use declared::{Block, Issue, Parameter, Template, Use};
+pub use matching::{Cover, Fit, Misfit, Rank, Verdicts, judge};
+pub use placeholder::resolve;
+pub use proposal::{Options, Problem, Proposal, propose};
 
 /// A scheme's name as templates write it: `AWS-STS` is `aws_sts`.
 fn fold_scheme(name: &str) -> String {
