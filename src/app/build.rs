@@ -41,8 +41,22 @@ pub struct Parts<'a> {
     pub stores: Option<&'a Stores>,
     /// The upstream in use, whose connections are kept when its settings are the same.
     pub previous: Option<&'a Arc<Upstream>>,
-    /// `run`: one private listener in place of the configured ones, as this caller, meaning this credential.
-    pub private: Option<(String, Option<String>)>,
+    /// One private listener in place of the configured ones.
+    pub private: Option<Private>,
+}
+
+/// The private listener of one command.
+#[derive(Debug, Clone)]
+pub enum Private {
+    /// `run`: every connection is this caller, and means this credential.
+    Command {
+        /// The caller.
+        caller: String,
+        /// The credential, unless a request names another.
+        credential: Option<String>,
+    },
+    /// `policy run`: each request shows the token of a run.
+    Leased,
 }
 
 /// Everything that a configuration describes.
@@ -102,15 +116,21 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
     let shared = builder.sharing(&parts);
     let credentials = builder.credentials(&parts, outside.as_ref()).await;
     let rules = builder.callers(parts.private.as_ref());
+    // Until the store was read nobody is listed, and whoever shows nothing would be `local`.
+    let asks = matches!(parts.private, Some(Private::Leased));
     let callers = Callers::new(rules.clone());
+    let callers = if asks { callers.asking() } else { callers };
     let mut doors = builder.doors(&callers);
     let admin_tls = builder.admin_tls();
     let mut bindings = builder.bindings(&credentials, &callers);
     bindings.extend(builder.route_bindings(&doors, &credentials, &callers));
-    if let Some((caller, credential)) = &parts.private {
+    if let Some(private) = &parts.private {
         // The configured listeners were built for their routes' bindings alone.
         let loopback = crate::listen::Address::Tcp(([127, 0, 0, 1], 0).into());
-        doors = vec![Door::private(loopback, caller, credential.as_deref())];
+        doors = vec![match private {
+            Private::Command { caller, credential } => Door::private(loopback, caller, credential.as_deref()),
+            Private::Leased => Door::leased(loopback),
+        }];
     }
     builder.check_private(parts.private.as_ref(), &credentials, &callers);
     let unbound = builder.config.unbound;
@@ -130,7 +150,7 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
                 credentials,
                 declared: std::mem::take(&mut builder.declared),
                 callers: rules,
-                asks: false,
+                asks,
                 unbound,
                 outside,
                 sources: builder.sources.clone(),
@@ -212,7 +232,7 @@ impl Builder {
         self.errors.push(self.config.document.error(path, message));
     }
 
-    fn callers(&mut self, private: Option<&(String, Option<String>)>) -> Vec<CallerRule> {
+    fn callers(&mut self, private: Option<&Private>) -> Vec<CallerRule> {
         let mut rules = Vec::new();
         for (index, CallerSettings { name, proof }) in self.config.callers.iter().enumerate() {
             rules.push(match proof {
@@ -220,7 +240,7 @@ impl Builder {
                 CallerProof::ClientCert(san) => CallerRule::client_cert(name, san),
                 CallerProof::Token(token) => match self.secrets.field(token) {
                     Ok(token) => CallerRule::token(name, &token),
-                    // `run` proves its caller by the socket, so a token that only the service has is no matter.
+                    // A private listener asks for nobody's token but a run's, so one that only the service has is no matter.
                     Err(_) if private.is_some() => CallerRule::unproven(name),
                     Err(error) => {
                         let path = format!("callers[{index}].token");
@@ -607,17 +627,15 @@ impl Builder {
 
     fn check_private(
         &mut self,
-        private: Option<&(String, Option<String>)>,
+        private: Option<&Private>,
         credentials: &Credentials,
         callers: &Callers,
     ) {
-        if let Some((name, _)) = private
-            && name != crate::route::LOCAL
-            && !callers.knows(name)
-        {
-            self.error("callers", format!("there is no caller {name}"));
+        let Some(Private::Command { caller, credential }) = private else { return };
+        if caller != crate::route::LOCAL && !callers.knows(caller) {
+            self.error("callers", format!("there is no caller {caller}"));
         }
-        if let Some((_, Some(id))) = private
+        if let Some(id) = credential
             && !credentials.contains_key(id)
         {
             self.error("credentials", format!("there is no credential {id}"));

@@ -18,7 +18,7 @@ mod stored;
 mod test;
 mod watch;
 
-pub use build::{Built, Parts, build};
+pub use build::{Built, Parts, Private, build};
 pub use introduce::{IntroduceError, Introduced, introduce};
 pub use local::{LocalAudit, OpenStore, build_whole, manage, open_store};
 pub use serve::{App, StartError};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio_util::sync::CancellationToken;
 
-use super::build::{Built, Parts, build, files};
+use super::build::{Built, Parts, Private, build, files};
 use super::management::{ApiSlot, Around, Management};
 use super::opening::StoreWanted;
 use super::refresh::Keepers;
@@ -33,7 +33,7 @@ const ROOTS_INTERVAL: Duration = Duration::from_secs(3600);
 /// Longer than an exchange may take: half a minute for the call, and the disk.
 const EXCHANGE_ENDS: Duration = Duration::from_secs(40);
 
-/// `run` ends with its command: whoever that left behind has no proxy any more, and a moment is enough for the rest.
+/// A private listener ends with its command: whoever that left behind has no proxy any more, and a moment is enough for the rest.
 const PRIVATE_DRAIN: Duration = Duration::from_secs(1);
 
 /// Why the application did not start.
@@ -76,7 +76,7 @@ fn unusable(proxy: &Proxy, stores: &InUse) -> Vec<String> {
 pub struct App {
     deps: Deps,
     path: Option<PathBuf>,
-    private: Option<(String, Option<String>)>,
+    private: Option<Private>,
     authority: Authority,
     roots: Roots,
     own: OwnAddresses,
@@ -112,13 +112,8 @@ impl App {
     ///
     /// # Errors
     /// As [`App::start`].
-    pub async fn start_private(
-        config: Config,
-        deps: Deps,
-        caller: String,
-        credential: Option<String>,
-    ) -> Result<Self, StartError> {
-        Self::begin(config, None, deps, Some((caller, credential)), Authority::InMemory).await
+    pub async fn start_private(config: Config, deps: Deps, private: Private) -> Result<Self, StartError> {
+        Self::begin(config, None, deps, Some(private), Authority::InMemory).await
     }
 
     /// Starts the configured listeners with an authority whose key stays in memory, for demonstrations.
@@ -133,7 +128,7 @@ impl App {
         config: Config,
         path: Option<&Path>,
         mut deps: Deps,
-        private: Option<(String, Option<String>)>,
+        private: Option<Private>,
         authority: Authority,
     ) -> Result<Self, StartError> {
         // Before anything that it must hold.
@@ -159,7 +154,7 @@ impl App {
         config: Config,
         path: Option<&Path>,
         deps: Deps,
-        private: Option<(String, Option<String>)>,
+        private: Option<Private>,
         authority: Authority,
         audit: Option<AuditLog>,
     ) -> Result<Self, StartError> {

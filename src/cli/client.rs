@@ -176,6 +176,18 @@ impl Client {
         &self.place
     }
 
+    /// Whether it is the store on this host, and nothing listens.
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self.transport, Transport::Local(_))
+    }
+
+    /// The host of a Countersign on another machine.
+    pub(super) fn elsewhere(&self) -> Option<String> {
+        let Transport::Remote { base, .. } = &self.transport else { return None };
+        let url = Url::parse(base).ok().filter(|url| !is_this_host(url.host()))?;
+        url.host_str().map(str::to_owned)
+    }
+
     /// Asks for something.
     pub(super) async fn get(&self, path: &str) -> Result<Value, Denied> {
         Ok(self.call(Method::GET, path, None, Condition::None).await?.body)
@@ -349,18 +361,22 @@ impl Address {
         if url.query().is_some() || url.fragment().is_some() || url.path() != "/" {
             return Err(wrong("only scheme, host and port"));
         }
-        let local = match url.host() {
-            Some(url::Host::Ipv4(address)) => address.is_loopback(),
-            Some(url::Host::Ipv6(address)) => address.to_canonical().is_loopback(),
-            Some(url::Host::Domain(name)) => name == "localhost",
-            None => false,
-        };
-        if url.scheme() == "http" && !local && !allow_cleartext {
+        if url.scheme() == "http" && !is_this_host(url.host()) && !allow_cleartext {
             return Err(wrong(
                 "token and secrets would travel unencrypted; use https, or say --allow-cleartext-server",
             ));
         }
         Ok(Self { base: url.as_str().trim_end_matches('/').to_owned(), socket: None })
+    }
+}
+
+/// Whether a host's name or address never leads away from this one.
+pub(super) fn is_this_host(host: Option<url::Host<&str>>) -> bool {
+    match host {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
     }
 }
 

@@ -258,11 +258,11 @@ fn belong_together(pem: &str, key: &KeyPair) -> bool {
 }
 
 /// System roots and ours, as PEM.
-pub fn bundle(system: &Roots, ca: &Ca) -> String {
+pub fn bundle(system: &Roots, ca: &CertificateDer<'_>) -> String {
     use base64::Engine;
     let mut text = String::with_capacity(256 * 1024);
     text.push_str("# System roots and the Countersign CA. Made by Countersign; rewritten when either changes.\n");
-    for certificate in system.0.iter().chain([&ca.certificate]) {
+    for certificate in system.0.iter().map(AsRef::as_ref).chain([ca.as_ref()]) {
         text.push_str("-----BEGIN CERTIFICATE-----\n");
         let encoded = base64::engine::general_purpose::STANDARD.encode(certificate);
         for line in encoded.as_bytes().chunks(64) {
@@ -279,7 +279,7 @@ pub fn bundle(system: &Roots, ca: &Ca) -> String {
 /// # Errors
 /// When it cannot be written.
 pub fn write_bundle(path: &Path, system: &Roots, ca: &Ca) -> Result<bool, CaError> {
-    let text = bundle(system, ca);
+    let text = bundle(system, &ca.certificate);
     if fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
         return Ok(false);
     }

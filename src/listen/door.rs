@@ -114,6 +114,12 @@ impl Door {
 
     /// The private listener of `run`: intercepting, for our own uid, every connection being this caller.
     pub fn private(address: Address, caller: &str, credential: Option<&str>) -> Self {
+        let run = Some((Arc::new(Caller::same_user(caller)), credential.map(Into::into)));
+        Self { run, ..Self::leased(address) }
+    }
+
+    /// The private listener of `policy run`: the same, but each request shows the token of the run.
+    pub fn leased(address: Address) -> Self {
         Self {
             address,
             mode: 0o600,
@@ -121,7 +127,7 @@ impl Door {
             tls: None,
             allow_anonymous: false,
             same_user: true,
-            run: Some((Arc::new(Caller::same_user(caller)), credential.map(Into::into))),
+            run: None,
         }
     }
 

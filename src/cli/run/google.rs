@@ -15,7 +15,7 @@ use axum::routing::post;
 use serde_json::{Value, json};
 
 use super::endpoint::{LIFE, Listener, Serving, WORTHLESS, end, unsigned};
-use super::write_private;
+use super::supervise::write_private;
 use crate::base::Clock;
 
 /// Where Google's programs find keys, or another way to some: not for the command.

@@ -8,8 +8,8 @@ use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::KeyPair as _;
 use md5::{Digest, Md5};
 
-use super::{variable, write_private};
-use crate::cli::Context;
+use super::supervise::write_private;
+use crate::cli::{Context, variable};
 use crate::config::Config;
 
 /// Where they find keys, or another way to some: not for the command.
