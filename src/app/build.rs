@@ -625,12 +625,7 @@ impl Builder {
         }
     }
 
-    fn check_private(
-        &mut self,
-        private: Option<&Private>,
-        credentials: &Credentials,
-        callers: &Callers,
-    ) {
+    fn check_private(&mut self, private: Option<&Private>, credentials: &Credentials, callers: &Callers) {
         let Some(Private::Command { caller, credential }) = private else { return };
         if caller != crate::route::LOCAL && !callers.knows(caller) {
             self.error("callers", format!("there is no caller {caller}"));

@@ -39,7 +39,8 @@ pub(super) async fn secret_in(path: &str) -> Result<Secret, Failure> {
     Ok(secret)
 }
 
-fn standard_input() -> Result<Vec<u8>, Failure> {
+/// Everything on standard input, as much as the API takes.
+pub(super) fn standard_input() -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let read = std::io::stdin().lock().take(MAX_INPUT + 1).read_to_end(&mut bytes);
     let read = read.map_err(|error| Failure::Other(format!("standard input: {error}")))?;

@@ -72,6 +72,8 @@ enum Command {
     Credential(credential::Arguments),
     /// The audit record: check it, or look something up in it
     Audit(audit::Arguments),
+    /// Policy templates: what fits them, applying them, and running what was applied
+    Policy(policy::Arguments),
     /// The accounts that own credentials
     Account(account::Arguments),
     /// Which caller may use which credential where
@@ -193,6 +195,7 @@ pub fn main() -> ExitCode {
             Command::Check => check::run(&context).await,
             Command::Explain(arguments) => explain::run(&context, &arguments).await,
             Command::Credential(arguments) => credential::run(&context, &arguments).await,
+            Command::Policy(arguments) => policy::run(&context, &arguments).await,
             Command::Audit(arguments) => audit::run(&context, &arguments).await,
             Command::Ca(arguments) => ca::run(&context, &arguments),
             Command::Account(arguments) => account::run(&context, &arguments).await,

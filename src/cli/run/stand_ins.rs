@@ -88,19 +88,22 @@ impl StandIns {
         let mut standing = Standing { _azure: None, _google: None };
         if self.azure {
             let azure = Azure::begin(&context.deps).await;
-            let azure = azure.map_err(|why| Failure::Other(format!("Azure's programs cannot be given a token: {why}")))?;
+            let azure =
+                azure.map_err(|why| Failure::Other(format!("Azure's programs cannot be given a token: {why}")))?;
             command.envs(azure.variables());
             standing._azure = Some(azure);
         }
         if self.google {
             let google = Google::begin(folder, Arc::clone(&context.deps.clock)).await;
-            let google = google.map_err(|why| Failure::Other(format!("Google's programs cannot be given a key: {why}")))?;
+            let google =
+                google.map_err(|why| Failure::Other(format!("Google's programs cannot be given a key: {why}")))?;
             command.envs(google.variables());
             standing._google = Some(google);
         }
         if self.oracle {
             let made = oracle::stand_in(context, folder, self.tenancy);
-            command.envs(made.map_err(|why| Failure::Other(format!("Oracle's programs cannot be given a key: {why}")))?);
+            command
+                .envs(made.map_err(|why| Failure::Other(format!("Oracle's programs cannot be given a key: {why}")))?);
         }
         Ok(standing)
     }
