@@ -20,6 +20,7 @@ mod azure;
 mod bad_input;
 mod callers;
 mod cli_management;
+mod cli_policies;
 mod clients;
 mod commands;
 mod desync;
