@@ -82,8 +82,6 @@ enum Command {
     Caller(caller::Arguments),
     /// Tokens for the management API
     Token(token::Arguments),
-    /// Policies: what their templates ask for
-    Policy(policy::Arguments),
     /// The encrypted store on this host: what it is, its keys, backup
     Store(store::Arguments),
     /// The certificate authority that callers trust: where it is, what it is, the bundle to hand out
@@ -202,7 +200,6 @@ pub fn main() -> ExitCode {
             Command::Binding(arguments) => binding::run(&context, &arguments).await,
             Command::Caller(arguments) => caller::run(&context, &arguments).await,
             Command::Token(arguments) => token::run(&context, &arguments).await,
-            Command::Policy(arguments) => policy::run(&arguments),
             Command::Store(arguments) => store::run(&context, &arguments).await,
             Command::Completions(arguments) => completions::completions(&arguments),
             Command::Man(arguments) => completions::man(&arguments),

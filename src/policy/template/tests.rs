@@ -369,7 +369,7 @@ fn quoted(text: &str, numbers: &mut Numbers) -> String {
 /// Writes a block in a layout at random.
 fn rendered(block: &Block, numbers: &mut Numbers, text: &mut String) {
     let one_line = numbers.below(3) == 0;
-    let mut between = |numbers: &mut Numbers| match (one_line, numbers.below(4)) {
+    let between = |numbers: &mut Numbers| match (one_line, numbers.below(4)) {
         (true, 0) => "; ".to_owned(),
         (true, _) => " ; ".to_owned(),
         (false, 0) => " # end \"credentials 'x' do\n".to_owned(),
