@@ -3,6 +3,7 @@
 //! The text is cut into blocks once ([`reader`]); only the scripts and workflow definitions that send requests are looked
 //! into ([`statements`]), as far as the text tells where to ([`value`]).
 
+mod heap;
 mod lexer;
 mod machine;
 mod positions;

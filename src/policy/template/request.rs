@@ -1,6 +1,7 @@
 //! From what a request is made of to the places it is sent to.
 
-use super::value::{Heap, Object, Piece, Pieces, Value};
+use super::heap::Heap;
+use super::value::{Object, Piece, Pieces, Value};
 use crate::policy::declared::Use;
 
 /// How many uses one request may come to; of more, not all parts are told apart.
@@ -123,7 +124,7 @@ fn place(mut host: Pieces<'_>, path: Option<Pieces<'_>>) -> (bool, String, Strin
     behind.extend(path.unwrap_or_default());
     let lower = render(&host, <[u8]>::to_ascii_lowercase);
     let host = if lower.is_empty() { "{value}".to_owned() } else { lower };
-    let mut path = render(&without_query(behind, is_address), <[u8]>::to_vec);
+    let mut path = render(&without_query(behind), <[u8]>::to_vec);
     if !path.starts_with(['/', '{']) {
         path.insert(0, '/');
     }
@@ -162,7 +163,7 @@ fn touching(host: &[Piece<'_>], end: usize) -> Option<usize> {
     }
 }
 
-fn without_query<'a>(mut path: Pieces<'a>, _is_address: bool) -> Pieces<'a> {
+fn without_query<'a>(mut path: Pieces<'a>) -> Pieces<'a> {
     for index in 0..path.len() {
         if let Some(Piece::Literal(text)) = path.get_mut(index)
             && let Some(end) = text.iter().position(|byte| matches!(byte, b'?' | b'#'))
