@@ -40,6 +40,7 @@ mod operations;
 mod oracle;
 mod oracle_signing;
 mod policies;
+mod policy_inspect;
 mod protocols;
 mod recipes;
 mod reverse;

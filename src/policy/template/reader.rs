@@ -278,7 +278,7 @@ impl<'a> Reader<'a> {
         let line = line.get(..memchr(b'\n', line).unwrap_or(line.len())).unwrap_or_default();
         let header = line.trim_ascii_start();
         match word {
-            b"define" => header.len() < line.len() && header.first().is_some_and(|byte| byte.is_ascii_alphabetic()),
+            b"define" => header.len() < line.len() && header.first().is_some_and(u8::is_ascii_alphabetic),
             b"credentials" | b"datasource" | b"script" | b"parameter" | b"policy" | b"escalation" | b"pagination"
             | b"resources" | b"auth" => {
                 let Some(quote) = header.first().filter(|byte| matches!(byte, b'"' | b'\'')) else { return false };
