@@ -75,6 +75,7 @@ SECTIONS = {
     "i": "Oracle's signatures against the bare pass and against the signature alone",
     "j": "digest against the bare pass",
     "k": "100,000 stored credentials against 10",
+    "l": "policy inspect against grep -c",
 }
 
 
@@ -993,6 +994,105 @@ def section_k(bench):
     what = f"1 kB GET with {STORED:,} / {FEW} stored credentials: "
     bench.ratio("k", what + "processor time", "cpu_us", side_many, side_few, "us", ("<=", 1.05))
     bench.ratio("k", what + "throughput", "rate", side_many, side_few, "per s")
+
+
+TEMPLATES, TEMPLATE_SIZE = 600, 45_000
+# What most of a template is: a script that asks nobody.
+WORK = """
+script "js_work_%(number)d", type: "javascript" do
+  parameters "ds_things", "param_tags"
+  result "result"
+  code <<-EOS
+  comparators = _.map(param_tags, function(item) {
+    // Of a key without a value, every value is meant
+    if (item.indexOf('==') != -1) {
+      return { comparison: '==', key: item.split('==')[0], value: item.split('==')[1], string: item }
+    }
+    if (item.indexOf('=~') != -1) {
+      value = item.split('=~')[1]
+      return { comparison: '=~', key: item.split('=~')[0], value: new RegExp(value.slice(1, value.length - 1)), string: item }
+    }
+    return { comparison: 'key', key: item, value: null, string: item }
+  })
+  if (param_tags.length > 0) {
+    result = _.reject(ds_things, function(resource) {
+      resource_tags = {}
+      _.each(resource['tags'], function(tag) {
+        resource_tags[tag['key']] = tag['value']
+      })
+      found = _.filter(comparators, function(comparator) {
+        return comparator['comparison'] == 'key' && resource_tags[comparator['key']] != undefined
+      })
+      return found.length > 0
+    })
+  } else {
+    result = ds_things
+  }
+  message = ["The above settings can be changed by editing the applied policy and ", "its parameters."].join('')
+EOS
+end
+"""
+
+
+def templates(directory):
+    """A folder of templates, the same every time: one with all its blocks, then others' requests and scripts."""
+    folder = ROOT / "tests" / "policies"
+    whole = [(folder / name).read_text() for name in ("aws_snapshots.pt", "requests.pt", "workflows.pt")]
+    parts = [
+        part
+        for text in whole
+        for part in re.findall(r"^(?:parameter|datasource|script|policy|define) .*?^end$", text, re.DOTALL | re.MULTILINE)
+    ]
+    directory.mkdir()
+    for number in range(TEMPLATES):
+        text, count = whole[number % len(whole)], number
+        while len(text) < TEMPLATE_SIZE:
+            text += f"\n{parts[count % len(parts)]}\n" + WORK % {"number": count}
+            count += 1
+        (directory / f"{number:03}.pt").write_text(text)
+    return sorted(directory.iterdir())
+
+
+def one_core(*command):
+    """What a command took on one core: the time, and the time of the processor."""
+    core = str(min(os.sched_getaffinity(0)))
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    with tempfile.TemporaryFile() as out:
+        done = subprocess.run(
+            ["taskset", "-c", core, *command], stdout=out, stderr=subprocess.PIPE, check=False, env=os.environ | {"LC_ALL": "C"}
+        )
+        seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        if done.returncode != 0:
+            raise Failed(f"{command[0]}: {done.stderr.decode(errors='replace').strip()[-300:]}")
+        out.seek(0)
+        answer = out.read()
+    spent = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return {"seconds": seconds, "spent": spent}, answer
+
+
+def section_l(bench):
+    inspect = (bench.binary, "policy", "inspect", "--json")
+    help_text = subprocess.run([*inspect[:2], "--help"], capture_output=True, text=True, check=False).stdout
+    if "inspect" not in help_text:
+        raise Skip("this binary does not know policies")
+    files = templates(bench.dir / "templates")
+    size = sum(path.stat().st_size for path in files)
+    ours, theirs = [], []
+    for _ in range(max(bench.rounds, 5) * 2):
+        counted, _ = one_core("grep", "-c", "credentials", *map(str, files))
+        read, answer = one_core(*inspect, str(files[0].parent))
+        ours.append(read)
+        theirs.append(counted)
+        bench.runs += [{"what": "l grep -c"} | counted, {"what": "l inspect"} | read]
+    report = json.loads(answer)
+    bench.count("l", "templates read, all with their blocks", sum(bool(one["credentials"]) for one in report), TEMPLATES)
+    for key, what in (("seconds", "time"), ("spent", "processor time")):
+        asked = f"{TEMPLATES} templates, {size / 1e6:.0f} MB: policy inspect --json / grep -c: {what}"
+        bench.ratio("l", asked, key, ours, theirs, "ms", ("<=", 10), 1000)
+    large = bench.dir / "large.pt"
+    large.write_text("".join(path.read_text() for path in files)[: 10 * 1000 * 1000])
+    seconds = statistics.median(one_core(*inspect, str(large))[0]["seconds"] for _ in range(5))
+    bench.line("l", "one template of 10 MB: seconds", f"{seconds:.2f}", "", ("<=", 1), seconds)
 
 
 def cold_callers(port, uri):
