@@ -505,13 +505,13 @@ impl RouteTable {
         if named.is_some() {
             return Err(unknown(destination));
         }
-        if let Some((method, _, headers)) = call {
-            for place in self.open_places(caller, destination).filter(|place| place.allows(method)) {
-                if !place.methods.is_empty() {
-                    refuse_method_overrides(headers)?;
-                }
-                return Ok(Passage::new(None));
+        if let Some((method, _, headers)) = call
+            && let Some(place) = self.open_places(caller, destination).find(|place| place.allows(method))
+        {
+            if !place.methods.is_empty() {
+                refuse_method_overrides(headers)?;
             }
+            return Ok(Passage::new(None));
         }
         Err(undeclared(destination, call.map(|(method, ..)| method)))
     }
@@ -1025,7 +1025,7 @@ mod tests {
     }
 
     fn run(id: &str, policy: &str) -> (Arc<Lease>, CallerRule) {
-        let until = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+        let until = SystemClock.now() + std::time::Duration::from_secs(3600);
         let lease = Arc::new(Lease::new("default", policy, id, until));
         let rule = CallerRule::token(&format!("run-{id}"), &Secret::new(id));
         (Arc::clone(&lease), CallerRule { lease: Some(lease), ..rule })

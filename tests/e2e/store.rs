@@ -308,7 +308,7 @@ async fn policies(server: &Server) {
     let applied = store.apply_policy("po", "p", content("used"), &anna()).await.unwrap();
     assert!(matches!(store.apply_policy("po", "p", content("idle"), &anna()).await, Err(StoreError::Exists(_))));
     assert_eq!(store.applied_policy("po", "p").await.unwrap(), Some(applied.clone()));
-    assert_eq!(store.applied_policies("po").await.unwrap(), [applied.clone()]);
+    assert_eq!(store.applied_policies("po").await.unwrap(), std::slice::from_ref(&applied));
     assert!(store.applied_policies("other").await.unwrap().is_empty());
     let of = |routing: &Routing| {
         let runs = routing.runs.iter().filter(|run| run.account == "po").map(|run| run.id.clone());
