@@ -169,6 +169,13 @@ fn a_template_is_matched_applied_shown_and_removed_in_the_store_of_this_host() {
     ] {
         assert_eq!(run(wrong).code, 64, "{wrong:?}");
     }
+    // An engine with another language declares the same.
+    let declared = "- name: auth_jira\n  schemes: [api_key]\n  tags: { provider: jira }\n  uses: [{ method: GET, host: jira.test, path: / }]\n";
+    std::fs::write(host.path().join("engine.yaml"), declared).unwrap();
+    let made = run(&["policy", "apply", "engine.yaml", "--credential", "auth_jira=jira", "--dry-run"]).done().json();
+    assert_eq!((&made["bindings"], &made["passages"]), (&proposed["bindings"], &json!([])));
+    std::fs::write(host.path().join("wrong.yaml"), "- name: auth_jira\n  scheme: api_key\n  tag: x\n").unwrap();
+    run(&["policy", "match", "wrong.yaml"]).refused(1, &["line 3", "tag"]);
     run(&["policy", "match", "nonesuch.pt"]).refused(1, &["nonesuch.pt"]);
     std::fs::write(host.path().join("nothing.pt"), "name \"X\"\n").unwrap();
     run(&["policy", "match", "nothing.pt"]).refused(1, &["declares no credentials"]);

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::process::ExitStatus;
+use std::task::{Context, Poll, Waker};
 
 use tokio::process::Child;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -45,7 +46,10 @@ impl Signals {
         let terminal = std::io::stdin().is_terminal();
         loop {
             let (number, from_terminal) = tokio::select! {
-                status = child.wait() => return status,
+                status = child.wait() => {
+                    self.forget();
+                    return status;
+                }
                 _ = self.interrupt.recv() => (rustix::process::Signal::INT, terminal),
                 _ = self.quit.recv() => (rustix::process::Signal::QUIT, terminal),
                 _ = self.terminate.recv() => (rustix::process::Signal::TERM, false),
@@ -58,6 +62,14 @@ impl Signals {
                 // It may have ended just now; then `wait` says so next.
                 let _ = rustix::process::kill_process(pid, number);
             }
+        }
+    }
+
+    /// What came while the command ended was for the command: it must not cut short what is done after it.
+    fn forget(&mut self) {
+        let mut now = Context::from_waker(Waker::noop());
+        for signal in [&mut self.interrupt, &mut self.terminate, &mut self.hangup, &mut self.quit] {
+            while let Poll::Ready(Some(())) = signal.poll_recv(&mut now) {}
         }
     }
 }
