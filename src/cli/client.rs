@@ -16,7 +16,7 @@ use url::Url;
 
 use super::{Context, Failure, variable};
 use crate::base::Secret;
-use crate::upstream::system_roots;
+use crate::upstream::{Roots, system_roots};
 
 /// Testing a credential is the longest that the API does: it waits for a provider.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -47,6 +47,16 @@ pub(super) struct Target {
     /// Answer with a table, as it is done on a terminal
     #[arg(long, global = true, conflicts_with = "json")]
     pub(super) table: bool,
+}
+
+impl Target {
+    /// What a Countersign that is called is verified against.
+    pub(super) fn roots(&self) -> Result<Roots, Failure> {
+        match &self.ca_file {
+            Some(path) => system_roots().with_file(path).map_err(Failure::Other),
+            None => Ok(system_roots()),
+        }
+    }
 }
 
 /// The management API.
@@ -140,11 +150,7 @@ impl Client {
             .filter(|_| !text.is_empty())
             .ok_or_else(|| Failure::Other("the management token is empty or no text".into()))?;
         authorization.set_sensitive(true);
-        let roots = match &target.ca_file {
-            Some(path) => system_roots().with_file(path).map_err(Failure::Other)?,
-            None => system_roots(),
-        };
-        let mut tls = roots.client_config().map_err(Failure::Other)?;
+        let mut tls = target.roots()?.client_config().map_err(Failure::Other)?;
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)

@@ -12,15 +12,15 @@ use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::super::client::{Client, Condition, Denied, is_this_host, path};
+use super::super::client::{Client, Condition, Denied, Target, is_this_host, path};
 use super::super::output::{cell, plain};
 use super::super::run::{Signals, StandIns, Way, supervise, variables_of};
 use super::super::{Context, Failure, protect_memory, raise_file_limit};
 use super::{Place, each};
 use crate::app::{App, Private};
 use crate::base::Secret;
+use crate::config::Config;
 use crate::route::DEFAULT_ACCOUNT;
-use crate::upstream::system_roots;
 
 /// The right to manage is not the command's.
 const MANAGEMENT_TOKEN: &str = "COUNTERSIGN_TOKEN";
@@ -74,7 +74,10 @@ pub(super) async fn run(context: &Context, given: &Run) -> Result<u8, Failure> {
     let begun = Begun::read(account, &reply.body)?;
     let code = match client.is_local() {
         true => here(context, &begun, &given.command, stand_ins, &mut signals).await,
-        false => there(context, &client, &begun, &given.command, stand_ins, &mut signals).await,
+        false => match begun.way(&client, &given.place.target) {
+            Ok(way) => supervise(context, &way, &given.command, &hidden(None), stand_ins, &mut signals).await,
+            Err(failure) => Err(failure),
+        },
     };
     // Whatever became of the command.
     tokio::select! {
@@ -117,8 +120,7 @@ async fn here(
     signals: &mut Signals,
 ) -> Result<u8, Failure> {
     let (_, config) = context.load()?;
-    let mut hidden = variables_of(&config);
-    hidden.push(MANAGEMENT_TOKEN.into());
+    let hidden = hidden(Some(&config));
     let app = tokio::select! {
         app = App::start_private(config, context.deps.clone(), Private::Leased) => app?,
         number = signals.before() => return Ok(128 + number),
@@ -138,27 +140,11 @@ async fn here(
     code
 }
 
-/// The proxy is that of a Countersign that runs.
-async fn there(
-    context: &Context,
-    client: &Client,
-    begun: &Begun,
-    command: &[OsString],
-    stand_ins: StandIns,
-    signals: &mut Signals,
-) -> Result<u8, Failure> {
-    let Some((url, certificate)) = &begun.proxy else {
-        let why = "has no listener that runs could call: `listeners.forward` needs one on TCP that intercepts";
-        return Err(Failure::Other(format!("{} {why}", client.place())));
-    };
-    let way = Way {
-        scheme: url.scheme().to_owned(),
-        address: address(url, client.elsewhere().as_deref()),
-        proof: Some(begun.proof.clone()),
-        certificate: certificate.clone(),
-        roots: system_roots(),
-    };
-    supervise(context, &way, command, &[MANAGEMENT_TOKEN.to_owned()], stand_ins, signals).await
+/// The variables that are not for the command.
+fn hidden(config: Option<&Config>) -> Vec<String> {
+    let mut hidden = config.map(variables_of).unwrap_or_default();
+    hidden.push(MANAGEMENT_TOKEN.to_owned());
+    hidden
 }
 
 /// Where a proxy is: one that says that it is on its own host is on the host whose API was asked.
@@ -183,6 +169,22 @@ impl Begun {
             expires_at: plain(&cell(answer, "expiresAt")),
             proof: Secret::new(format!("{caller}:{token}")),
             proxy: url.zip(certificate),
+        })
+    }
+
+    /// To the proxy of the Countersign that it was begun at.
+    fn way(&self, client: &Client, target: &Target) -> Result<Way, Failure> {
+        let Some((url, certificate)) = &self.proxy else {
+            let why = "has no listener that runs could call: `listeners.forward` needs one on TCP that intercepts";
+            return Err(Failure::Other(format!("{} {why}", client.place())));
+        };
+        Ok(Way {
+            scheme: url.scheme().to_owned(),
+            address: address(url, client.elsewhere().as_deref()),
+            proof: Some(self.proof.clone()),
+            certificate: certificate.clone(),
+            // A listener with TLS of its own has to be trusted as well.
+            roots: target.roots()?,
         })
     }
 
