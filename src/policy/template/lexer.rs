@@ -114,12 +114,32 @@ struct LoneLine {
 /// How long a string of several lines may be.
 const LONGEST_STRING: usize = 64 * 1024;
 
+const NAME: u8 = 1;
+const BLANK: u8 = 2;
+
+/// What each byte can be part of: one look instead of several comparisons, for every byte there is.
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0_u8;
+    loop {
+        if byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80 {
+            classes[byte as usize] = NAME;
+        } else if matches!(byte, b' ' | b'\t' | b'\r' | 0x0b | 0x0c) {
+            classes[byte as usize] = BLANK;
+        }
+        if byte == u8::MAX {
+            break classes;
+        }
+        byte += 1;
+    }
+};
+
 const fn is_name(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
+    CLASSES[byte as usize] == NAME
 }
 
 const fn is_blank(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\r' | 0x0b | 0x0c)
+    CLASSES[byte as usize] == BLANK
 }
 
 impl<'a> Lexer<'a> {
@@ -198,6 +218,7 @@ impl<'a> Lexer<'a> {
             _ if is_name(byte) && !byte.is_ascii_digit() => self.word(start),
             b'0'..=b'9' => self.run(Kind::Number, start, |byte| is_name(byte) || byte == b'.'),
             b'"' | b'\'' => self.string(start, byte),
+            b'(' | b')' | b'[' | b']' | b'{' | b'}' | b',' | b';' | b':' => (Kind::Mark(byte), start, start, start + 1),
             b'$' | b'@' => self.variable(start),
             b'`' if self.dialect == Dialect::Script => self.quasi(start),
             b'/' if self.expects_pattern() => {
@@ -218,32 +239,35 @@ impl<'a> Lexer<'a> {
 
     /// Skips blanks, comments and line ends; whether a line ended.
     fn skip_blanks(&mut self) -> bool {
-        let mut first = self.place.position == 0;
-        loop {
-            match self.at(self.place.position) {
-                Some(b'\n') => {
+        let text = self.text;
+        let mut position = self.place.position;
+        let mut first = position == 0;
+        while let Some(&byte) = text.get(position) {
+            match byte {
+                _ if is_blank(byte) => position += 1,
+                b'\n' => {
                     first = true;
                     // Where a here-document began, the text goes on behind its last line.
-                    self.place.position = self.place.resume.max(self.place.position + 1);
+                    position = self.place.resume.max(position + 1);
                 }
-                Some(byte) if is_blank(byte) => self.place.position += 1,
-                Some(b'#') if self.dialect != Dialect::Script => self.skip_line(),
-                Some(b'/') if self.dialect == Dialect::Script => match self.at(self.place.position + 1) {
-                    Some(b'/') => self.skip_line(),
+                b'#' if self.dialect != Dialect::Script => position = self.line_end(position),
+                b'/' if self.dialect == Dialect::Script => match text.get(position + 1) {
+                    Some(b'/') => position = self.line_end(position),
                     Some(b'*') => {
-                        let end = memmem::find(self.rest(self.place.position + 2), b"*/");
-                        self.place.position = end.map_or(self.text.len(), |end| self.place.position + 2 + end + 2);
+                        let end = memmem::find(self.rest(position + 2), b"*/");
+                        position = end.map_or(text.len(), |end| position + 2 + end + 2);
                     }
-                    _ => return first,
+                    _ => break,
                 },
-                _ => return first,
+                _ => break,
             }
         }
+        self.place.position = position;
+        first
     }
 
-    fn skip_line(&mut self) {
-        self.place.position += memchr(b'\n', self.rest(self.place.position)).unwrap_or(usize::MAX / 2);
-        self.place.position = self.place.position.min(self.text.len());
+    fn line_end(&self, from: usize) -> usize {
+        memchr(b'\n', self.rest(from)).map_or(self.text.len(), |length| from + length)
     }
 
     fn run(&self, kind: Kind, from: usize, is: impl Fn(u8) -> bool) -> (Kind, usize, usize, usize) {
