@@ -187,8 +187,8 @@ impl Api {
         }
         let own = input.template.name.clone();
         let name = input.name.clone().or(own).or_else(|| input.id.clone()).unwrap_or_else(|| "policy".into());
-        if name.chars().count() > 256 {
-            return Err(ApiError::unprocessable("name", "256 characters at most"));
+        if name.trim().is_empty() || name.chars().count() > 256 {
+            return Err(ApiError::unprocessable("name", "from 1 to 256 characters"));
         }
         let asked = if credentials == input.credentials { BTreeMap::new() } else { input.credentials.clone() };
         let parameters = input.parameters.clone();

@@ -59,6 +59,8 @@ pub struct SufficientBinding {
     pub hosts: Vec<String>,
     /// With which methods.
     pub methods: Vec<String>,
+    /// Some of it was unencrypted.
+    pub allow_cleartext: bool,
 }
 
 impl Api {
@@ -147,9 +149,9 @@ impl Api {
 }
 
 fn merged(written: Vec<RunUse>, counted: Vec<RunUse>) -> Vec<RunUse> {
-    let mut uses: BTreeMap<[String; 4], RunUse> = BTreeMap::new();
+    let mut uses: BTreeMap<[String; 5], RunUse> = BTreeMap::new();
     for one in written.into_iter().chain(counted) {
-        let key = [&one.credential, &one.host, &one.method, &one.outcome].map(String::clone);
+        let key = [&one.block, &one.credential, &one.host, &one.method, &one.outcome].map(String::clone);
         match uses.get_mut(&key) {
             Some(line) => {
                 line.count += one.count;
@@ -169,11 +171,11 @@ fn report(
 ) -> RunReport {
     let went_out = [Outcome::Used.as_str(), Outcome::Passed.as_str()];
     let (uses, refused): (Vec<_>, Vec<_>) = uses.into_iter().partition(|one| went_out.contains(&&*one.outcome));
-    let used: BTreeSet<&str> = uses.iter().map(|one| one.credential.as_str()).collect();
+    let used: BTreeSet<&str> = uses.iter().map(|one| one.block.as_str()).collect();
     let content = policy.map(|policy| policy.content.clone()).unwrap_or_default();
     let template: Template = serde_json::from_value(content.template.clone()).unwrap_or_default();
     let blocks = template.credentials.iter().map(|block| block.name.clone());
-    let never = |block: &String| content.credentials.get(block).is_some_and(|id| !used.contains(id.as_str()));
+    let never = |block: &String| content.credentials.contains_key(block) && !used.contains(block.as_str());
     RunReport {
         policy: content.name.clone(),
         lives: run.lives(now),
@@ -191,14 +193,15 @@ fn sufficient(uses: &[RunUse]) -> Vec<SufficientBinding> {
     for one in uses.iter().filter(|one| !one.credential.is_empty() && !one.host.is_empty()) {
         methods.entry((&one.credential, &one.host)).or_default().insert(&one.method);
     }
-    let mut bindings: BTreeMap<(&str, BTreeSet<&str>), Vec<String>> = BTreeMap::new();
+    let mut bindings: BTreeMap<(&str, BTreeSet<&str>, bool), Vec<String>> = BTreeMap::new();
     for ((credential, host), methods) in methods {
-        bindings.entry((credential, methods)).or_default().push(host.to_owned());
+        let cleartext = host.strip_prefix("http://");
+        let key = (credential, methods, cleartext.is_some());
+        bindings.entry(key).or_default().push(cleartext.unwrap_or(host).to_owned());
     }
-    let binding = |((credential, methods), hosts): ((&str, BTreeSet<&str>), Vec<String>)| SufficientBinding {
-        credential: credential.to_owned(),
-        hosts,
-        methods: methods.into_iter().map(str::to_owned).collect(),
+    let binding = |((credential, methods, allow_cleartext), hosts): ((&str, BTreeSet<&str>, bool), Vec<String>)| {
+        let methods = methods.into_iter().map(str::to_owned).collect();
+        SufficientBinding { credential: credential.to_owned(), hosts, methods, allow_cleartext }
     };
     bindings.into_iter().map(binding).collect()
 }
@@ -210,6 +213,7 @@ mod tests {
 
     fn line(credential: &str, host: &str, method: &str, outcome: &str, count: i64) -> RunUse {
         RunUse {
+            block: format!("auth_{credential}"),
             credential: credential.into(),
             host: host.into(),
             method: method.into(),
@@ -226,13 +230,17 @@ mod tests {
             line("a", "two.test", "GET", "used", 1),
             line("a", "three.test", "GET", "used", 1),
             line("a", "three.test", "PUT", "used", 1),
+            line("a", "http://four.test", "GET", "used", 1),
             line("", "open.test", "GET", "passed", 1),
         ];
         let shown: Vec<_> = sufficient(&uses)
             .into_iter()
-            .map(|one| format!("{} {} {}", one.credential, one.methods.join(","), one.hosts.join(",")))
+            .map(|one| {
+                let cleartext = if one.allow_cleartext { " unencrypted" } else { "" };
+                format!("{} {} {}{cleartext}", one.credential, one.methods.join(","), one.hosts.join(","))
+            })
             .collect();
-        assert_eq!(shown, ["a GET one.test,two.test", "a GET,PUT three.test"]);
+        assert_eq!(shown, ["a GET one.test,two.test", "a GET four.test unencrypted", "a GET,PUT three.test"]);
     }
 
     #[test]

@@ -83,6 +83,7 @@ impl Leases {
 
 fn row(lease: &Lease, calls: &Calls) -> (String, String, RunUse) {
     let line = RunUse {
+        block: calls.block.as_deref().unwrap_or_default().to_owned(),
         credential: calls.credential.as_deref().unwrap_or_default().to_owned(),
         host: calls.host.to_string(),
         method: calls.method.to_string(),

@@ -157,6 +157,7 @@ impl Conn {
     ) {
         let denial = Denial { via, caller, destination, method: None, credential: None };
         self.shared.proxy.denied(&denial, refusal);
+        denial.count(refusal, self.shared.proxy.clock());
         if !self.shared.proxy.state().log_requests {
             return;
         }

@@ -28,20 +28,19 @@ impl Proxy {
     /// Writes down that a use was refused, if that is what the refusal says.
     pub fn denied(&self, denial: &Denial<'_>, refusal: &Refusal) {
         if refusal.code.is_denial() {
-            denial.count(refusal, self.clock());
             self.audit().note(denial.event(refusal));
         }
     }
 }
 
 impl Denial<'_> {
-    /// Counts it among what a run did.
-    fn count(&self, refusal: &Refusal, clock: &dyn Clock) {
+    /// Counts a tunnel that was refused among what a run did; a request is counted by its record.
+    pub fn count(&self, refusal: &Refusal, clock: &dyn Clock) {
         if let (Some(lease), Some(destination)) =
             (self.caller.and_then(|caller| caller.lease.as_ref()), self.destination)
         {
             let (method, outcome) = (self.method.unwrap_or(&Method::CONNECT), Outcome::Refused(refusal.code.as_str()));
-            lease.book.count(self.credential, destination, method, outcome, clock.now());
+            lease.book.count(None, destination, method, outcome, clock.now());
         }
     }
 

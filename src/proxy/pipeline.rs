@@ -179,6 +179,9 @@ impl Proxy {
             caller: Arc::clone(&inbound.caller),
             binding: None,
             credential: None,
+            alias: None,
+            going: None,
+            counted: false,
             named: None,
             status: None,
             refusal: None,
@@ -260,15 +263,14 @@ async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Reco
         Decision::Wake(credential) => return Err(unloaded(&credential.id, "it was changed again and again")),
         Decision::Pass(passage) => {
             observed = Some(passage);
-            record.count(Outcome::Passed);
             request = request.map(|body| judge_trailers(body, &[]));
             state.upstream.egress(&Arc::default())?
         }
         Decision::Use(permit) => {
             record.binding = Some(Arc::clone(permit.binding()));
             record.credential = Some(Arc::clone(permit.credential()));
+            record.alias = permit.alias().cloned();
             permit.usage().count(&caller.name, clock.now());
-            record.count(Outcome::Used);
             let egress = state.upstream.egress(permit.allow_addresses())?;
             match permit.talk() {
                 Ok(asked) => talk = Some(asked),
@@ -287,6 +289,7 @@ async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Reco
         request = held;
         record.holds = Some(answer);
     }
+    record.going = Some(if observed.is_some() { Outcome::Passed } else { Outcome::Used });
     let h1_only = found.websocket || found.expects_continue;
     let mut response = match talk {
         None => egress.send(&destination, request, h1_only).await?.map(Body::incoming),

@@ -43,6 +43,12 @@ pub(super) struct Record {
     pub(super) destination: Destination,
     pub(super) binding: Option<Arc<str>>,
     pub(super) credential: Option<Arc<str>>,
+    /// The name that the credential has within a run.
+    pub(super) alias: Option<Arc<str>>,
+    /// It goes out, so.
+    pub(super) going: Option<Outcome>,
+    /// It stands in the book of a run.
+    pub(super) counted: bool,
     /// The credential that the request named.
     pub(super) named: Option<Arc<str>>,
     pub(super) status: Option<StatusCode>,
@@ -68,15 +74,17 @@ impl Record {
         }
     }
 
-    /// Counts it among what a run did.
-    pub(super) fn count(&self, outcome: Outcome) {
-        if let Some(lease) = &self.caller.lease {
-            lease.book.count(self.credential.as_ref(), &self.destination, &self.method, outcome, self.clock.now());
-        }
+    /// Counts it among what a run did: once, when it was answered or refused, or nobody waits for that any more.
+    pub(super) fn count(&mut self, outcome: Outcome) {
+        let Some(lease) = self.caller.lease.as_ref().filter(|_| !self.counted) else { return };
+        let means = self.alias.as_ref().zip(self.credential.as_ref());
+        lease.book.count(means, &self.destination, &self.method, outcome, self.clock.now());
+        self.counted = true;
     }
 
     /// Notes that a refusal of ours is the answer.
     pub(super) fn refused(&mut self, refusal: &Refusal) {
+        self.count(Outcome::Refused(refusal.code.as_str()));
         self.status = Some(refusal.status);
         self.refusal = Some(refusal.clone());
         self.ended = Some("refused");
@@ -90,6 +98,9 @@ impl Record {
 
     /// Notes the head of an upstream's answer.
     pub(super) fn answered(&mut self, status: StatusCode) {
+        if let Some(outcome) = self.going {
+            self.count(outcome);
+        }
         self.status = Some(status);
         self.answered = self.enabled.then(|| self.clock.instant());
     }
@@ -112,6 +123,9 @@ impl Watch for Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.place = None;
+        if let Some(outcome) = self.going {
+            self.count(outcome);
+        }
         if !self.enabled {
             return;
         }

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use http::Method;
 use tokio::sync::Notify;
 
-use crate::base::Destination;
+use crate::base::{Destination, Protocol};
 
 /// A run is a caller, whose name is this and its id.
 pub const RUN_PREFIX: &str = "run-";
@@ -105,15 +105,20 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// A credential, and the name that it has within the run.
+pub type Means<'a> = Option<(&'a Arc<str>, &'a Arc<str>)>;
+
 /// Calls of one kind, counted since they were last taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Calls {
-    /// The credential, if one was used or found.
+    /// The block of the template, if its credential was used or found.
+    pub block: Option<Arc<str>>,
+    /// That credential.
     pub credential: Option<Arc<str>>,
-    /// Where to, as it is shown; empty where too many kinds were told apart.
+    /// Where to: `host`, `host:port`, `http://host` where it was unencrypted; empty where too many kinds were told apart.
     pub host: Arc<str>,
-    /// With which method.
-    pub method: Method,
+    /// With which method; empty where too many kinds were told apart.
+    pub method: Arc<str>,
     /// What became of them.
     pub outcome: Outcome,
     /// How many.
@@ -131,9 +136,10 @@ pub struct Book {
 
 #[derive(Debug)]
 struct Line {
+    block: Option<Arc<str>>,
     credential: Option<Arc<str>>,
     host: Arc<str>,
-    method: Method,
+    method: Arc<str>,
     outcome: Outcome,
     count: AtomicU64,
     last: AtomicU64,
@@ -143,18 +149,19 @@ impl Book {
     /// Counts one.
     pub fn count(
         &self,
-        credential: Option<&Arc<str>>,
+        means: Means<'_>,
         destination: &Destination,
         method: &Method,
         outcome: Outcome,
         now: SystemTime,
     ) {
-        let key = self.hasher.hash_one((credential, destination.place(), method, outcome));
+        let place = (destination.protocol(), destination.place());
+        let key = self.hasher.hash_one((means, place, method, outcome));
         let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let lines = self.lines.load();
         let line = match lines.get(&key) {
             Some(line) => Arc::clone(line),
-            None => self.open(key, credential, destination, method, outcome),
+            None => self.open(key, means, destination, method, outcome),
         };
         line.count.fetch_add(1, Ordering::Relaxed);
         line.last.fetch_max(seconds, Ordering::Relaxed);
@@ -163,21 +170,22 @@ impl Book {
     fn open(
         &self,
         key: u64,
-        credential: Option<&Arc<str>>,
+        means: Means<'_>,
         destination: &Destination,
         method: &Method,
         outcome: Outcome,
     ) -> Arc<Line> {
         let lines = self.lines.load();
         let few = lines.len() < MANY;
-        let key = if few { key } else { self.hasher.hash_one((credential, outcome)) };
+        let key = if few { key } else { self.hasher.hash_one((means, outcome)) };
         if let Some(line) = lines.get(&key) {
             return Arc::clone(line);
         }
         let line = Arc::new(Line {
-            credential: credential.cloned(),
-            host: if few { destination.authority().as_str().into() } else { "".into() },
-            method: if few { method.clone() } else { Method::GET },
+            block: means.map(|(block, _)| Arc::clone(block)),
+            credential: means.map(|(_, credential)| Arc::clone(credential)),
+            host: if few { shown(destination).into() } else { "".into() },
+            method: if few { method.as_str().into() } else { "".into() },
             outcome,
             count: AtomicU64::new(0),
             last: AtomicU64::new(0),
@@ -211,7 +219,8 @@ impl Book {
         let lines = self.lines.load();
         for line in lines.values() {
             let same = |calls: &&Calls| {
-                calls.credential == line.credential
+                calls.block == line.block
+                    && calls.credential == line.credential
                     && calls.host == line.host
                     && calls.method == line.method
                     && calls.outcome == line.outcome
@@ -223,12 +232,21 @@ impl Book {
     }
 }
 
+/// As bindings write it, with `http://` where it is unencrypted.
+fn shown(destination: &Destination) -> String {
+    match destination.protocol() {
+        Protocol::Https => destination.authority().to_string(),
+        Protocol::Http => destination.to_string(),
+    }
+}
+
 impl Line {
     fn calls(&self, count: u64) -> Calls {
         Calls {
+            block: self.block.clone(),
             credential: self.credential.clone(),
             host: Arc::clone(&self.host),
-            method: self.method.clone(),
+            method: Arc::clone(&self.method),
             outcome: self.outcome,
             count,
             last: UNIX_EPOCH + Duration::from_secs(self.last.load(Ordering::Relaxed)),
@@ -247,11 +265,11 @@ mod tests {
     #[test]
     fn calls_of_a_kind_are_counted_together_and_others_apart() {
         let (book, now) = (Book::default(), UNIX_EPOCH + Duration::from_secs(7));
-        let credential: Arc<str> = "c".into();
+        let (block, credential): (Arc<str>, Arc<str>) = ("auth_c".into(), "c".into());
         for _ in 0..3 {
-            book.count(Some(&credential), &at("a.test:443"), &Method::GET, Outcome::Used, now);
+            book.count(Some((&block, &credential)), &at("a.test:443"), &Method::GET, Outcome::Used, now);
         }
-        book.count(Some(&credential), &at("a.test:443"), &Method::PUT, Outcome::Used, now);
+        book.count(Some((&block, &credential)), &at("a.test:443"), &Method::PUT, Outcome::Used, now);
         book.count(None, &at("b.test:443"), &Method::GET, Outcome::Refused("unbound"), now);
         let mut taken = book.take();
         taken.sort_by_key(|calls| std::cmp::Reverse((calls.count, calls.outcome.as_str())));

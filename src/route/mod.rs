@@ -15,7 +15,7 @@ mod usage;
 
 pub use binding::{Binding, CredentialEntry, OpenPlace, PolicyPart, Readiness, Tie, Waking};
 pub use caller::{Caller, CallerRule, Callers, DEFAULT_ACCOUNT, LOCAL, fingerprint};
-pub use lease::{Book, Calls, Lease, Outcome, RUN_PREFIX};
+pub use lease::{Book, Calls, Lease, Means, Outcome, RUN_PREFIX};
 pub use lending::Lending;
 pub use matcher::{HostPattern, PathPrefix, refuse_path_tricks};
 pub use permit::{Passage, Permit, Receipt, Signer, Talk};

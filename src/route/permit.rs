@@ -36,6 +36,11 @@ impl Permit {
         &self.binding.credential.id
     }
 
+    /// The name that the credential has within a run, if this is for one.
+    pub fn alias(&self) -> Option<&Arc<str>> {
+        self.binding.policy.as_ref().map(|policy| &policy.alias)
+    }
+
     /// Where its uses are counted.
     pub fn usage(&self) -> &Usage {
         &self.binding.credential.usage

@@ -593,12 +593,13 @@ fn permit(binding: &Arc<Binding>, destination: &Destination) -> Result<Option<Pe
         .with_proxy_error("http_request_denied"));
     }
     if destination.protocol() == Protocol::Http && !binding.allow_cleartext {
+        let how = match &binding.policy {
+            None => format!("set `allow_cleartext: true` on {}", binding.name),
+            Some(_) => "have an administrator apply the policy with `allow_cleartext`".to_owned(),
+        };
         return Err(Refusal::new(
             Code::CleartextRefused,
-            format!(
-                "credential {} would travel unencrypted to {destination}; use https, or set `allow_cleartext: true` on {}",
-                credential.id, binding.name
-            ),
+            format!("credential {} would travel unencrypted to {destination}; use https, or {how}", credential.id),
         ));
     }
     if !credential.enabled {

@@ -145,6 +145,7 @@ pub(super) const TABLES: &[Table] = &[
         columns: &[
             ("account", Text),
             ("run", Text),
+            ("block", Text),
             ("credential", Text),
             ("host", Text),
             ("method", Text),

@@ -110,7 +110,8 @@ impl Store {
                    VALUES ($1, $2, $3, 0, $4, $5) ON CONFLICT (account, id) DO NOTHING";
         let values = values![account, id, to_json(&content)?, writing.now, by.name.as_str()];
         if writing.transaction.run(sql, values).await? == 0 {
-            return Err(StoreError::Exists(shown(account, id)));
+            // What the runs of a removed one did is looked up by its id.
+            return Err(StoreError::Exists(format!("{}, or was removed: an id is used once, and it", shown(account, id))));
         }
         for credential in content.credentials.values().collect::<std::collections::BTreeSet<_>>() {
             let sql = "INSERT INTO policy_credentials (account, policy, credential) VALUES ($1, $2, $3)";
@@ -222,19 +223,20 @@ impl Store {
         // In one order, so that two processes do not wait for each other.
         let mut uses: Vec<_> = uses.iter().collect();
         let key = |(account, run, line): &(String, String, RunUse)| {
-            [account, run, &line.credential, &line.host, &line.method, &line.outcome].map(String::clone)
+            [account, run, &line.block, &line.credential, &line.host, &line.method, &line.outcome].map(String::clone)
         };
         uses.sort_by_cached_key(|one| key(one));
         let mut transaction = self.inner.database.begin().await?;
         for (account, run, line) in uses {
-            let sql = "INSERT INTO run_uses (account, run, credential, host, method, outcome, count, last_used) \
-                       SELECT account, id, $3, $4, $5, $6, $7, $8 FROM runs WHERE account = $1 AND id = $2 \
-                       ON CONFLICT (account, run, credential, host, method, outcome) DO UPDATE SET \
+            let sql = "INSERT INTO run_uses (account, run, block, credential, host, method, outcome, count, last_used) \
+                       SELECT account, id, $3, $4, $5, $6, $7, $8, $9 FROM runs WHERE account = $1 AND id = $2 \
+                       ON CONFLICT (account, run, block, credential, host, method, outcome) DO UPDATE SET \
                        count = run_uses.count + excluded.count, last_used = CASE \
                        WHEN excluded.last_used < run_uses.last_used THEN run_uses.last_used ELSE excluded.last_used END";
             let values = values![
                 account.as_str(),
                 run.as_str(),
+                line.block.as_str(),
                 line.credential.as_str(),
                 line.host.as_str(),
                 line.method.as_str(),
@@ -252,16 +254,17 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn run_uses(&self, account: &str, run: &str) -> Result<Vec<RunUse>> {
-        let sql = "SELECT credential, host, method, outcome, count, last_used FROM run_uses \
-                   WHERE account = $1 AND run = $2 ORDER BY credential, host, method, outcome";
+        let sql = "SELECT block, credential, host, method, outcome, count, last_used FROM run_uses \
+                   WHERE account = $1 AND run = $2 ORDER BY block, credential, host, method, outcome";
         let line = |row: &Row| {
             Ok(RunUse {
-                credential: row.get(0)?,
-                host: row.get(1)?,
-                method: row.get(2)?,
-                outcome: row.get(3)?,
-                count: row.get(4)?,
-                last_used: moment(row.get(5)?),
+                block: row.get(0)?,
+                credential: row.get(1)?,
+                host: row.get(2)?,
+                method: row.get(3)?,
+                outcome: row.get(4)?,
+                count: row.get(5)?,
+                last_used: moment(row.get(6)?),
             })
         };
         self.inner.database.all(sql, values![account, run]).await?.iter().map(line).collect()

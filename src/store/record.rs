@@ -218,9 +218,11 @@ impl RunRecord {
 /// Calls of one kind that a run made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunUse {
-    /// The credential that was used, or that the refused call was for; empty for none.
+    /// The block of the template whose credential was used, or that the refused call was for; empty for none.
+    pub block: String,
+    /// That credential.
     pub credential: String,
-    /// The host, with its port where that is not the scheme's own.
+    /// The host, with its port where that is not the scheme's own, and `http://` before it where it was unencrypted.
     pub host: String,
     /// The method.
     pub method: String,

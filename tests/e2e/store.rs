@@ -329,6 +329,7 @@ async fn policies(server: &Server) {
     assert_eq!(routing.policies.iter().find(|one| one.account == "po"), Some(&applied));
 
     let line = |method: &str, count: i64, second: u64| RunUse {
+        block: "auth_a".into(),
         credential: "used".into(),
         host: "a.eu.test".into(),
         method: method.into(),
@@ -837,6 +838,7 @@ async fn fill(store: &Store) -> CredentialRecord {
     store.apply_policy("a", "p", content, &anna()).await.unwrap();
     store.start_run("a", "p", "r", [7; 32], Duration::from_secs(3600), &anna()).await.unwrap();
     let line = RunUse {
+        block: "auth_a".into(),
         credential: "a".into(),
         host: "a.test".into(),
         method: "GET".into(),

@@ -41,10 +41,11 @@ fn lifetime<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
         Seconds(u64),
         Text(String),
     }
-    let written = Option::<Written>::deserialize(deserializer)?;
+    let wrong = || serde::de::Error::custom("write `90m`, `3600s`, or seconds as a number");
+    let written = Option::<Written>::deserialize(deserializer).map_err(|_| wrong())?;
     let read = |written| match written {
         Written::Seconds(seconds) => Ok(Duration::from_secs(seconds)),
-        Written::Text(text) => humantime::parse_duration(&text).map_err(serde::de::Error::custom),
+        Written::Text(text) => humantime::parse_duration(&text).map_err(|_| wrong()),
     };
     written.map(read).transpose()
 }
@@ -162,6 +163,55 @@ pub(super) struct PolicyDocument {
     created: Option<ChangeDocument>,
 }
 
+/// What a run may use of one credential, by one block.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PolicyBindingDocument {
+    block: String,
+    credential: String,
+    hosts: Vec<String>,
+    /// What of these hosts is meant; empty for all.
+    shapes: Vec<String>,
+    /// Empty for all.
+    methods: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account_number: Option<String>,
+    allow_cleartext: bool,
+    /// Only when a request names the block or the credential.
+    only_named: bool,
+}
+
+impl From<PolicyBinding> for PolicyBindingDocument {
+    fn from(binding: PolicyBinding) -> Self {
+        Self {
+            block: binding.block,
+            credential: binding.credential,
+            hosts: binding.hosts,
+            shapes: binding.shapes,
+            methods: binding.methods,
+            account_number: binding.account_number,
+            allow_cleartext: binding.allow_cleartext,
+            only_named: binding.only_named,
+        }
+    }
+}
+
+/// What a run may call without a credential.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PassageDocument {
+    hosts: Vec<String>,
+    /// What of these hosts is meant; empty for all.
+    shapes: Vec<String>,
+    /// Empty for all.
+    methods: Vec<String>,
+}
+
+impl From<PolicyPassage> for PassageDocument {
+    fn from(passage: PolicyPassage) -> Self {
+        Self { hosts: passage.hosts, shapes: passage.shapes, methods: passage.methods }
+    }
+}
+
 /// An applied policy with what its runs may use.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -169,11 +219,9 @@ pub(super) struct WholePolicyDocument {
     #[serde(flatten)]
     policy: PolicyDocument,
     /// What a run may use, and where.
-    #[schema(value_type = Vec<Object>)]
-    bindings: Vec<PolicyBinding>,
+    bindings: Vec<PolicyBindingDocument>,
     /// What a run may call without a credential.
-    #[schema(value_type = Vec<Object>)]
-    passages: Vec<PolicyPassage>,
+    passages: Vec<PassageDocument>,
     /// What else to know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
@@ -201,8 +249,18 @@ impl WholePolicyDocument {
     fn of(record: AppliedPolicyRecord, notes: Vec<String>) -> Self {
         let policy = PolicyDocument::of(&record);
         let content = record.content;
-        let (bindings, passages, template) = (content.bindings, content.passages, content.template);
-        Self { policy, bindings, passages, notes, template }
+        Self::with(policy, content.bindings, content.passages, notes, content.template)
+    }
+
+    fn with(
+        policy: PolicyDocument,
+        bindings: Vec<PolicyBinding>,
+        passages: Vec<PolicyPassage>,
+        notes: Vec<String>,
+        template: Value,
+    ) -> Self {
+        let bindings = bindings.into_iter().map(Into::into).collect();
+        Self { policy, bindings, passages: passages.into_iter().map(Into::into).collect(), notes, template }
     }
 
     fn applied(account: &str, applied: Applied) -> Self {
@@ -220,8 +278,7 @@ impl WholePolicyDocument {
             loose: content.loose,
             created: None,
         };
-        let (bindings, passages, template) = (content.bindings, content.passages, content.template);
-        Self { policy, bindings, passages, notes, template }
+        Self::with(policy, content.bindings, content.passages, notes, content.template)
     }
 }
 
@@ -333,11 +390,15 @@ pub(super) struct RunsDocument {
 #[serde(rename_all = "camelCase")]
 pub(super) struct CallsDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
+    block: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     credential: Option<String>,
-    /// Absent where a run called more hosts than are told apart.
+    /// With `http://` where it was unencrypted. Absent where a run called more hosts than are told apart.
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<String>,
-    method: String,
+    /// Absent with the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<String>,
     /// `used`, `passed` without a credential, or the code with which they were refused.
     outcome: String,
     count: i64,
@@ -348,9 +409,10 @@ pub(super) struct CallsDocument {
 impl From<RunUse> for CallsDocument {
     fn from(one: RunUse) -> Self {
         Self {
+            block: Some(one.block).filter(|block| !block.is_empty()),
             credential: Some(one.credential).filter(|id| !id.is_empty()),
             host: Some(one.host).filter(|host| !host.is_empty()),
-            method: one.method,
+            method: Some(one.method).filter(|method| !method.is_empty()),
             outcome: one.outcome,
             count: one.count,
             last_used: time::text(one.last_used),
@@ -360,10 +422,13 @@ impl From<RunUse> for CallsDocument {
 
 /// A binding that would have sufficed.
 #[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct SufficientDocument {
     credential: String,
     hosts: Vec<String>,
     methods: Vec<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    allow_cleartext: bool,
 }
 
 /// What a run did.
@@ -389,6 +454,7 @@ impl From<RunReport> for ReportDocument {
             credential: one.credential,
             hosts: one.hosts,
             methods: one.methods,
+            allow_cleartext: one.allow_cleartext,
         });
         Self {
             run: RunDocument::of(report.run, report.lives),

@@ -37,12 +37,13 @@ CREATE INDEX runs_living ON runs (expires_at) WHERE ended_at IS NULL;
 CREATE TABLE run_uses (
     account TEXT NOT NULL,
     run TEXT NOT NULL,
+    block TEXT NOT NULL,
     credential TEXT NOT NULL,
     host TEXT NOT NULL,
     method TEXT NOT NULL,
     outcome TEXT NOT NULL,
     count BIGINT NOT NULL,
     last_used BIGINT NOT NULL,
-    PRIMARY KEY (account, run, credential, host, method, outcome),
+    PRIMARY KEY (account, run, block, credential, host, method, outcome),
     FOREIGN KEY (account, run) REFERENCES runs (account, id) ON DELETE CASCADE
 );
