@@ -142,6 +142,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
         Vec::new()
     }
 
+    /// Whether callers are not asked yet who they are.
+    fn lets_anybody_in(&self) -> bool {
+        false
+    }
+
     /// Where runs of policies call; nothing where no proxy listens.
     fn proxy(&self) -> Option<ProxyPlace> {
         None

@@ -156,6 +156,10 @@ impl Api {
         }
         if let Some(id) = &input.id {
             check_id(id)?;
+            if self.store.applied_policy(account, id).await?.is_some() {
+                let why = format!("the applied policy {id} exists already; what was applied is never changed");
+                return Err(ApiError::conflict(why));
+            }
         }
         check_template(&input.template)?;
         let mut credentials = BTreeMap::new();
@@ -165,6 +169,17 @@ impl Api {
             let id = resolve(asked, account, input.org.as_deref());
             let id = id.map_err(|why| ApiError::unprocessable(format!("credentials.{block}"), why))?;
             let of_file = declared.iter().find(|one| one.id == id).cloned().map(candidate);
+            if of_file.is_some() {
+                // The store's managers cannot bind it either: who may use it where is written in the file.
+                principal.may_everywhere(Role::Admin).map_err(|error| ApiError {
+                    detail: format!(
+                        "{}: the configuration file declares {id}, which only an admin lends to runs",
+                        error.detail
+                    ),
+                    path: Some(format!("credentials.{block}")),
+                    ..error
+                })?;
+            }
             let found = match of_file {
                 Some(found) => Some(found),
                 None => self.store.credential(account, &id).await?.as_ref().map(Candidate::of),
@@ -173,7 +188,7 @@ impl Api {
             credentials.insert(block.clone(), id);
         }
         let proposed = propose(&input.template, &selection, &input.parameters, input.options);
-        let Proposal { bindings, passages, notes } = proposed.map_err(|problems| {
+        let Proposal { bindings, passages, mut notes } = proposed.map_err(|problems| {
             let path = match &problems[..] {
                 [one] => one.block.as_ref().map(|block| format!("credentials.{block}")),
                 _ => None,
@@ -181,6 +196,13 @@ impl Api {
             let why = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             ApiError::unprocessable(path.unwrap_or_else(|| "credentials".into()), why)
         })?;
+        if self.engine.lets_anybody_in() {
+            notes.push(
+                "this is the first policy: from now on whoever calls, in whatever account, has to prove who it is, since a \
+                 run could leave that out (listeners with `allow_anonymous` excepted)"
+                    .to_owned(),
+            );
+        }
         let template = serde_json::to_value(&input.template).unwrap_or_default();
         if template.to_string().len() > LARGEST {
             return Err(ApiError::unprocessable("template", "it says more of credentials than any policy does"));
@@ -207,6 +229,42 @@ impl Api {
         account: &str,
         input: &PolicyInput,
     ) -> Result<Applied, ApiError> {
+        let applied = self.apply_unfollowed(principal, account, input).await?;
+        self.engine.applied().await;
+        Ok(applied)
+    }
+
+    /// Applies a template to many accounts, each for itself; what came of each.
+    pub async fn apply_to_many(
+        &self,
+        principal: &Principal,
+        accounts: Vec<String>,
+        input: &PolicyInput,
+        dry_run: bool,
+    ) -> Vec<(String, Result<Applied, ApiError>)> {
+        let mut results: Vec<(String, Result<Applied, ApiError>)> = Vec::new();
+        for account in accounts {
+            if results.iter().any(|(known, _)| *known == account) {
+                continue;
+            }
+            let done = match dry_run {
+                true => self.propose_policy(principal, &account, input).await,
+                false => self.apply_unfollowed(principal, &account, input).await,
+            };
+            results.push((account, done));
+        }
+        if !dry_run {
+            self.engine.applied().await;
+        }
+        results
+    }
+
+    async fn apply_unfollowed(
+        &self,
+        principal: &Principal,
+        account: &str,
+        input: &PolicyInput,
+    ) -> Result<Applied, ApiError> {
         let mut applied = self.propose_policy(principal, account, input).await?;
         if applied.id.is_empty() {
             applied.id = new_name(&*self.deps.random)?;
@@ -217,7 +275,6 @@ impl Api {
         let event = self.change(event).await?;
         let written = self.store.apply_policy(account, &applied.id, applied.content.clone(), &principal.actor()).await;
         applied.record = Some(written.map_err(|error| event.failed(error))?);
-        self.engine.applied().await;
         Ok(applied)
     }
 

@@ -204,7 +204,12 @@ async fn read(body: Body) -> Result<Confidential, ApiError> {
 
 /// Reads a document into a type.
 pub(super) fn typed<T: DeserializeOwned>(document: Confidential) -> Result<T, ApiError> {
-    serde_path_to_error::deserialize(document.take()).map_err(|error| {
+    let document = document.take();
+    // A list would be taken for an object whose keys are left out.
+    if document.is_array() {
+        return Err(ApiError::unprocessable("", "the body is an object"));
+    }
+    serde_path_to_error::deserialize(document).map_err(|error| {
         let path = error.path().to_string();
         let why = unquoted(&error.into_inner().to_string());
         let path = if path == "." { String::new() } else { super::json::snake_key(&path) };

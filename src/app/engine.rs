@@ -199,6 +199,10 @@ impl Engine for Running {
         self.routes.stored().map(|stored| stored.leases().look(account, run)).unwrap_or_default()
     }
 
+    fn lets_anybody_in(&self) -> bool {
+        self.routes.proxy().state().routes.callers().is_empty()
+    }
+
     fn proxy(&self) -> Option<ProxyPlace> {
         self.routes.proxy_place()
     }

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use http::Method;
 use ipnet::IpNet;
 
+use crate::base::Clock;
 use crate::route::{
     Binding, CallerRule, Calls, CredentialEntry, HostPattern, HostShape, Lease, OpenPlace, PolicyPart, RUN_PREFIX,
 };
@@ -30,15 +30,19 @@ impl Leases {
     }
 
     /// The leases of these runs, as rules that prove them; those of all others end.
-    pub(super) fn rules(&self, runs: &[RunRecord], now: SystemTime) -> Vec<CallerRule> {
+    pub(super) fn rules(&self, runs: &[RunRecord], clock: &Arc<dyn Clock>) -> Vec<CallerRule> {
+        let now = clock.now();
         let mut known = self.known();
         let mut before = std::mem::take(&mut known.living);
         let mut rules = Vec::new();
         for run in runs.iter().filter(|run| run.lives(now)) {
             let name = (run.account.clone(), run.id.clone());
-            let lease = before.remove(&name);
-            let lease =
-                lease.unwrap_or_else(|| Arc::new(Lease::new(&run.account, &run.policy, &run.id, run.expires_at)));
+            let begin = || {
+                let lease = Arc::new(Lease::new(&run.account, &run.policy, &run.id, run.expires_at));
+                tokio::spawn(Lease::keep_time(Arc::downgrade(&lease), run.expires_at, Arc::clone(clock)));
+                lease
+            };
+            let lease = before.remove(&name).unwrap_or_else(begin);
             rules.push(CallerRule {
                 account: run.account.clone(),
                 name: format!("{RUN_PREFIX}{}", run.id),
@@ -54,22 +58,34 @@ impl Leases {
         rules
     }
 
+    /// Ends every lease: nobody knows any more whether its run was ended.
+    pub(super) fn end(&self) {
+        let mut known = self.known();
+        let living = std::mem::take(&mut known.living);
+        for lease in living.into_values() {
+            lease.end();
+            known.ended.push(lease);
+        }
+    }
+
     /// Adds what the runs did to what is written down. What cannot be written now is kept.
     pub(super) async fn write_down(&self, store: &Store) {
         let leases: Vec<_> = {
             let known = self.known();
             known.living.values().chain(&known.ended).cloned().collect()
         };
-        let taken: Vec<_> = leases.into_iter().map(|lease| (lease.book.take(), lease)).collect();
-        let rows: Vec<_> =
-            taken.iter().flat_map(|(calls, lease)| calls.iter().map(|calls| row(lease, calls))).collect();
-        if let Err(error) = store.add_run_uses(&rows).await {
-            tracing::debug!(%error, "what runs did cannot be written down now");
-            taken.iter().for_each(|(calls, lease)| lease.book.give_back(calls));
-            return;
+        // Each for itself, so that no change waits for long.
+        for lease in leases {
+            let calls = lease.book.take();
+            let rows: Vec<_> = calls.iter().map(|calls| row(&lease, calls)).collect();
+            if let Err(error) = store.add_run_uses(&rows).await {
+                tracing::debug!(%error, "what runs did cannot be written down now");
+                lease.book.give_back(&calls);
+                return;
+            }
         }
         // Whoever still holds one has a request under way, which may yet be counted.
-        self.known().ended.retain(|lease| Arc::strong_count(lease) > 2 || !lease.book.look().is_empty());
+        self.known().ended.retain(|lease| Arc::strong_count(lease) > 1 || !lease.book.look().is_empty());
     }
 
     /// What a run did that is not written down yet.
@@ -98,39 +114,88 @@ fn row(lease: &Lease, calls: &Calls) -> (String, String, RunUse) {
 pub(super) fn bindings(
     policy: &AppliedPolicyRecord,
     find: impl Fn(&str) -> Option<Arc<CredentialEntry>>,
-    others: &[Arc<Binding>],
+    addresses: &Addresses,
     left_out: &mut Vec<String>,
 ) -> Vec<Binding> {
     let scope: Arc<str> = Lease::scope_of(&policy.account, &policy.id).into();
     let mut bindings = Vec::new();
-    for record in &policy.content.bindings {
+    let records = &policy.content.bindings;
+    for record in records {
         let name = format!("{}/{}/{}", policy.account, policy.id, record.block);
         let Some(credential) = find(&record.credential) else {
             left_out.push(format!("policy {name}: there is no credential {}", record.credential));
             continue;
         };
-        let allow_addresses = addresses(others, &credential);
-        match binding(record, &scope, name.as_str().into(), credential) {
-            Ok(binding) => bindings.push(Binding { allow_addresses, ..binding }),
+        match binding(record, &scope, name.as_str().into(), is_told_by_id(record, records), credential) {
+            Ok(binding) => bindings.extend(addresses.spread(binding)),
             Err(why) => left_out.push(format!("policy {name}: {why}")),
         }
     }
     bindings
 }
 
-/// What the account's own bindings let a credential reach though it is normally refused.
-fn addresses(others: &[Arc<Binding>], credential: &Arc<CredentialEntry>) -> Arc<[IpNet]> {
-    let own = others.iter().filter(|one| one.policy.is_none() && Arc::ptr_eq(&one.credential, credential));
-    let mut addresses: Vec<IpNet> = own.flat_map(|one| one.allow_addresses.iter().copied()).collect();
-    addresses.sort();
-    addresses.dedup();
-    addresses.into()
+/// What other bindings let a credential reach though it is normally refused: a run reaches the same on the same hosts.
+#[derive(Debug, Default)]
+pub(super) struct Addresses(HashMap<*const CredentialEntry, Vec<Arc<Binding>>>);
+
+impl Addresses {
+    pub(super) fn of(bindings: &[Arc<Binding>]) -> Self {
+        let mut by_credential: HashMap<_, Vec<_>> = HashMap::new();
+        for binding in bindings.iter().filter(|binding| !binding.allow_addresses.is_empty()) {
+            by_credential.entry(Arc::as_ptr(&binding.credential)).or_default().push(Arc::clone(binding));
+        }
+        Self(by_credential)
+    }
+
+    /// The binding, or one for each of its hosts where that makes a difference.
+    fn spread(&self, binding: Binding) -> Vec<Binding> {
+        let Some(others) = self.0.get(&Arc::as_ptr(&binding.credential)) else { return vec![binding] };
+        let on = |host: &HostPattern| {
+            let covers = |own: &HostPattern| own.intersection(host).as_ref() == Some(host);
+            let own = others.iter().filter(|other| other.hosts.iter().any(covers));
+            let mut addresses: Vec<IpNet> = own.flat_map(|other| other.allow_addresses.iter().copied()).collect();
+            addresses.sort();
+            addresses.dedup();
+            addresses
+        };
+        let each = |host: &HostPattern| {
+            let Binding {
+                name, callers, methods, paths, allow_cleartext, only_named, narrowing, route, policy, ..
+            } = &binding;
+            Binding {
+                name: Arc::clone(name),
+                credential: Arc::clone(&binding.credential),
+                callers: callers.clone(),
+                hosts: vec![host.clone()],
+                methods: methods.clone(),
+                paths: paths.clone(),
+                allow_cleartext: *allow_cleartext,
+                allow_addresses: on(host).into(),
+                only_named: *only_named,
+                narrowing: narrowing.clone(),
+                route: route.clone(),
+                policy: policy.clone(),
+            }
+        };
+        binding.hosts.iter().map(each).collect()
+    }
+}
+
+/// Whether the credential's id means this block and nothing else: it is no other block's name, and no other block has the
+/// credential for another account.
+fn is_told_by_id(record: &PolicyBinding, all: &[PolicyBinding]) -> bool {
+    let other = |one: &&PolicyBinding| {
+        (one.block == record.credential && one.credential != record.credential)
+            || (one.credential == record.credential && one.account_number != record.account_number)
+    };
+    !all.iter().any(|one| other(&one))
 }
 
 fn binding(
     record: &PolicyBinding,
     scope: &Arc<str>,
     name: Arc<str>,
+    by_id: bool,
     credential: Arc<CredentialEntry>,
 ) -> Result<Binding, String> {
     let hosts = hosts(&record.hosts)?;
@@ -148,6 +213,7 @@ fn binding(
         policy: Some(PolicyPart {
             scope: Arc::clone(scope),
             alias: record.block.as_str().into(),
+            by_id,
             shapes: shapes(&record.shapes)?,
             account_number: record.account_number.as_deref().map(Into::into),
         }),

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::build::Expiring;
 use super::file::FilePart;
 use super::refresh::{Held, keep_fresh};
-use super::runs::{self, Leases};
+use super::runs::{self, Addresses, Leases};
 use crate::base::{BoxFuture, Lifetime, Narrowing, Secret, SecretRef, Secrets, Unavailable};
 use crate::route::{
     Binding, CallerRule, Callers, CredentialEntry, DEFAULT_ACCOUNT, HostPattern, Lease, Lending, PathPrefix, Readiness,
@@ -123,6 +123,7 @@ impl Stored {
 
     /// The store could not be reached for too long: nothing of it is used until it can be, and it says why.
     pub(super) fn shut(&self, now: &RouteTable, why: &str) {
+        self.leases.end();
         for entry in now.credentials().iter().filter(|entry| entry.version > 0 && entry.enabled) {
             entry.set_readiness(Readiness::Unusable(why.to_owned()));
         }
@@ -148,7 +149,7 @@ impl Stored {
             entries.contains_key(name) || Arc::strong_count(&known.entry) > 1 + usize::from(known.keeper.is_some())
         });
         let now = file.outside.clock.now();
-        let leases = self.leases.rules(&routing.runs, now);
+        let leases = self.leases.rules(&routing.runs, &file.outside.clock);
         let callers = || callers(file, routing, &leases, now);
         let proofs = routing.callers.iter().flat_map(|caller| &caller.proofs);
         let runs = routing.runs.iter().map(|run| run.expires_at);
@@ -170,8 +171,9 @@ impl Stored {
             }
         }
         let mut open = HashMap::new();
+        let addresses = Addresses::of(&bindings);
         for policy in &routing.policies {
-            let own = runs::bindings(policy, |id| find(&policy.account, id), &bindings, &mut left_out);
+            let own = runs::bindings(policy, |id| find(&policy.account, id), &addresses, &mut left_out);
             bindings.extend(own.into_iter().map(Arc::new));
             open.insert(Lease::scope_of(&policy.account, &policy.id).into(), runs::open_places(policy));
         }

@@ -8,7 +8,7 @@ use http::header::{HeaderMap, HeaderName, PROXY_AUTHORIZATION};
 use zeroize::Zeroizing;
 
 use crate::base::{Code, Refusal};
-use crate::route::{Caller, Callers};
+use crate::route::{Caller, Callers, RUN_PREFIX};
 
 /// The header that proves a caller on a reverse listener.
 const COUNTERSIGN_AUTHORIZATION: HeaderName = HeaderName::from_static("countersign-authorization");
@@ -67,11 +67,14 @@ pub(super) fn identify(
         Err(_) if callers.is_empty() => Shown::default(),
         shown => shown?,
     };
+    // What is left of a run is not nobody, wherever that is enough.
+    let is_run = shown.user.as_deref().is_some_and(|user| user.starts_with(RUN_PREFIX));
+    let callers_ask = !callers.is_empty() || is_run;
     let named = shown.named;
     if let Some(caller) = &evidence.same_user {
         return Ok(Identity { caller: Arc::clone(caller), named });
     }
-    if callers.is_empty() {
+    if !callers_ask {
         return Ok(Identity { caller: Arc::clone(local), named });
     }
     let proven = match shown.token.as_deref().filter(|token| !token.is_empty()) {

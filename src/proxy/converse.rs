@@ -325,6 +325,7 @@ impl Subject<'_> {
             facts = Some(digest);
         }
         let view = RequestView { body: facts.as_ref(), ..self.view() };
+        self.call.still_leased()?;
         let authorized = self.talk.sign(authorizer, &view, self.call.clock.now())?;
         let mut parts = self.parts.clone();
         if let Some(facts) = &facts {

@@ -6,6 +6,7 @@
 mod converse;
 mod denial;
 mod headers;
+mod leased;
 mod links;
 mod pipeline;
 mod record;

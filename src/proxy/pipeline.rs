@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::headers::{clean_request, clean_response, refuse_two_hosts, remove_owned, trailer_passes};
+use super::leased::Leased;
 use super::links::Links;
 use super::record::{Place, Record};
 use super::respond::problem;
@@ -255,6 +256,9 @@ async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Reco
     if !found.expects_continue {
         request.body_mut().look_ahead().await.map_err(|_| Refusal::bad_request("the request body is malformed"))?;
     }
+    if let Some(lease) = &caller.lease {
+        request = request.map(|body| Leased::body(body, lease));
+    }
     let mut observed = None;
     let mut signed = None;
     let mut talk = None;
@@ -317,6 +321,9 @@ async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Reco
     clean_response(response.headers_mut(), switched);
     if let Via::Route { links, .. } = &via {
         links.rewrite(response.headers_mut(), &destination);
+    }
+    if let Some(lease) = &caller.lease {
+        response = response.map(|body| Leased::body(body, lease));
     }
     Ok(Answer { response, caller: on_upgrade.filter(|_| switched) })
 }
@@ -388,6 +395,7 @@ impl Call<'_> {
             }
         };
         view.body = held.as_ref().map(|(_, digest)| digest);
+        self.still_leased()?;
         let (authorized, receipt) = signer.sign(&view, self.clock.now())?;
         if let Some((_, digest)) = &held {
             parts.headers.insert(CONTENT_LENGTH, digest.length.into());
@@ -397,6 +405,11 @@ impl Call<'_> {
             body = rewrite(body);
         }
         Ok((Request::from_parts(parts, body), receipt, held.map(|(spooled, _)| spooled)))
+    }
+
+    /// A token or a body may have taken longer than the run's lease.
+    pub(super) fn still_leased(&self) -> Result<(), Refusal> {
+        self.caller.lease.as_ref().map_or(Ok(()), |lease| lease.check(self.clock.now()))
     }
 
     /// After a refusal of the upstream's: drops the token if it was that, and signs and sends once more if that is worth it

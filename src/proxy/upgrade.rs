@@ -27,10 +27,10 @@ pub(super) fn join(tasks: &TaskTracker, caller: OnUpgrade, response: &mut Respon
             return;
         };
         let (mut caller, mut upstream) = (TokioIo::new(caller), TokioIo::new(upstream));
-        let lease = record.caller.lease.clone();
+        let lease = record.caller.lease.as_ref().map(|lease| lease.ended());
         let over = async {
-            match &lease {
-                Some(lease) => lease.ended().await,
+            match lease {
+                Some(ended) => ended.await,
                 None => std::future::pending().await,
             }
         };

@@ -225,6 +225,8 @@ pub struct PolicyPart {
     pub scope: Arc<str>,
     /// The name that the credential has within a run: that of the template's block.
     pub alias: Arc<str>,
+    /// Its id is a name of it as well, since it is no other's.
+    pub by_id: bool,
     /// What of the hosts is meant; empty for all.
     pub shapes: Vec<HostShape>,
     /// The account of AWS whose role is assumed in place of the credential's own.
@@ -271,7 +273,10 @@ impl Binding {
 
     /// Whether a request means it by this name.
     pub fn is_called(&self, name: &str) -> bool {
-        *self.credential.id == *name || self.policy.as_ref().is_some_and(|policy| *policy.alias == *name)
+        match &self.policy {
+            None => *self.credential.id == *name,
+            Some(policy) => *policy.alias == *name || (policy.by_id && *self.credential.id == *name),
+        }
     }
 
     /// Whether its hosts, where they are shapes, mean this destination.

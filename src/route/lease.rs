@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use http::Method;
-use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::base::{Destination, Protocol};
+use crate::base::{Clock, Code, Destination, Protocol, Refusal};
 
 /// A run is a caller, whose name is this and its id.
 pub const RUN_PREFIX: &str = "run-";
@@ -33,7 +33,7 @@ pub struct Lease {
     /// What it did.
     pub book: Book,
     over: AtomicBool,
-    ended: Notify,
+    ended: CancellationToken,
 }
 
 impl Lease {
@@ -46,7 +46,7 @@ impl Lease {
             until,
             book: Book::default(),
             over: AtomicBool::new(false),
-            ended: Notify::new(),
+            ended: CancellationToken::new(),
         }
     }
 
@@ -63,17 +63,36 @@ impl Lease {
     /// Ends it, and whatever waits for that.
     pub fn end(&self) {
         self.over.store(true, Ordering::Release);
-        self.ended.notify_waiters();
+        self.ended.cancel();
     }
 
-    /// Returns when it was ended.
-    pub async fn ended(&self) {
-        let ended = self.ended.notified();
-        tokio::pin!(ended);
-        ended.as_mut().enable();
-        if !self.over.load(Ordering::Acquire) {
-            ended.await;
+    /// Comes to its end when the lease was ended. Its time alone ends nothing that waits: see [`Lease::keep_time`].
+    pub fn ended(&self) -> WaitForCancellationFutureOwned {
+        self.ended.clone().cancelled_owned()
+    }
+
+    /// Ends it at its time, whatever else can be read then.
+    pub async fn keep_time(lease: Weak<Self>, until: SystemTime, clock: Arc<dyn Clock>) {
+        let Some(ended) = lease.upgrade().map(|lease| lease.ended()) else { return };
+        let left = until.duration_since(clock.now()).unwrap_or_default();
+        tokio::select! {
+            () = clock.sleep_until(clock.instant() + left) => {}
+            () = ended => {}
         }
+        if let Some(lease) = lease.upgrade() {
+            lease.end();
+        }
+    }
+
+    /// Refuses what has not gone out yet once the lease is over.
+    ///
+    /// # Errors
+    /// `caller_unknown`.
+    pub fn check(&self, now: SystemTime) -> Result<(), Refusal> {
+        if self.holds(now) {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::CallerUnknown, "the run ended meanwhile"))
     }
 }
 
@@ -177,6 +196,8 @@ impl Book {
     ) -> Arc<Line> {
         let lines = self.lines.load();
         let few = lines.len() < MANY;
+        // Whatever came with it: of outcomes there are few.
+        let means = means.filter(|_| few || outcome == Outcome::Used);
         let key = if few { key } else { self.hasher.hash_one((means, outcome)) };
         if let Some(line) = lines.get(&key) {
             return Arc::clone(line);

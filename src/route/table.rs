@@ -1035,7 +1035,10 @@ mod tests {
     fn of_policy(policy: &str, alias: &str, shapes: &[&str], one: Binding) -> Binding {
         let scope = Lease::scope_of("default", policy).into();
         let shapes = shapes.iter().map(|shape| HostShape::parse(shape).unwrap()).collect();
-        Binding { policy: Some(PolicyPart { scope, alias: alias.into(), shapes, account_number: None }), ..one }
+        Binding {
+            policy: Some(PolicyPart { scope, alias: alias.into(), by_id: true, shapes, account_number: None }),
+            ..one
+        }
     }
 
     /// Two policies with a run each, and a credential that is bound to everybody of the account.

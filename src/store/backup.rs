@@ -120,6 +120,7 @@ pub(super) const TABLES: &[Table] = &[
             ("account", Text),
             ("id", Text),
             ("content", Text),
+            ("template", Text),
             ("removed", Number),
             ("created_at", Number),
             ("created_by", Text),

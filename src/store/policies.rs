@@ -9,10 +9,18 @@ use super::{
     moment, named, to_json,
 };
 
-/// A statement that reads applied policies, which it calls `p`.
+/// A statement that reads applied policies, which it calls `p`; without their templates for who does not need them.
 macro_rules! select_policies {
     ($rest:literal) => {
-        concat!("SELECT p.account, p.id, p.content, p.created_at, p.created_by FROM applied_policies p ", $rest)
+        select_policies!("p.template", $rest)
+    };
+    ($template:literal, $rest:literal) => {
+        concat!(
+            "SELECT p.account, p.id, p.content, p.created_at, p.created_by, ",
+            $template,
+            " FROM applied_policies p ",
+            $rest
+        )
     };
 }
 pub(super) use select_policies;
@@ -30,10 +38,12 @@ pub(super) use select_runs;
 
 /// Reads what [`select_policies`] selects.
 pub(super) fn policy(row: &Row) -> Result<AppliedPolicyRecord> {
+    let content: AppliedPolicy = from_json(&row.get::<String>(2)?)?;
+    let template = row.get::<Option<String>>(5)?.map(|text| from_json(&text)).transpose()?.unwrap_or_default();
     Ok(AppliedPolicyRecord {
         account: row.get(0)?,
         id: row.get(1)?,
-        content: from_json(&row.get::<String>(2)?)?,
+        content: AppliedPolicy { template, ..content },
         created: Change { at: moment(row.get(3)?), by: Actor { name: row.get(4)? } },
     })
 }
@@ -106,12 +116,17 @@ impl Store {
         named("an applied policy's id", id)?;
         let mut writing = self.write().await?;
         writing.touch_account(account, by).await?;
-        let sql = "INSERT INTO applied_policies (account, id, content, removed, created_at, created_by) \
-                   VALUES ($1, $2, $3, 0, $4, $5) ON CONFLICT (account, id) DO NOTHING";
-        let values = values![account, id, to_json(&content)?, writing.now, by.name.as_str()];
+        let sql = "INSERT INTO applied_policies (account, id, content, template, removed, created_at, created_by) \
+                   VALUES ($1, $2, $3, $4, 0, $5, $6) ON CONFLICT (account, id) DO NOTHING";
+        let template = to_json(&content.template)?;
+        let rest = to_json(&AppliedPolicy { template: serde_json::Value::Null, ..content.clone() })?;
+        let values = values![account, id, rest, template, writing.now, by.name.as_str()];
         if writing.transaction.run(sql, values).await? == 0 {
             // What the runs of a removed one did is looked up by its id.
-            return Err(StoreError::Exists(format!("{}, or was removed: an id is used once, and it", shown(account, id))));
+            return Err(StoreError::Exists(format!(
+                "{}, or was removed: an id is used once, and it",
+                shown(account, id)
+            )));
         }
         for credential in content.credentials.values().collect::<std::collections::BTreeSet<_>>() {
             let sql = "INSERT INTO policy_credentials (account, policy, credential) VALUES ($1, $2, $3)";

@@ -139,7 +139,7 @@ pub struct AppliedPolicyRecord {
 pub struct AppliedPolicy {
     /// What people call it.
     pub name: String,
-    /// What the template declares (`policy::Template`).
+    /// What the template declares (`policy::Template`); nothing in the routing, which has no use for it.
     pub template: Value,
     /// Each block's credential, by the block's name.
     pub credentials: BTreeMap<String, String>,

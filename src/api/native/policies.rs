@@ -561,15 +561,15 @@ pub(super) async fn apply_to_many(
     }
     let (accounts, dry_run) = (std::mem::take(&mut body.accounts), body.dry_run);
     let input = body.input();
-    let mut results = Vec::new();
-    for account in accounts {
-        let done = applied(&api, &principal, &account, &input, dry_run).await;
+    let done = api.apply_to_many(&principal, accounts, &input, dry_run).await.into_iter();
+    let results = done.map(|(account, done)| {
         let (policy, error) = match done {
-            Ok(policy) => (Some(policy), None),
+            Ok(applied) => (Some(WholePolicyDocument::applied(&account, applied)), None),
             Err(error) => (None, Some(error.detail)),
         };
-        results.push(AppliedDocument { account, policy, error });
-    }
+        AppliedDocument { account, policy, error }
+    });
+    let results = results.collect();
     Ok(Json(AppliedToManyDocument { results }))
 }
 

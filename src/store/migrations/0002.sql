@@ -3,6 +3,7 @@ CREATE TABLE applied_policies (
     account TEXT NOT NULL,
     id TEXT NOT NULL,
     content TEXT NOT NULL,
+    template TEXT NOT NULL,
     removed BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
     created_by TEXT NOT NULL,
