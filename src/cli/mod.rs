@@ -72,7 +72,7 @@ enum Command {
     Credential(credential::Arguments),
     /// The audit record: check it, or look something up in it
     Audit(audit::Arguments),
-    /// Policy templates: what fits them, applying them, and running what was applied
+    /// Policy templates: what they ask for, what fits, applying them, and running what was applied
     Policy(policy::Arguments),
     /// The accounts that own credentials
     Account(account::Arguments),

@@ -50,7 +50,7 @@ pub(super) struct Apply {
     /// Say what would be made, and make nothing
     #[arg(long)]
     dry_run: bool,
-    /// A policy template, or a declaration (.json, .yaml); - is standard input
+    /// A policy template, or a declaration in JSON or YAML; - is standard input
     template: String,
     #[command(flatten)]
     target: Target,

@@ -19,7 +19,7 @@ pub(super) struct Match {
     /// Whatever the tags are; the scheme always has to fit
     #[arg(long)]
     all: bool,
-    /// A policy template, or a declaration (.json, .yaml); - is standard input
+    /// A policy template, or a declaration in JSON or YAML; - is standard input
     template: String,
     #[command(flatten)]
     place: Place,

@@ -8,7 +8,6 @@ mod run;
 mod show;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -16,11 +15,10 @@ use serde_json::Value;
 use super::client::{Client, Target};
 use super::output::{Output, cell, shown, table};
 use super::{Context, Failure, ask};
-use crate::config::Document;
 
 #[derive(Args)]
 #[command(after_help = "In the order of use:\n  \
-    countersign policy inspect old-snapshots.pt                            # what a template asks for\n  \
+    countersign policy inspect old-snapshots.pt                            # what it asks for\n  \
     countersign policy match old-snapshots.pt                              # what fits, and why the rest does not\n  \
     countersign policy apply old-snapshots.pt --id snapshots --credential auth_aws=aws-prod\n  \
     countersign policy run --applied snapshots -- python3 engine.py        # the engine holds no key\n  \
@@ -88,20 +86,14 @@ impl Place {
     }
 }
 
-/// A template as the API takes it: its text, or the declaration that a JSON or YAML file holds.
+/// The text of a template or of a declaration; the API tells them apart.
 fn template(path: &str) -> Result<Value, Failure> {
-    let fail = |why: String| Failure::Other(format!("{path}: {why}"));
     let bytes = match path {
         "-" => ask::standard_input()?,
-        path => std::fs::read(path).map_err(|error| fail(error.to_string()))?,
+        path => std::fs::read(path).map_err(|error| Failure::Other(format!("{path}: {error}")))?,
     };
     // What is no text is at most in what people are shown.
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    match Path::new(path).extension().and_then(|extension| extension.to_str()) {
-        Some("json") => serde_json::from_str(&text).map_err(|error| fail(error.to_string())),
-        Some("yaml" | "yml") => Ok(Document::parse(&text).map_err(|error| fail(error.to_string()))?.value("")),
-        _ => Ok(text.into()),
-    }
+    Ok(String::from_utf8_lossy(&bytes).into())
 }
 
 /// `NAME=VALUE` as often as it is said, each name once.
@@ -171,25 +163,6 @@ mod tests {
         for wrong in [&["auth_a"][..], &["=x"], &["auth_a=x", "auth_a=x"]] {
             assert!(matches!(read(wrong), Err(Failure::Usage(_))), "{wrong:?}");
         }
-    }
-
-    #[test]
-    fn a_declaration_is_read_by_its_ending_and_anything_else_is_text() {
-        let folder = tempfile::tempdir().unwrap();
-        let read = |name: &str, text: &[u8]| {
-            let path = folder.path().join(name);
-            std::fs::write(&path, text).unwrap();
-            template(path.to_str().unwrap())
-        };
-        let declared = json!([{ "name": "auth_jira", "schemes": ["basic"] }]);
-        assert_eq!(read("a.json", declared.to_string().as_bytes()).unwrap(), declared);
-        assert_eq!(read("a.yaml", b"- name: auth_jira\n  schemes: [basic]\n").unwrap(), declared);
-        assert_eq!(read("a.pt", b"name \"\xff\"").unwrap(), json!("name \"\u{fffd}\""));
-        for (name, text) in [("b.json", &b"[{"[..]), ("b.yml", b"a: [")] {
-            let Err(Failure::Other(why)) = read(name, text) else { panic!("{name}") };
-            assert!(why.contains(name), "{why}");
-        }
-        assert!(template("/no/such.pt").is_err());
     }
 
     #[test]
