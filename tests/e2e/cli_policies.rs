@@ -347,6 +347,12 @@ async fn a_command_runs_under_a_lease_of_a_countersign_that_serves() {
     let refused = raw(&proxy.forward(), format!("{head}Proxy-Authorization: Bearer {token}\r\n\r\n").as_bytes());
     assert_eq!((refused.status(), refused.code().as_str()), (407, "caller_unknown"), "a run that is over still calls");
     assert_eq!(origin.seen().len(), 3);
+    // Beside it, a run with a proxy of its own over the same store.
+    let call = "curl -sS https://jira.test/rest/api/search";
+    let beside = self::run(folder, &["policy", "run", "--applied", "tickets", "--", "sh", "-c", call], &[]).done();
+    assert_eq!(beside.out, "signed\n", "{}", beside.err);
+    let report = run(&["policy", "show", "--run", &run_of(&beside)]).done().json();
+    assert_eq!((&report["uses"][0]["count"], &report["lives"]), (&1.into(), &false.into()), "{report}");
     // A viewer may look, and not run.
     let viewer = run(&["token", "add", "look", "--role", "viewer"]).done().json()["token"].as_str().unwrap().to_owned();
     let variables = [("COUNTERSIGN_SERVER", &*server), ("COUNTERSIGN_TOKEN", &*viewer)];
@@ -357,7 +363,7 @@ async fn a_command_runs_under_a_lease_of_a_countersign_that_serves() {
     // A run can be ended by somebody else; the command is not hindered by that, and its calls are refused.
     let manager = Manager::of(&proxy);
     let runs = manager.done("GET", "/v1/accounts/default/applied-policies/tickets/runs", None).await;
-    assert_eq!(runs["runs"].as_array().unwrap().len(), 1, "who may not run began none: {runs}");
+    assert_eq!(runs["runs"].as_array().unwrap().len(), 2, "who may not run began none: {runs}");
     let other = manager.done("POST", "/v1/accounts/default/applied-policies/tickets/runs", Some(json!({}))).await;
     let other = other["id"].as_str().unwrap();
     run(&["policy", "remove", "--run", other]).done();
