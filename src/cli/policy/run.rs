@@ -216,7 +216,11 @@ impl Begun {
             account => format!(" --account {account}"),
         };
         let (made, refused, id) = (calls(count("uses")), count("refused"), &self.id);
-        format!("the run made {made}, and {refused} more were refused; see `countersign policy show{more} --run {id}`")
+        let early = report["lives"] == false && report["ended"].is_null();
+        let early = if early { "; its time was over before the command was (--lifetime gives it more)" } else { "" };
+        format!(
+            "the run made {made}, and {refused} more were refused{early}; see `countersign policy show{more} --run {id}`"
+        )
     }
 }
 
@@ -248,6 +252,11 @@ mod tests {
         let report = json!({ "uses": [{ "count": 3 }, { "count": 2 }], "refused": [{ "count": 1 }] });
         let text = begun("default").summary(&report);
         assert!(text.contains("5 calls, and 1 more") && text.contains("`countersign policy show --run r1`"), "{text}");
+        assert!(!text.contains("--lifetime"), "{text}");
+        let text = begun("default").summary(&json!({ "lives": false, "expiresAt": "2027-01-01T00:00:00Z" }));
+        assert!(text.contains("--lifetime"), "{text}");
+        let text = begun("default").summary(&json!({ "lives": false, "ended": { "by": "local" } }));
+        assert!(!text.contains("--lifetime"), "{text}");
         let text = begun("team-a").summary(&json!({ "uses": [{ "count": 1 }] }));
         assert!(text.contains("1 call, and 0 more") && text.contains("show --account team-a --run r1`"), "{text}");
     }
