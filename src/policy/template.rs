@@ -47,7 +47,7 @@ impl Template {
         // By their places, so that what came from a script stands where the script does.
         let mut uses: Vec<(usize, Option<usize>, Use)> = Vec::new();
         for (request, sure) in &found {
-            sort_out(request, *sure, &known, &mut notes, &mut uses);
+            sort_out(text, request, *sure, &known, &mut notes, &mut uses);
         }
         assemble(text, notes, uses)
     }
@@ -141,6 +141,7 @@ fn run_definition<'a>(
 
 /// Gives the uses of a request to the block that authenticates them.
 fn sort_out(
+    text: &[u8],
     request: &Request<'_>,
     sure: bool,
     known: &Known,
@@ -152,15 +153,16 @@ fn sort_out(
         return;
     };
     for name in names(auth) {
+        // A variable that is no block's may hold anything, unless it stands there as the name of one.
         let block = match &name {
-            Some(name) if known.contains_key(name) => known.get(name).copied(),
+            Some((name, _)) if known.contains_key(name) => known.get(name).copied(),
             // What the template brings itself is no credential of ours.
-            Some(name) if notes.legacy.contains(name.as_bytes()) => None,
-            Some(name) if sure => {
+            Some((name, _)) if notes.legacy.contains(name.as_bytes()) => None,
+            Some((name, said)) if sure && (*said || stands(text, *at, name)) => {
                 notes.issue(*at, || format!("there is no `credentials` block called `{name}`"));
                 continue;
             }
-            None if sure => {
+            _ if sure => {
                 let message = "the text does not tell which `credentials` block authenticates this request";
                 notes.issue(*at, || message.into());
                 continue;
@@ -169,6 +171,13 @@ fn sort_out(
         };
         uses.extend(request.uses().into_iter().map(|one| (*at, block, one)));
     }
+}
+
+/// Whether a variable of this name stands behind a place, on one of the next lines.
+fn stands(text: &[u8], at: usize, name: &str) -> bool {
+    let behind = text.get(at..).unwrap_or_default();
+    let behind = behind.get(..256).unwrap_or(behind);
+    memchr::memmem::find(behind, format!("${name}").as_bytes()).is_some()
 }
 
 /// Puts lines where offsets were.

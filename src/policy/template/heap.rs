@@ -1,6 +1,7 @@
 //! Where the lists and objects of a text live while it is read, and where its texts are put together.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use super::value::{
@@ -14,6 +15,8 @@ pub(super) struct Heap<'a> {
     /// The objects, in the order of the text.
     pub objects: Vec<Object<'a>>,
     items: Vec<Value<'a>>,
+    /// The lists that something was pushed to since they were written down.
+    changed: HashSet<(usize, usize)>,
     /// How many bytes of text may still be put together; without a bound, `x = x + x` would go on for ever.
     fuel: usize,
 }
@@ -21,7 +24,12 @@ pub(super) struct Heap<'a> {
 impl<'a> Heap<'a> {
     /// An empty heap for a text of this length.
     pub(super) fn new(length: usize) -> Self {
-        Self { objects: Vec::new(), items: Vec::new(), fuel: length.saturating_mul(4).saturating_add(1 << 20) }
+        Self {
+            objects: Vec::new(),
+            items: Vec::new(),
+            changed: HashSet::new(),
+            fuel: length.saturating_mul(4).saturating_add(1 << 20),
+        }
     }
 
     /// A new object.
@@ -40,6 +48,11 @@ impl<'a> Heap<'a> {
     /// The items of a list.
     pub(super) fn items(&self, from: usize, length: usize) -> &[Value<'a>] {
         self.items.get(from..from + length).unwrap_or_default()
+    }
+
+    /// What is in a list is no longer told.
+    pub(super) fn change(&mut self, from: usize, length: usize) {
+        self.changed.insert((from, length));
     }
 
     /// Whether there is fuel for this much copying, which is then used.
@@ -137,7 +150,7 @@ impl<'a> Heap<'a> {
 
     /// The items of a list, with something between them.
     pub(super) fn join(&mut self, from: usize, length: usize, between: &Value<'a>) -> Value<'a> {
-        if length > LONGEST_TEXT || !self.spend(length * 16) {
+        if length > LONGEST_TEXT || !self.spend(length * 16) || self.changed.contains(&(from, length)) {
             return Value::Unknown;
         }
         let items: Vec<Value<'a>> = self.items(from, length).to_vec();

@@ -92,11 +92,11 @@ impl<'a> Request<'a> {
     }
 }
 
-/// The names that an `auth` may have; `None` for one that is not told.
-pub(super) fn names(auth: &Value<'_>) -> Vec<Option<String>> {
+/// The names that an `auth` may have, and whether the text says that it is that one; `None` for one that is not told.
+pub(super) fn names(auth: &Value<'_>) -> Vec<Option<(String, bool)>> {
     let name = |pieces: &Pieces<'_>| match &pieces[..] {
-        [Piece::Literal(name)] => Some(String::from_utf8_lossy(name).into_owned()),
-        [Piece::Gap(name)] if *name != b"value" => Some(String::from_utf8_lossy(name).into_owned()),
+        [Piece::Literal(name)] => Some((String::from_utf8_lossy(name).into_owned(), true)),
+        [Piece::Gap(name)] => Some((String::from_utf8_lossy(name).into_owned(), false)),
         _ => None,
     };
     auth.texts().iter().map(name).collect()

@@ -203,12 +203,20 @@ impl<'a> Machine<'a> {
         let block = self.block();
         match target.field {
             _ if target.too_deep => {}
-            None => match self.variables.get_mut(target.name) {
-                Some(slot) => slot.set(value, block, &mut self.heap),
-                None => {
-                    self.variables.insert(target.name, Slot::new(value, target.at, block));
+            None => {
+                // What is not told is called what it is assigned to.
+                let bare = target.name.iter().position(|byte| !matches!(byte, b'$' | b'@')).unwrap_or_default();
+                let value = match value {
+                    Value::Unknown => Value::named(target.name.get(bare..).unwrap_or_default()),
+                    told => told,
+                };
+                match self.variables.get_mut(target.name) {
+                    Some(slot) => slot.set(value, block, &mut self.heap),
+                    None => {
+                        self.variables.insert(target.name, Slot::new(value, target.at, block));
+                    }
                 }
-            },
+            }
             Some((field, at)) => {
                 let objects = match self.variables.get(target.name).map(|slot| &slot.value) {
                     Some(Value::Objects(objects)) => objects.clone(),

@@ -160,6 +160,12 @@ fn javascript_is_not_misread_where_it_looks_like_something_else() {
         ("request = { auth: 'auth_x', url: 'HTTPS://A.test:8443/P/' + id + '?x' }", "a.test:8443 /P/{id}"),
         ("request = { auth: 'auth_x', host: 'https://a.test/base', path: '/p' }", "a.test /base/p"),
         ("request = { auth: 'auth_x', url: base + '/p' }", "{base} /p"),
+        (
+            "p = []; p.push('/a'); request = { auth: 'auth_x', host: 'a.test', path: '/x/' + p.join('') }",
+            "a.test /x/{value}",
+        ),
+        ("now = new Date().getTime(); request = { auth: 'auth_x', host: 'a.test', path: '/' + now }", "a.test /{now}"),
+        ("request = { host: 'a.test' }; _.extend(request, { auth: 'auth_x', path: '/e' })", "a.test /e"),
         ("request = { auth: 'auth_x', url: 'https://' + host + path }", "{host} {path}"),
     ] {
         let template = script(code);
@@ -168,6 +174,31 @@ fn javascript_is_not_misread_where_it_looks_like_something_else() {
         let shown: Vec<&str> = uses.iter().map(|one| one.split_once(" GET ").unwrap().1).collect();
         assert_eq!(shown, [expected], "{code}");
     }
+}
+
+#[test]
+fn a_credential_that_is_not_told_is_told_from_one_that_does_not_exist() {
+    let not_told = "the text does not tell which `credentials` block authenticates this request";
+    for (text, message) in [
+        (
+            "datasource \"d\" do request do auth $auth_y host \"a.test\" end end",
+            "there is no `credentials` block called `auth_y`",
+        ),
+        (
+            "define f() do\nhttp_get(auth: $$auth_y, url: \"https://a.test\")\nend",
+            "there is no `credentials` block called `auth_y`",
+        ),
+        ("define f($p) do\nhttp_get(auth: $p[\"auth\"], url: \"https://a.test\")\nend", not_told),
+    ] {
+        let template = with(text);
+        let messages: Vec<&str> = template.errors.iter().map(|error| error.message.as_str()).collect();
+        assert_eq!(messages, [message], "{text}");
+        assert!(template.unsigned.is_empty() && template.credentials[0].uses.is_empty());
+    }
+    let template = script("request = { auth: which, host: 'a.test' }");
+    assert_eq!(template.errors[0].message, not_told);
+    let known = with("define f() do\n$a = $$auth_x\nhttp_get(auth: $a, url: \"https://a.test\")\nend");
+    assert_eq!((known.errors.len(), known.credentials[0].uses.len()), (0, 1));
 }
 
 #[test]

@@ -63,7 +63,37 @@ impl<'a> Machine<'a> {
                 }
                 whole
             }
+            (
+                b"push" | b"unshift" | b"splice" | b"pop" | b"shift" | b"reverse" | b"sort",
+                Value::List(from, length),
+            ) => {
+                self.heap.change(*from, *length);
+                Value::Unknown
+            }
+            // Of underscore.js, and of the language.
+            (b"extend" | b"assign", _) => {
+                if let Some((Value::Objects(whole), parts)) = arguments.split_first() {
+                    parts.iter().for_each(|part| self.copy_fields(part, whole));
+                }
+                arguments.into_iter().next().unwrap_or(Value::Unknown)
+            }
             _ => Value::Unknown,
+        }
+    }
+
+    /// Gives the fields of one object to others.
+    fn copy_fields(&mut self, part: &Value<'a>, whole: &[usize]) {
+        let Value::Objects(part) = part else { return };
+        let block = self.blocks.last().copied().unwrap_or_default();
+        for index in part.iter() {
+            let Some(object) = self.heap.objects.get_mut(*index) else { continue };
+            let fields = object.fields.clone();
+            object.told = true;
+            if self.heap.spend(fields.len() * whole.len() * 1024) {
+                for (name, slot) in fields {
+                    self.heap.set_field(whole, name, &slot.value, slot.at, block);
+                }
+            }
         }
     }
 
