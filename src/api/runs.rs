@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Api;
 use super::access::{new_name, new_token};
+use super::credential::Origin;
 use super::engine::ProxyPlace;
 use super::error::ApiError;
 use super::principal::{Principal, check_account};
@@ -61,6 +62,8 @@ pub struct SufficientBinding {
     pub methods: Vec<String>,
     /// Some of it was unencrypted.
     pub allow_cleartext: bool,
+    /// Where the credential is declared, and so the binding would be.
+    pub origin: Origin,
 }
 
 impl Api {
@@ -144,7 +147,8 @@ impl Api {
         let policy = self.store.applied_policy_of_run(&run).await?;
         let written = self.store.run_uses(account, id).await?;
         let uses = merged(written, self.engine.run_uses(account, id));
-        Ok(report(run, policy.as_ref(), uses, self.deps.clock.now()))
+        let declared: BTreeSet<String> = self.engine.declared(account).into_iter().map(|one| one.id).collect();
+        Ok(report(run, policy.as_ref(), uses, &declared, self.deps.clock.now()))
     }
 }
 
@@ -167,6 +171,7 @@ fn report(
     run: RunRecord,
     policy: Option<&AppliedPolicyRecord>,
     uses: Vec<RunUse>,
+    declared: &BTreeSet<String>,
     now: std::time::SystemTime,
 ) -> RunReport {
     let went_out = [Outcome::Used.as_str(), Outcome::Passed.as_str()];
@@ -180,7 +185,7 @@ fn report(
         policy: content.name.clone(),
         lives: run.lives(now),
         unused: blocks.filter(never).collect(),
-        sufficient: sufficient(&uses),
+        sufficient: sufficient(&uses, declared),
         run,
         uses,
         refused,
@@ -188,7 +193,7 @@ fn report(
 }
 
 /// The hosts of each credential, those with the same methods together.
-fn sufficient(uses: &[RunUse]) -> Vec<SufficientBinding> {
+fn sufficient(uses: &[RunUse], declared: &BTreeSet<String>) -> Vec<SufficientBinding> {
     let mut methods: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
     for one in uses.iter().filter(|one| !one.credential.is_empty() && !one.host.is_empty()) {
         methods.entry((&one.credential, &one.host)).or_default().insert(&one.method);
@@ -201,7 +206,8 @@ fn sufficient(uses: &[RunUse]) -> Vec<SufficientBinding> {
     }
     let binding = |((credential, methods, allow_cleartext), hosts): ((&str, BTreeSet<&str>, bool), Vec<String>)| {
         let methods = methods.into_iter().map(str::to_owned).collect();
-        SufficientBinding { credential: credential.to_owned(), hosts, methods, allow_cleartext }
+        let origin = if declared.contains(credential) { Origin::File } else { Origin::Store };
+        SufficientBinding { credential: credential.to_owned(), hosts, methods, allow_cleartext, origin }
     };
     bindings.into_iter().map(binding).collect()
 }
@@ -233,9 +239,10 @@ mod tests {
             line("a", "http://four.test", "GET", "used", 1),
             line("", "open.test", "GET", "passed", 1),
         ];
-        let shown: Vec<_> = sufficient(&uses)
+        let shown: Vec<_> = sufficient(&uses, &BTreeSet::from(["a".to_owned()]))
             .into_iter()
             .map(|one| {
+                assert_eq!(one.origin, Origin::File);
                 let cleartext = if one.allow_cleartext { " unencrypted" } else { "" };
                 format!("{} {} {}{cleartext}", one.credential, one.methods.join(","), one.hosts.join(","))
             })

@@ -23,7 +23,7 @@ pub mod text;
 pub use audit::{AuditEvent, AuditSink, AuditUnavailable, NoAudit};
 pub use authorizer::{AnswerView, Authorized, Authorizer, Challenge, Challenged, Holds, Prepared, Verdict};
 pub use body::Body;
-pub use deps::{Clock, Deps, Environment, Random, SystemClock};
+pub use deps::{Clock, Deps, Environment, Random, Sleep, SystemClock};
 pub use destination::{Destination, Host, Protocol};
 pub use error::{Code, Fault, Refusal};
 pub use http_client::{BoxFuture, CallError, ClientOptions, HttpClient, HttpClients};

@@ -1,5 +1,7 @@
 //! What a management command answers: a table for people, JSON for programs.
 
+use std::io::Write;
+
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
@@ -29,24 +31,24 @@ impl Output {
     }
 
     /// The answer, as a document or in words.
-    #[expect(clippy::print_stdout, reason = "this is the command's answer")]
     pub(super) fn answer(self, document: &Value, words: impl FnOnce() -> String) {
-        if self.json {
-            println!("{document:#}");
-        } else {
-            println!("{}", words());
-        }
+        if self.json { print(&format!("{document:#}")) } else { print(&words()) }
     }
 
     /// What was done, in words for people; the document that came of it for programs, where there is one.
-    #[expect(clippy::print_stdout, reason = "this is the command's answer")]
     pub(super) fn done(self, document: &Value, words: &str) {
         if !self.json {
-            println!("{words}");
+            print(words);
         } else if !document.is_null() {
-            println!("{document:#}");
+            print(&format!("{document:#}"));
         }
     }
+}
+
+/// Prints a command's answer. A reader that has seen enough ends it quietly.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
 /// Rows below a line of names.

@@ -313,6 +313,50 @@ mod tests {
         assert_eq!(taken.iter().map(|calls| calls.count).sum::<u64>(), 3 * MANY as u64);
     }
 
+    #[test]
+    fn names_that_nobody_has_make_no_lines_of_their_own_once_there_are_many() {
+        let book = Book::default();
+        for index in 0..3 * MANY {
+            let (block, credential): (Arc<str>, Arc<str>) = (format!("b{index}").into(), format!("c{index}").into());
+            let outcome = Outcome::Refused("credential_unknown");
+            book.count(Some((&block, &credential)), &at("a.test:443"), &Method::GET, outcome, UNIX_EPOCH);
+        }
+        assert_eq!(book.take().len(), MANY + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_ends_at_its_time_though_nobody_looks() {
+        #[derive(Debug)]
+        struct Paused(tokio::time::Instant);
+        impl Clock for Paused {
+            fn now(&self) -> SystemTime {
+                UNIX_EPOCH + self.0.elapsed()
+            }
+            fn instant(&self) -> std::time::Instant {
+                tokio::time::Instant::now().into_std()
+            }
+            fn sleep_until(&self, moment: std::time::Instant) -> crate::base::Sleep {
+                Box::pin(tokio::time::sleep_until(moment.into()))
+            }
+        }
+        let (began, until) = (tokio::time::Instant::now(), UNIX_EPOCH + Duration::from_secs(3600));
+        let lease = Arc::new(Lease::new("default", "p", "r", until));
+        let keeper = tokio::spawn(Lease::keep_time(Arc::downgrade(&lease), until, Arc::new(Paused(began))));
+        let ended = lease.ended();
+        tokio::time::timeout(Duration::from_secs(3599), lease.ended()).await.unwrap_err();
+        assert!(lease.check(UNIX_EPOCH).is_ok());
+        ended.await;
+        assert_eq!(began.elapsed(), Duration::from_secs(3600));
+        assert_eq!(lease.check(UNIX_EPOCH).unwrap_err().code, Code::CallerUnknown);
+        keeper.await.unwrap();
+        // One that is ended before its time leaves no task behind.
+        let lease = Arc::new(Lease::new("default", "p", "s", until));
+        let keeper = tokio::spawn(Lease::keep_time(Arc::downgrade(&lease), until, Arc::new(Paused(began))));
+        tokio::task::yield_now().await;
+        lease.end();
+        keeper.await.unwrap();
+    }
+
     #[tokio::test]
     async fn a_lease_ends_at_its_time_or_when_it_is_ended_and_not_before() {
         let lease = Lease::new("default", "p", "r", UNIX_EPOCH + Duration::from_secs(10));

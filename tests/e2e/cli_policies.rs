@@ -192,8 +192,10 @@ fn one_template_is_applied_to_many_accounts_each_with_its_own_credential() {
     let both = run(&[&apply[..], &["--account", "1001,1002"]].concat()).done().json();
     let chosen = |index: usize| both["results"][index]["policy"]["credentials"]["auth_jira"].clone();
     assert_eq!((chosen(0), chosen(1)), (json!("jira_1001"), json!("jira_1002")));
+    let other = ["policy", "apply", "tickets.pt", "--id", "u", "--credential", "auth_jira=jira_{project_id}"];
     let some = ["--account", "1001", "--account", "1003", "--dry-run"];
-    let some = run(&[&apply[..], &some].concat());
+    run(&[&apply[..], &some].concat()).refused(1, &["refused for 2 of 2 accounts"]);
+    let some = run(&[&other[..], &some].concat());
     some.refused(1, &["refused for 1 of 2 accounts: 1003"]);
     let results = some.json()["results"].clone();
     assert!(results[0]["error"].is_null() && results[1]["error"].as_str().unwrap().contains("auth_jira"), "{results}");
@@ -273,12 +275,12 @@ fn engine_was_confined(said: &Said, origin: &Origin) {
 
 fn report_tells(report: &Value, shown: &str) {
     assert_eq!((&report["lives"], &report["policyName"]), (&false.into(), &"Old tickets".into()), "{report}");
-    let sufficient = json!([{ "credential": "jira", "hosts": ["jira.test"], "methods": ["GET"] }]);
+    let sufficient = json!([{ "credential": "jira", "hosts": ["jira.test"], "methods": ["GET"], "source": "store" }]);
     assert_eq!(report["sufficient"], sufficient);
     assert_eq!(report["unused"], json!([]));
     assert!(shown.contains("state    ended") && shown.contains("refused:\nCREDENTIAL"), "{shown}");
-    let pasted = "bindings:\n  - { credential: \"jira\", hosts: [\"jira.test\"], methods: [\"GET\"] }";
-    assert!(shown.contains(pasted), "{shown}");
+    let pasted = "-1 --credential jira --host jira.test --method GET";
+    assert!(shown.contains("countersign binding --account default put run-") && shown.contains(pasted), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

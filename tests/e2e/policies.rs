@@ -331,8 +331,17 @@ async fn what_a_run_did_is_told_with_the_bindings_that_would_have_sufficed_for_i
     assert_eq!(lines("uses"), ["- GET prices.test passed 1", "jira GET jira.test used 3"]);
     assert_eq!(lines("refused"), ["- DELETE jira.test unbound 1", "- CONNECT other.test unbound 1"]);
     assert_eq!(report["unused"], json!(["auth_flexera"]));
-    let sufficient = json!([{ "credential": "jira", "hosts": ["jira.test"], "methods": ["GET"] }]);
+    let sufficient = json!([{ "credential": "jira", "hosts": ["jira.test"], "methods": ["GET"], "source": "store" }]);
     assert_eq!(report["sufficient"], sufficient);
+    // Which they do: somebody else with that binding may make the same calls, and no others.
+    let caller = scene.manager.done("POST", &format!("{ACCOUNT}/callers"), Some(json!({ "name": "somebody" }))).await;
+    let mut binding = report["sufficient"][0].clone();
+    binding.as_object_mut().unwrap().remove("source");
+    binding["callers"] = json!(["somebody"]);
+    scene.manager.done("PUT", &format!("{ACCOUNT}/bindings/sufficient"), Some(binding)).await;
+    let somebody = scene.proxy.client_as(&format!("somebody:{}@", caller["token"].as_str().unwrap()));
+    assert_eq!(ask(&somebody, "GET", "https://jira.test/rest", None).await, (200, "Bearer jira-key".into()));
+    assert!(is_refused(&ask(&somebody, "DELETE", "https://jira.test/rest", None).await, "unbound"));
     assert_eq!((&report["lives"], &report["policyName"]), (&json!(true), &json!("Old tickets")));
     assert!(!report.to_string().contains(run.0["token"].as_str().unwrap()), "the token is told once");
 }
@@ -418,8 +427,8 @@ async fn one_template_is_applied_to_many_accounts_with_each_ones_own_credential(
     }
 }
 
-/// A server that switches protocols and then talks until nobody listens any more.
-fn talker() -> std::net::SocketAddr {
+/// A server that answers with this head and then talks until nobody listens any more.
+fn talker(answer: &'static str) -> std::net::SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -432,19 +441,18 @@ fn talker() -> std::net::SocketAddr {
             }
             let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
             let bearer = head.lines().find(|line| line.starts_with("authorization:")).unwrap_or("nobody").to_owned();
-            let _ = stream
-                .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+            let _ = stream.write_all(answer.as_bytes());
             while stream.write_all(format!("{bearer}\n").as_bytes()).is_ok() {}
         }
     });
     address
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_websocket_of_a_run_is_cut_when_the_run_ends() {
+/// A run that may call `ws.test` unencrypted, where this address is.
+async fn unencrypted(address: std::net::SocketAddr) -> (Proxy, Manager, Run) {
     let root = Root::new();
     let config = Config::new()
-        .resolve("ws.test:80", talker())
+        .resolve("ws.test:80", address)
         .rest("admin: { address: 127.0.0.1:0 }\n")
         .text()
         .replace("{ env: SECRET }, hosts: [api.test", "{ env: SECRET }, hosts: [ws.test, api.test");
@@ -462,30 +470,151 @@ async fn a_websocket_of_a_run_is_cut_when_the_run_ends() {
     let applied = manager.done("POST", &path, Some(body)).await;
     let path = format!("{path}/{}/runs", applied["id"].as_str().unwrap());
     let run = Run(manager.done("POST", &path, None).await);
+    (proxy, manager, run)
+}
 
+/// Begins a call of `ws.test` as a run, and reads some of what comes after the head of the answer.
+fn begin_talk(proxy: &Proxy, run: &Run, more: &str) -> std::net::TcpStream {
     let mut stream = std::net::TcpStream::connect(proxy.forward()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let proof = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, run.user());
-    write!(
-        stream,
-        "GET http://ws.test/ HTTP/1.1\r\nHost: ws.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
-         Proxy-Authorization: Basic {proof}\r\n\r\n"
-    )
-    .unwrap();
+    let head = "GET http://ws.test/ HTTP/1.1\r\nHost: ws.test";
+    write!(stream, "{head}\r\n{more}Proxy-Authorization: Basic {proof}\r\n\r\n").unwrap();
     let head = crate::support::read_connect(&mut stream);
-    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    assert!(head.starts_with("HTTP/1.1 101") || head.starts_with("HTTP/1.1 200"), "{head}");
     let mut some = [0; 256];
     stream.read_exact(&mut some).unwrap();
     assert!(String::from_utf8_lossy(&some).contains(&format!("bearer {SECRET}")), "it is on");
-    manager.done("DELETE", &format!("{ACCOUNT}/runs/{}", run.id()), None).await;
-    // Whatever was on its way comes, then the end.
-    let mut rest = Vec::new();
-    let ended = stream.read_to_end(&mut rest);
-    assert!(
-        ended.as_ref().is_ok()
-            || ended.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset),
-        "{ended:?}"
-    );
+    stream
+}
+
+/// Whatever was on its way comes, then the end.
+fn comes_to_its_end(mut stream: std::net::TcpStream) {
+    let ended = stream.read_to_end(&mut Vec::new());
+    let is_reset = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionReset;
+    assert!(ended.is_ok() || ended.as_ref().is_err_and(is_reset), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_and_an_answer_that_streams_are_cut_when_the_run_ends() {
+    for (answer, more) in [
+        (
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+            "Connection: upgrade\r\nUpgrade: websocket\r\n",
+        ),
+        ("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n", "Connection: close\r\n"),
+    ] {
+        let (proxy, manager, run) = unencrypted(talker(answer)).await;
+        let stream = begin_talk(&proxy, &run, more);
+        manager.done("DELETE", &format!("{ACCOUNT}/runs/{}", run.id()), None).await;
+        comes_to_its_end(stream);
+        let report = manager.done("GET", &format!("{ACCOUNT}/runs/{}", run.id()), None).await;
+        let sufficient = json!([{ "credential": "key", "hosts": ["ws.test"], "methods": ["GET"], "allowCleartext": true, "source": "file" }]);
+        assert_eq!(report["sufficient"], sufficient, "{report}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_body_comes_after_the_run_ended_is_neither_signed_nor_sent() {
+    let root = Root::new();
+    let host = "sqs.us-east-1.amazonaws.com";
+    let origin = Origin::https_with(&root, &[host], &["http/1.1"], |_| text(200, "here")).await;
+    let config = Config::new()
+        .credentials("  - { id: aws, scheme: aws, access_key: AKIAIOSFODNN7EXAMPLE, secret_key: { env: SECRET } }\n")
+        .bindings("  []\n")
+        .resolve(&format!("{host}:443"), origin.address)
+        .rest("admin: { address: 127.0.0.1:0 }\n")
+        .text()
+        .replace("bindings:\n  []", "bindings: []");
+    let proxy = Proxy::start_with(&config, &[("SECRET", SECRET)], |folder| {
+        std::fs::write(folder.join("origin.pem"), root.pem()).unwrap();
+    });
+    let manager = Manager::of(&proxy);
+    let scene = Scene { proxy, origin, manager };
+    let template = json!([{ "name": "auth_aws", "schemes": ["aws"], "label": "AWS",
+        "uses": [{ "method": "POST", "host": host, "path": "/" }] }]);
+    let policy = scene.apply(template, json!({ "auth_aws": "aws" })).await;
+    for ends in [false, true] {
+        let run = scene.run(&policy).await;
+        let before = scene.origin.seen().len();
+        let mut tunnel = tunnel_as(&scene, &run, host);
+        write!(tunnel, "POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 10\r\n\r\nfirst").unwrap();
+        tunnel.flush().unwrap();
+        // It is under way once the proxy counts it, which the report does not tell; another request of the run is behind it.
+        assert_eq!(ask(&scene.client(&run), "POST", &format!("https://{host}/"), None).await.0, 200);
+        if ends {
+            scene.end(&run).await;
+        }
+        let _ = tunnel.write_all(b"later");
+        let answer = read_answer(&mut tunnel);
+        assert_eq!(answer.starts_with("HTTP/1.1 200"), !ends, "{answer}");
+        assert_eq!(scene.origin.seen().len() - before, if ends { 1 } else { 2 }, "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_a_run_is_not_nobody_after_its_policy_was_removed() {
+    let scene = Scene::start().await;
+    let policy = scene.tickets().await;
+    let run = scene.run(&policy).await;
+    assert_eq!(ask(&scene.client(&run), "GET", "https://jira.test/rest", None).await.0, 200);
+    scene.manager.done("DELETE", &format!("{ACCOUNT}/applied-policies/{policy}"), None).await;
+    let plain = scene.proxy.client();
+    let wrong = scene.proxy.client_as("run-ffffffffffff:cs_nothing@");
+    for client in [&scene.client(&run), &plain, &wrong] {
+        for url in ["https://other.test/", "https://jira.test/rest"] {
+            let answer = ask(client, "GET", url, None).await;
+            assert!(is_refused(&answer, "caller_unknown"), "{url}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sees_matches_and_who_manages_applies_what_the_store_has_and_an_admin_what_the_file_has() {
+    let with_file = Config::new().rest("admin: { address: 127.0.0.1:0 }\n").start(&Root::new());
+    let admin = Manager::of(&with_file);
+    let token = async |name: &str, role: &str, account: &str| {
+        let body = json!({ "name": name, "role": role, "account": account });
+        let token = admin.done("POST", "/v1/tokens", Some(body)).await["token"].as_str().unwrap().to_owned();
+        Manager::with_token(&with_file, &token)
+    };
+    let (viewer, manager) = (token("sees", "viewer", "default").await, token("manages", "manager", "default").await);
+    let elsewhere = token("elsewhere", "manager", "17").await;
+    let credential =
+        json!({ "id": "own", "name": "own", "scheme": "api_key", "hosts": ["own.test"], "settings": { "key": "k" } });
+    manager.done("POST", &format!("{ACCOUNT}/credentials"), Some(credential)).await;
+    let declaration = json!([{ "name": "a", "schemes": ["api_key"], "label": "A" }]);
+    let inspected = viewer.done("POST", "/v1/policies/inspect", Some(json!({ "template": declaration }))).await;
+    assert_eq!(inspected["credentials"][0]["name"], "a");
+    let matched = format!("{ACCOUNT}/policies/match");
+    let answer = viewer.done("POST", &matched, Some(json!({ "template": declaration }))).await;
+    let fits: Vec<_> =
+        answer["blocks"][0]["fits"].as_array().unwrap().iter().map(|fit| fit["credential"].clone()).collect();
+    assert_eq!(fits, ["key", "own"], "{answer}");
+    let path = format!("{ACCOUNT}/applied-policies");
+    let apply = |id: &str| json!({ "template": declaration, "credentials": { "a": id } });
+    let status = async |who: &Manager, path: &str, body: Value| who.call("POST", path, Some(body)).await.0;
+    assert_eq!(status(&viewer, &path, apply("own")).await, 403);
+    assert_eq!(status(&elsewhere, &path, apply("own")).await, 403);
+    assert_eq!(status(&elsewhere, &matched, json!({ "template": declaration })).await, 403);
+    assert_eq!(status(&manager, &path, apply("key")).await, 403, "the file says who may use it where");
+    assert_eq!(status(&admin, &path, apply("key")).await, 201);
+    let mut cleartext = apply("own");
+    cleartext["allowCleartext"] = json!(true);
+    assert_eq!(status(&manager, &path, cleartext).await, 403);
+    let applied = manager.done("POST", &path, Some(apply("own"))).await;
+    let runs = format!("{path}/{}/runs", applied["id"].as_str().unwrap());
+    assert_eq!(status(&viewer, &runs, json!({})).await, 403);
+    assert_eq!(status(&elsewhere, &runs, json!({})).await, 403);
+    let run = manager.done("POST", &runs, None).await;
+    let at = format!("{ACCOUNT}/runs/{}", run["id"].as_str().unwrap());
+    assert_eq!(viewer.call("GET", &at, None).await.0, 200);
+    assert_eq!(elsewhere.call("GET", &at, None).await.0, 403);
+    assert_eq!(viewer.call("DELETE", &at, None).await.0, 403);
+    for wrong in [json!([]), json!(7), json!({ "lifetime": true }), json!({ "nothing": 1 })] {
+        let refused = status(&manager, &runs, wrong.clone()).await;
+        assert!(refused == 422 || refused == 400, "{wrong}: {refused}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -516,22 +645,30 @@ async fn a_run_reaches_private_addresses_where_the_accounts_own_binding_of_the_c
         std::fs::write(folder.join("origin.pem"), root.pem()).unwrap();
     });
     let manager = Manager::of(&proxy);
-    for (id, host) in [("jira", "jira.test"), ("other", "other.test")] {
+    for (id, hosts) in [("jira", json!(["jira.test", "www.other.test"])), ("other", json!(["other.test"]))] {
         let credential =
-            json!({ "id": id, "name": id, "scheme": "api_key", "hosts": [host], "settings": { "key": "k" } });
+            json!({ "id": id, "name": id, "scheme": "api_key", "hosts": hosts, "settings": { "key": "k" } });
         manager.done("POST", &format!("{ACCOUNT}/credentials"), Some(credential)).await;
     }
     let binding = json!({ "credential": "jira", "hosts": ["jira.test"], "allowAddresses": ["127.0.0.0/8"] });
     manager.done("PUT", &format!("{ACCOUNT}/bindings/jira"), Some(binding)).await;
     let scene = Scene { proxy, origin, manager };
     let template = json!([
-        { "name": "a", "schemes": ["api_key"], "label": "A", "uses": [{ "method": "GET", "host": "jira.test", "path": "/" }] },
+        { "name": "a", "schemes": ["api_key"], "label": "A", "uses": [
+            { "method": "GET", "host": "jira.test", "path": "/" }, { "method": "GET", "host": "www.other.test", "path": "/" },
+        ] },
         { "name": "b", "schemes": ["api_key"], "label": "B", "uses": [{ "method": "GET", "host": "other.test", "path": "/" }] },
     ]);
     let run = scene.run(&scene.apply(template, json!({ "a": "jira", "b": "other" })).await).await;
     let client = scene.client(&run);
     assert_eq!(ask(&client, "GET", "https://jira.test/", None).await, (200, "here".into()));
+    let elsewhere = ask(&client, "GET", "https://www.other.test/", None).await;
+    assert_eq!(elsewhere, (403, "destination_forbidden".into()), "the binding is not for that host");
     assert_eq!(ask(&client, "GET", "https://other.test/", None).await, (403, "destination_forbidden".into()));
+    let report = scene.report(&run).await;
+    assert_eq!(report["uses"].as_array().map(Vec::len), Some(1), "what never went out was not used: {report}");
+    assert_eq!(report["refused"].as_array().map(Vec::len), Some(2), "{report}");
+    assert_eq!(report["unused"], json!(["b"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::documents::ChangeDocument;
+use super::documents::{ChangeDocument, Source};
 use crate::api::error::ApiError;
 use crate::api::web::{Asked, Asking, At, Document, Problem, typed};
 use crate::api::{Api, Applied, NewRun, PolicyInput, RunReport, time};
@@ -429,6 +429,8 @@ pub(super) struct SufficientDocument {
     methods: Vec<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     allow_cleartext: bool,
+    /// Where the credential is declared, and so the binding has to be.
+    source: Source,
 }
 
 /// What a run did.
@@ -455,6 +457,7 @@ impl From<RunReport> for ReportDocument {
             hosts: one.hosts,
             methods: one.methods,
             allow_cleartext: one.allow_cleartext,
+            source: one.origin.into(),
         });
         Self {
             run: RunDocument::of(report.run, report.lives),

@@ -123,13 +123,13 @@ fn allowed(policy: &Value) -> String {
     };
     let bindings = each(policy, "bindings").map(|one| {
         let mut more = Vec::new();
-        if let Value::String(number) = &one["account_number"] {
+        if let Value::String(number) = &one["accountNumber"] {
             more.push(format!("as AWS account {number}"));
         }
-        if one["only_named"] == true {
+        if one["onlyNamed"] == true {
             more.push("when a request names it".into());
         }
-        if one["allow_cleartext"] == true {
+        if one["allowCleartext"] == true {
             more.push("unencrypted where the template says http".into());
         }
         let [methods, hosts] = place(one);
@@ -170,9 +170,9 @@ mod tests {
         let policy = json!({
             "bindings": [
                 { "block": "auth_aws", "credential": "aws", "hosts": ["*.amazonaws.com"], "methods": ["GET", "POST"],
-                  "shapes": ["ec2.{region}.amazonaws.com"], "account_number": "123456789012" },
+                  "shapes": ["ec2.{region}.amazonaws.com"], "accountNumber": "123456789012" },
                 { "block": "auth_jira", "credential": "jira", "hosts": ["jira.test"], "methods": [], "shapes": [],
-                  "only_named": true },
+                  "onlyNamed": true },
             ],
             "passages": [{ "hosts": ["prices.test"], "shapes": [], "methods": ["GET"] }],
         });

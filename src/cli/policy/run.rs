@@ -36,7 +36,8 @@ pub(super) struct Run {
     applied: String,
     /// How long the run may last, a day at most: 90m, 12h [default: an hour]
     #[arg(long, value_name = "TIME")]
-    lifetime: Option<String>,
+    #[arg(value_parser = humantime::parse_duration)]
+    lifetime: Option<std::time::Duration>,
     /// The command and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -60,11 +61,18 @@ pub(super) async fn run(context: &Context, given: &Run) -> Result<u8, Failure> {
     protect_memory();
     // From here on no signal ends us before the run is over.
     let mut signals = Signals::new().map_err(|error| Failure::Other(error.to_string()))?;
-    let (client, _) = given.place.open(context).await?;
     let account = given.place.account.as_str();
-    let policy = client.get(&path(account, &["applied-policies", &given.applied])).await.map_err(not_applied)?;
-    let stand_ins = stand_ins(&client, account, &policy).await?;
-    let body = given.lifetime.as_ref().map_or_else(|| json!({}), |lifetime| json!({ "lifetime": lifetime }));
+    let prepared = async {
+        let (client, _) = given.place.open(context).await?;
+        let policy = client.get(&path(account, &["applied-policies", &given.applied])).await.map_err(not_applied)?;
+        let stand_ins = stand_ins(&client, account, &policy).await?;
+        Ok::<_, Failure>((client, stand_ins))
+    };
+    let (client, stand_ins) = tokio::select! {
+        prepared = prepared => prepared?,
+        number = signals.before() => return Ok(128 + number),
+    };
+    let body = given.lifetime.map_or_else(|| json!({}), |lifetime| json!({ "lifetime": lifetime.as_secs() }));
     let at = path(account, &["applied-policies", &given.applied, "runs"]);
     let reply = tokio::select! {
         reply = client.send(Method::POST, &at, &body, Condition::None) => reply.map_err(not_applied)?,

@@ -20,7 +20,7 @@ pub(super) struct List {
 #[derive(Args)]
 #[command(after_help = "Examples:\n  countersign policy show snapshots\n  countersign policy show --run 0a1b2c3d\n\n\
                         What a run did can be looked up for 90 days. The bindings at its end are those that would have \
-                        sufficed, as the configuration file takes them under `bindings`.")]
+                        sufficed: as the file takes them for its credentials, as commands for those of the store.")]
 pub(super) struct Show {
     #[command(flatten)]
     which: Which,
@@ -126,22 +126,43 @@ fn report_in_words(report: &Value) -> String {
     if !refused.is_empty() {
         parts.push(format!("refused:\n{refused}"));
     }
-    let sufficient = sufficient(report);
-    if !sufficient.is_empty() {
-        parts.push(format!("would have sufficed:\nbindings:\n{sufficient}"));
+    let (bindings, commands) = sufficient(report);
+    if !bindings.is_empty() {
+        parts.push(format!("would have sufficed, in the configuration file:\nbindings:\n{bindings}"));
+    }
+    if !commands.is_empty() {
+        parts.push(format!("would have sufficed:\n{commands}"));
     }
     parts.join("\n\n")
 }
 
-/// The bindings that would have sufficed, as the configuration file takes them.
-fn sufficient(report: &Value) -> String {
+/// The bindings that would have sufficed: of the file's credentials as it takes them under `bindings`, of the store's as
+/// commands.
+fn sufficient(report: &Value) -> (String, String) {
     // JSON is YAML, and quotes whatever would be something else without quotes.
     let quoted = |key: &str, one: &Value| one[key].to_string();
-    let line = |one: &Value| {
+    let of_file = |one: &Value| {
         let (credential, hosts) = (quoted("credential", one), quoted("hosts", one));
-        format!("  - {{ credential: {credential}, hosts: {hosts}, methods: {} }}", quoted("methods", one))
+        let cleartext = if one["allowCleartext"] == true { ", allow_cleartext: true" } else { "" };
+        let methods = quoted("methods", one);
+        format!("  - {{ credential: {credential}, hosts: {hosts}, methods: {methods}{cleartext} }}")
     };
-    each(report, "sufficient").map(line).collect::<Vec<_>>().join("\n")
+    let list = |key: &str, one: &Value| each(one, key).filter_map(Value::as_str).collect::<Vec<_>>().join(",");
+    let account = cell(report, "account");
+    let of_store = |(number, one): (usize, &Value)| {
+        let (id, credential) = (format!("run-{}-{}", cell(report, "id"), number + 1), cell(one, "credential"));
+        let mut words = ["countersign", "binding", "--account", &account, "put", &id].map(str::to_owned).to_vec();
+        words.extend(["--credential".into(), credential, "--host".into(), list("hosts", one)]);
+        words.extend(["--method".into(), list("methods", one)]);
+        if one["allowCleartext"] == true {
+            words.push("--allow-cleartext".into());
+        }
+        shlex::try_join(words.iter().map(String::as_str)).unwrap_or_default()
+    };
+    let is_files = |one: &&Value| one["source"] == "file";
+    let bindings: Vec<_> = each(report, "sufficient").filter(is_files).map(of_file).collect();
+    let commands = each(report, "sufficient").filter(|one| !is_files(one)).enumerate().map(of_store);
+    (bindings.join("\n"), commands.collect::<Vec<_>>().join("\n"))
 }
 
 #[cfg(test)]
@@ -163,7 +184,11 @@ mod tests {
             ],
             "refused": [{ "method": "GET", "outcome": "unbound", "count": 2, "lastUsed": "x" }],
             "unused": ["auth_flexera"],
-            "sufficient": [{ "credential": "no", "hosts": ["a.test:8443", "[::1]"], "methods": ["GET"] }],
+            "sufficient": [
+                { "credential": "no", "hosts": ["a.test:8443", "[::1]"], "methods": ["GET"], "source": "file" },
+                { "credential": "k", "hosts": ["a.test", "b.test"], "methods": ["GET", "PUT"], "source": "store",
+                  "allowCleartext": true },
+            ],
         })
     }
 
@@ -189,9 +214,13 @@ mod tests {
 
     #[test]
     fn what_would_have_sufficed_is_read_back_as_it_was_meant() {
-        let text = format!("bindings:\n{}\n", sufficient(&report()));
-        let document = Document::parse(&text).unwrap();
-        assert_eq!(document.value("bindings"), report()["sufficient"]);
+        let (bindings, commands) = sufficient(&report());
+        let document = Document::parse(&format!("bindings:\n{bindings}\n")).unwrap();
+        let expected = json!([{ "credential": "no", "hosts": ["a.test:8443", "[::1]"], "methods": ["GET"] }]);
+        assert_eq!(document.value("bindings"), expected);
+        let expected = "countersign binding --account default put run-r1-1 --credential k --host a.test,b.test \
+                        --method GET,PUT --allow-cleartext";
+        assert_eq!(commands, expected);
     }
 
     #[test]
