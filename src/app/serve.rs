@@ -323,6 +323,11 @@ impl App {
         self.listeners.iter().map(|(_, listener)| (listener.door.load().kind(), listener.address.clone())).collect()
     }
 
+    /// Where the admin listener is, if there is one.
+    pub fn admin_address(&self) -> Option<&Address> {
+        self.admin.as_ref().map(|admin| &admin.bound)
+    }
+
     /// The certificate authority.
     pub fn ca(&self) -> Option<Arc<Ca>> {
         self.shared.ca()

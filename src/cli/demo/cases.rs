@@ -43,6 +43,7 @@ pub(super) const PUBSUB: &str = "pubsub.googleapis.com";
 pub(super) const GOOGLE_RUN: &str = "reports-demo-uc.a.run.app";
 
 /// One exchange.
+#[derive(Clone)]
 pub(super) struct Case {
     pub(super) id: &'static str,
     pub(super) scheme: &'static str,

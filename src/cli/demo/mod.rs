@@ -13,6 +13,7 @@ mod jwt;
 mod login;
 mod ntlm;
 mod oracle;
+mod policy;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -38,7 +39,10 @@ pub(super) struct Arguments {
 
 /// What one case showed.
 struct Outcome {
-    case: &'static Case,
+    scheme: &'static str,
+    about: &'static str,
+    /// Whose word `verified` is.
+    who: &'static str,
     sent: String,
     added: String,
     verified: String,
@@ -52,7 +56,8 @@ pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, 
     let keys = Keys::generate().map_err(failed)?;
     let api = Api::start(keys.clone(), Arc::clone(&context.deps.clock)).await.map_err(failed)?;
     let folder = tempfile::tempdir().map_err(|error| failed(error.to_string()))?;
-    let config = configuration(folder.path(), &keys, &api).map_err(failed)?;
+    let token = cases::random().map_err(failed)?;
+    let config = configuration(folder.path(), &keys, &api, &token).map_err(failed)?;
     let config = Config::parse(&config).map_err(Failure::Config)?;
     let app = App::start_in_memory(config, context.deps.clone()).await?;
     let proxy = forward_address(&app).ok_or_else(|| failed("no listener".into()))?;
@@ -64,6 +69,8 @@ pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, 
     for case in CASES {
         outcomes.push(show(case, &through, &direct, api.address().port()).await);
     }
+    // Last: where a policy is applied, whoever calls has to say who it is.
+    outcomes.extend(policy::show(&app, proxy, &direct, api.address().port(), &token).await.map_err(failed)?);
     app.drain().await;
     let passed = outcomes.iter().all(|outcome| outcome.passed);
     if arguments.json {
@@ -75,10 +82,11 @@ pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, 
 }
 
 /// The demo's configuration, as a person would write it.
-fn configuration(folder: &Path, keys: &Keys, api: &Api) -> Result<String, String> {
+fn configuration(folder: &Path, keys: &Keys, api: &Api, token: &str) -> Result<String, String> {
     for (name, key) in keys.files() {
         std::fs::write(folder.join(name), key).map_err(|error| error.to_string())?;
     }
+    std::fs::write(folder.join(policy::ADMIN_TOKEN), token).map_err(|error| error.to_string())?;
     let root = folder.join("demo-api-ca.pem");
     std::fs::write(&root, api.ca_pem()).map_err(|error| error.to_string())?;
     let mut text = format!(
@@ -88,7 +96,14 @@ fn configuration(folder: &Path, keys: &Keys, api: &Api) -> Result<String, String
     for host in cases::hosts() {
         text.push_str(&format!("    \"{host}:443\": {}\n", api.address()));
     }
-    text.push_str(&format!("tokens: {{ directory: {:?} }}\ncredentials:\n", folder.join("tokens")));
+    text.push_str(&format!(
+        "admin: {{ address: 127.0.0.1:0, tokens: [{{ name: demo, role: admin, token: {{ file: {:?} }} }}] }}\n\
+         store: {{ url: \"sqlite:{}\" }}\naudit: {{ directory: {:?} }}\ntokens: {{ directory: {:?} }}\ncredentials:\n",
+        folder.join(policy::ADMIN_TOKEN),
+        folder.join("demo.db").display(),
+        folder.join("audit"),
+        folder.join("tokens")
+    ));
     let mut bindings = String::from("bindings:\n");
     for case in CASES {
         let settings = case.settings.replace("FOLDER", &folder.display().to_string());
@@ -142,8 +157,14 @@ async fn show(case: &'static Case, through: &reqwest::Client, direct: &reqwest::
         }
     };
     let signed = case.headers.iter().any(|(name, _)| *name == "authorization");
+    let who = match case.expected {
+        Expected::Verified => "the API verified",
+        Expected::Rejected(_) => "the caller got",
+    };
     Outcome {
-        case,
+        scheme: case.scheme,
+        about: case.about,
+        who,
         sent: format!(
             "{} {url}, {}{}",
             case.method,
@@ -198,8 +219,8 @@ async fn ask(client: &reqwest::Client, case: &Case, url: &str) -> Answer {
 fn print_json(outcomes: &[Outcome]) {
     let rows = outcomes.iter().map(|outcome| {
         json!({
-            "scheme": outcome.case.scheme,
-            "case": outcome.case.about,
+            "scheme": outcome.scheme,
+            "case": outcome.about,
             "caller_sent": outcome.sent,
             "countersign_added": outcome.added,
             "api_verified": outcome.verified,
@@ -216,15 +237,11 @@ fn print_text(outcomes: &[Outcome], colour: bool) {
     for outcome in outcomes {
         let (mark, look) =
             if outcome.passed { ("passed", Style::new().green()) } else { ("FAILED", Style::new().red()) };
-        let scheme = outcome.case.scheme.style(style(Style::new().bold()));
-        println!("{}  {scheme}: {}", mark.style(style(look)), outcome.case.about);
+        let scheme = outcome.scheme.style(style(Style::new().bold()));
+        println!("{}  {scheme}: {}", mark.style(style(look)), outcome.about);
         println!("        the caller sent      {}", outcome.sent);
         println!("        Countersign added    {}", outcome.added);
-        let who = match outcome.case.expected {
-            Expected::Verified => "the API verified",
-            Expected::Rejected(_) => "the caller got",
-        };
-        println!("        {who:<20} {}", outcome.verified);
+        println!("        {:<20} {}", outcome.who, outcome.verified);
         println!("        without Countersign  {}", outcome.without);
     }
     let passed = outcomes.iter().filter(|outcome| outcome.passed).count();
