@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use super::declared::{Block, Issue, Parameter, Template, Use};
+use super::declared::{Block, Issue, Parameter, TOO_MANY_SCHEMES, Template, Use, add_scheme};
 
 impl Template {
     /// Reads a template or a declaration, as the name of its file says: `.pt`, `.json`, `.yaml` or `.yml`; of any other
@@ -73,7 +73,7 @@ fn read(bytes: &[u8]) -> Result<Template, Issue> {
 struct Document {
     name: Option<String>,
     blocks: Vec<(Option<String>, Spanned<Entry>)>,
-    unsigned: Vec<Call>,
+    unsigned: Vec<Spanned<Call>>,
     parameters: Vec<Parameter>,
 }
 
@@ -91,7 +91,7 @@ struct Entry {
     #[serde(alias = "aws_account_number")]
     account_number: Option<String>,
     #[serde(default)]
-    uses: Vec<Call>,
+    uses: Vec<Spanned<Call>>,
 }
 
 /// One place where requests go.
@@ -108,15 +108,17 @@ struct Call {
 }
 
 impl Call {
-    fn into_use(self) -> Use {
-        let path = self.path.unwrap_or_default();
+    fn into_use(call: Spanned<Self>) -> Use {
+        let line = usize::try_from(call.referenced.line()).unwrap_or_default();
+        let Self { method, host, path, cleartext } = call.value;
+        let path = path.unwrap_or_default();
         let begins = path.starts_with(['/', '{']);
         Use {
-            line: 0,
-            method: self.method.unwrap_or_else(|| "GET".into()).to_ascii_uppercase(),
-            host: lower_outside_braces(&self.host),
+            line,
+            method: method.unwrap_or_else(|| "GET".into()).to_ascii_uppercase(),
+            host: lower_outside_braces(&host),
             path: if begins { path } else { format!("/{path}") },
-            cleartext: self.cleartext,
+            cleartext,
         }
     }
 }
@@ -235,9 +237,8 @@ impl<'de> Deserialize<'de> for Schemes {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Schemes, A::Error> {
                 let mut schemes = Vec::new();
                 while let Some(one) = seq.next_element::<String>()? {
-                    let scheme = super::fold_scheme(&one);
-                    if !schemes.contains(&scheme) {
-                        schemes.push(scheme);
+                    if !add_scheme(&mut schemes, super::fold_scheme(&one)) {
+                        return Err(de::Error::custom(TOO_MANY_SCHEMES));
                     }
                 }
                 Ok(Schemes(schemes))
@@ -328,7 +329,8 @@ mod tests {
   label: AWS
   tags: { provider: aws }
   account_number: 012345678901
-  uses: [{ host: 'EC2.{Region}.amazonaws.com' }, { method: post, host: sts.amazonaws.com, path: x, cleartext: true }]
+  uses: [{ host: 'EC2.{Region}.amazonaws.com' }, { method: post, host: sts.amazonaws.com, path: x, cleartext: true },
+    { host: third.test }]
 - name: auth_key
   scheme: api-key
   description: A key
@@ -340,13 +342,21 @@ mod tests {
         let template = of(LIST);
         assert_eq!(template.errors, []);
         let [aws, key] = &template.credentials[..] else { panic!("{template:?}") };
-        assert_eq!((aws.line, key.line), (2, 8));
+        assert_eq!((aws.line, key.line), (2, 9));
+        assert_eq!(aws.uses.iter().map(|one| one.line).collect::<Vec<_>>(), [7, 7, 8]);
         assert_eq!(aws.schemes, ["aws", "aws_sts"]);
         assert_eq!(aws.account_number.as_deref(), Some("012345678901"));
         let uses: Vec<_> =
             aws.uses.iter().map(|one| (one.method.as_str(), one.host.as_str(), one.path.as_str())).collect();
-        assert_eq!(uses, [("GET", "ec2.{Region}.amazonaws.com", "/"), ("POST", "sts.amazonaws.com", "/x")]);
-        assert_eq!(aws.uses.iter().map(|one| one.cleartext).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(
+            uses,
+            [
+                ("GET", "ec2.{Region}.amazonaws.com", "/"),
+                ("POST", "sts.amazonaws.com", "/x"),
+                ("GET", "third.test", "/")
+            ]
+        );
+        assert_eq!(aws.uses.iter().map(|one| one.cleartext).collect::<Vec<_>>(), [false, true, false]);
         assert_eq!(key.schemes, ["api_key"]);
         assert_eq!(key.tags, BTreeMap::from([("env".into(), "prod".into()), ("provider".into(), "github".into())]));
     }
@@ -373,6 +383,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_with_its_line() {
+        let many: Vec<String> = (0..65).map(|number| format!("s{number}")).collect();
         for (text, line, message) in [
             ("- name: a\n  schemes: [basic]\n  lable: x\n", 3, "lable"),
             ("- name: a\n", 1, "schemes"),
@@ -382,6 +393,7 @@ mod tests {
             ("a: { name: b, schemes: x }\n", 1, "calls itself"),
             ("- name: a\n  schemes: x\n  tags: [novalue]\n", 3, "tag"),
             ("- name: a\n  schemes: x\n  uses: [{ path: / }]\n", 3, "host"),
+            (&format!("- name: a\n  schemes: [{}]\n", many.join(", ")), 1, "more than 64"),
             ("- name: [\n", 1, ""),
             ("3", 1, "list"),
         ] {

@@ -50,7 +50,7 @@ pub struct Block {
 }
 
 /// One place from which requests are sent.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Use {
     /// Where it stands, from 1.
     #[serde(default)]
@@ -88,4 +88,17 @@ pub struct Issue {
     pub column: usize,
     /// What is wrong, and what would be right.
     pub message: String,
+}
+
+/// What is said of a block with very many schemes.
+pub(super) const TOO_MANY_SCHEMES: &str = "more than 64 schemes, and there are not that many: the rest is left out";
+
+/// Adds a scheme that is not among the others, if that are not too many already; whether there was room for it.
+pub(super) fn add_scheme(schemes: &mut Vec<String>, scheme: String) -> bool {
+    let known = scheme.is_empty() || schemes.contains(&scheme);
+    let room = schemes.len() < 64;
+    if !known && room {
+        schemes.push(scheme);
+    }
+    known || room
 }

@@ -15,7 +15,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use self::lexer::Dialect;
 use self::machine::Machine;
@@ -195,13 +195,14 @@ fn assemble(text: &[u8], mut notes: Notes<'_>, mut uses: Vec<(usize, Option<usiz
     let mut template = Template { name: notes.name, parameters: notes.parameters, ..Template::default() };
     template.credentials =
         notes.blocks.into_iter().map(|(block, at)| Block { line: positions.of(at).0, ..block }).collect();
+    let mut said = HashSet::new();
     for (at, block, mut one) in uses {
         one.line = positions.of(at).0;
         let list = match block.and_then(|block| template.credentials.get_mut(block)) {
             Some(block) => &mut block.uses,
             None => &mut template.unsigned,
         };
-        if list.iter().rev().take_while(|other| other.line == one.line).all(|other| *other != one) {
+        if said.insert((block, one.clone())) {
             list.push(one);
         }
     }

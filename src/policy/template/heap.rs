@@ -28,7 +28,8 @@ impl<'a> Heap<'a> {
             objects: Vec::new(),
             items: Vec::new(),
             changed: HashSet::new(),
-            fuel: length.saturating_mul(4).saturating_add(1 << 20),
+            // Of very many small scripts, each has little.
+            fuel: length.saturating_mul(16).saturating_add(1 << 16),
         }
     }
 

@@ -4,6 +4,7 @@
 mod strings;
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use memchr::{memchr, memmem};
 
@@ -98,8 +99,12 @@ pub(super) struct Lexer<'a> {
     /// How many bytes may still be looked through for the second quote of a string of several lines. Without a bound,
     /// a text full of single quotes would take quadratic time.
     patience: usize,
+    /// Where it was begun to be read: what stands before is of no interest.
+    begin: usize,
     /// The lines that are one name, found when a here-document may not end.
     lone_lines: Option<HashMap<&'a [u8], LoneLine>>,
+    /// Where no regular expression ends, which is not looked for twice: a line may be a million slashes.
+    no_pattern: Range<usize>,
 }
 
 /// The last places of a line that is one name.
@@ -146,7 +151,8 @@ impl<'a> Lexer<'a> {
     /// Reads from a place of a text to the end of the text.
     pub(super) fn new(text: &'a [u8], from: usize, dialect: Dialect) -> Self {
         let place = Place { position: from, resume: 0, after_value: false };
-        Self { text, dialect, place, flaws: Vec::new(), patience: text.len().saturating_mul(2), lone_lines: None }
+        let patience = text.len().saturating_sub(from).saturating_mul(2);
+        Self { text, dialect, place, flaws: Vec::new(), patience, begin: from, lone_lines: None, no_pattern: 0..0 }
     }
 
     /// The text it reads, to its end.
@@ -321,18 +327,26 @@ impl<'a> Lexer<'a> {
         !self.place.after_value
     }
 
-    /// A regular expression, if one ends on this line.
-    fn pattern(&self, start: usize) -> Option<(Kind, usize, usize, usize)> {
+    /// A regular expression, if one ends on this line. Where one did not, none is looked for on the rest of the line.
+    fn pattern(&mut self, start: usize) -> Option<(Kind, usize, usize, usize)> {
+        if self.no_pattern.contains(&start) {
+            return None;
+        }
         let mut position = start + 1;
         let mut in_class = false;
         loop {
-            match self.at(position)? {
-                b'\n' => return None,
-                b'\\' if self.at(position + 1) != Some(b'\n') => position += 1,
-                b'[' => in_class = true,
-                b']' => in_class = false,
-                b'/' if !in_class => break,
-                _ => {}
+            match self.at(position) {
+                None | Some(b'\n') => {
+                    self.no_pattern = start..position;
+                    return None;
+                }
+                Some(byte) => match byte {
+                    b'\\' if self.at(position + 1) != Some(b'\n') => position += 1,
+                    b'[' => in_class = true,
+                    b']' => in_class = false,
+                    b'/' if !in_class => break,
+                    _ => {}
+                },
             }
             position += 1;
         }

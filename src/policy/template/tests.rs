@@ -298,6 +298,7 @@ const SCRAPS: &[&str] = &[
     "/*",
     "*/",
     "/",
+    "x /[/[/[",
     "(",
     ")",
     "[",
@@ -387,6 +388,27 @@ fn deep_nesting_does_not_exhaust_the_stack() {
         with(&format!("datasource \"d\" do request do host {}", unit.repeat(20_000)));
         with(&format!("define f() do\nhttp_get(url: {}", unit.repeat(20_000)));
     }
+}
+
+/// Each of these took hours when every one of its pieces looked through all that follow.
+#[test]
+fn what_a_text_repeats_is_not_looked_through_again_and_again() {
+    for (unit, before) in [("/[", "x "), ("/[ ", "x = "), ("'", "x = "), ("`${", ""), ("/*", ""), ("{ auth: ", "x = ")]
+    {
+        script(&format!("{before}{}", unit.repeat(1_000_000 / unit.len())));
+    }
+    let define = "define f() do\n$a <<A\nauth\nend\n";
+    with(&define.repeat(10_000));
+    with(&"datasource \"d\" do request do auth $auth_x host $h end end ".repeat(10_000));
+    let hosts: String =
+        (0..10_000).map(|n| format!("datasource \"d\" do request do auth $auth_x host \"h{n}\" end end ")).collect();
+    assert_eq!(with(&hosts).credentials[0].uses.len(), 10_000);
+    let schemes: Vec<String> = (0..100_000).map(|number| format!("s{number}")).collect();
+    let template = parse(&format!("credentials \"auth_x\" do schemes {}\nend", schemes.join(", ")));
+    assert_eq!(template.credentials[0].schemes.len(), 64);
+    assert!(template.errors[0].message.starts_with("more than 64 schemes"), "{:?}", template.errors);
+    let all = parse(&format!("credentials \"auth_x\" do schemes {}\nend", schemes[..64].join(", ")));
+    assert_eq!((all.credentials[0].schemes.len(), all.errors.len()), (64, 0));
 }
 
 /// Writes a string so that it is read as this text.

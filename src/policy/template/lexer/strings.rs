@@ -167,15 +167,15 @@ impl<'a> Lexer<'a> {
     }
 
     pub(super) fn lone_lines(&mut self) -> &HashMap<&'a [u8], LoneLine> {
-        let text = self.text;
-        self.lone_lines.get_or_insert_with(|| lone_lines(text))
+        let (text, begin) = (self.text, self.begin);
+        self.lone_lines.get_or_insert_with(|| lone_lines(text, begin))
     }
 }
 
-/// The lines that are nothing but a name.
-fn lone_lines(text: &[u8]) -> HashMap<&[u8], LoneLine> {
+/// The lines that are nothing but a name, from an offset on.
+fn lone_lines(text: &[u8], from: usize) -> HashMap<&[u8], LoneLine> {
     let mut lines: HashMap<&[u8], LoneLine> = HashMap::new();
-    let mut start = 0;
+    let mut start = from;
     while let Some(rest) = text.get(start..).filter(|rest| !rest.is_empty()) {
         let length = memchr(b'\n', rest).unwrap_or(rest.len());
         let whole = rest.get(..length).unwrap_or_default();

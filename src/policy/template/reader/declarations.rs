@@ -5,7 +5,7 @@ use super::super::tag;
 use super::super::value::Value;
 use super::Reader;
 use super::fields::plain;
-use crate::policy::declared::{Block, Parameter};
+use crate::policy::declared::{Block, Parameter, TOO_MANY_SCHEMES, add_scheme};
 use crate::policy::fold_scheme;
 
 impl<'a> Reader<'a> {
@@ -29,9 +29,9 @@ impl<'a> Reader<'a> {
                     for (value, token) in values {
                         match plain(&value) {
                             Some(scheme) => {
-                                let scheme = fold_scheme(&scheme);
-                                if !scheme.is_empty() && !block.schemes.contains(&scheme) {
-                                    block.schemes.push(scheme);
+                                if !add_scheme(&mut block.schemes, fold_scheme(&scheme)) {
+                                    self.issue(token.start, TOO_MANY_SCHEMES);
+                                    break;
                                 }
                             }
                             None => self.issue(token.start, "a scheme is a text such as \"oauth2\""),
