@@ -17,16 +17,20 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use self::heap::Heap;
 use self::lexer::Dialect;
 use self::machine::Machine;
 use self::positions::Positions;
-use self::reader::{Notes, Reader};
+use self::reader::{Caller, Notes, Reader, Script};
 use self::request::{Request, left_over, names};
 use self::value::{Piece, Slot, Value};
 use super::declared::{Block, Issue, Template, Use};
 
 /// How many errors of one text are told.
 const MOST_ERRORS: usize = 100;
+
+/// For how many that run it differently a script is followed.
+const MOST_CALLERS: usize = 8;
 
 /// A block's name and its number.
 type Known = HashMap<String, usize>;
@@ -53,7 +57,7 @@ impl Template {
     }
 }
 
-/// What a script makes, if it makes requests.
+/// What a script makes, if it makes requests: once for each of those that run it differently.
 fn run_script<'a>(
     text: &'a [u8],
     notes: &mut Notes<'a>,
@@ -62,42 +66,76 @@ fn run_script<'a>(
     found: &mut Vec<(Request<'a>, bool)>,
 ) {
     let Some(script) = notes.scripts.get(index) else { return };
-    let asked = script.asked;
     let Some((from, to)) = script.code else { return };
-    let code = text.get(from..to).unwrap_or_default();
-    if !asked && memchr::memmem::find(code, b"auth").is_none() {
+    let asked = script.callers.iter().any(|caller| caller.asks);
+    if !asked && memchr::memmem::find(text.get(from..to).unwrap_or_default(), b"auth").is_none() {
         return;
     }
-    let Some(until) = text.get(..to) else { return };
+    let mut untold = false;
+    for caller in callers(script, known) {
+        untold |= !run_for(text, script, &caller, found);
+    }
+    if untold {
+        let (at, name) = (script.at, String::from_utf8_lossy(script.name));
+        notes.issue(at, || format!("the text does not tell what request the script `{name}` makes"));
+    }
+}
+
+/// Those that run a script, what it knows of their arguments alone, each once; of very many, the last are one.
+fn callers<'a>(script: &Script<'a>, known: &Known) -> Vec<Caller<'a>> {
+    let mut heap = Heap::new(0);
+    let mut callers: Vec<Caller<'a>> = Vec::new();
+    for caller in &script.callers {
+        let told = |value: &Value<'a>| if tells_more(value, known) { value.clone() } else { Value::Unknown };
+        let arguments = caller.arguments.iter().take(script.parameters.len()).map(told).collect();
+        let caller = Caller { arguments, auth: caller.auth.clone(), asks: caller.asks };
+        if let Some(same) = callers.iter_mut().find(|other| other.is_like(&caller)) {
+            same.asks |= caller.asks;
+            continue;
+        }
+        let full = callers.len() >= MOST_CALLERS;
+        match callers.last_mut() {
+            Some(last) if full => last.merge(caller, &mut heap),
+            _ => callers.push(caller),
+        }
+    }
+    if callers.is_empty() {
+        callers.push(Caller::default());
+    }
+    callers
+}
+
+/// What a script makes for one that runs it; whether that is told, or nobody asks.
+fn run_for<'a>(text: &'a [u8], script: &Script<'a>, caller: &Caller<'a>, found: &mut Vec<(Request<'a>, bool)>) -> bool {
+    let Some((from, until)) = script.code.and_then(|(from, to)| Some((from, text.get(..to)?))) else { return true };
     let mut machine = Machine::new(until, from, Dialect::Script);
-    for (place, name) in script.parameters.iter().enumerate() {
-        let given = script.arguments.get(place).filter(|value| tells_more(value, known));
-        if let Some(value) = given {
-            machine.variables.insert(name, Slot::new(value.clone(), from, 0));
+    for (name, given) in script.parameters.iter().zip(&caller.arguments) {
+        if !matches!(given, Value::Unknown) {
+            machine.variables.insert(name, Slot::new(given.clone(), from, 0));
         }
     }
     machine.script();
     let result = machine.variables.get(script.result.unwrap_or(b"request")).map(|slot| slot.value.clone());
-    let before = found.len();
-    if let (true, Some(Value::Objects(objects))) = (asked, result) {
-        for object in objects.iter() {
-            let Some(object) = machine.heap.objects.get_mut(*object) else { continue };
-            object.told = true;
+    let mut told = !caller.asks;
+    if let (true, Some(Value::Objects(objects))) = (caller.asks, result) {
+        for index in objects.iter() {
+            machine.heap.tell(*index);
+            let Some(object) = machine.heap.objects.get(*index) else { continue };
             let mut request = Request::of_script(object);
-            request.auth = request.auth.or_else(|| script.auth.clone());
+            request.auth = request.auth.or_else(|| caller.auth.clone());
             found.push((request, true));
+            told = true;
         }
     }
-    for object in left_over(&machine.heap) {
-        let request = Request::of_script(object);
-        if request.says_where() || request.path.is_some() {
-            found.push((request, asked));
+    for object in left_over(&mut machine.heap) {
+        let mut request = Request::of_script(object);
+        if !told {
+            // Whatever becomes of it may have another method.
+            request.verb = Some(Value::Unknown);
         }
+        found.push((request, caller.asks));
     }
-    if asked && found.len() == before {
-        let (at, name) = (script.at, String::from_utf8_lossy(script.name));
-        notes.issue(at, || format!("the text does not tell what request the script `{name}` makes"));
-    }
+    told
 }
 
 /// Whether what is given to a script says more than the name it has there.
@@ -125,11 +163,11 @@ fn run_definition<'a>(
     machine.workflow();
     notes.flaws(std::mem::take(&mut machine.lexer.flaws));
     for (method, object) in std::mem::take(&mut machine.calls) {
-        let Some(object) = machine.heap.objects.get_mut(object) else { continue };
-        object.told = true;
+        machine.heap.tell(object);
+        let Some(object) = machine.heap.objects.get(object) else { continue };
         found.push((Request::of_workflow(object, Some(method)), true));
     }
-    for object in left_over(&machine.heap) {
+    for object in left_over(&mut machine.heap) {
         let mut request = Request::of_workflow(object, None);
         if request.says_where() {
             // Somebody else sends it, and may say how.

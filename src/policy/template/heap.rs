@@ -15,6 +15,8 @@ pub(super) struct Heap<'a> {
     /// The objects, in the order of the text.
     pub objects: Vec<Object<'a>>,
     items: Vec<Value<'a>>,
+    /// The lists that are parts of a request that was told.
+    items_told: HashSet<(usize, usize)>,
     /// The lists that something was pushed to since they were written down.
     changed: HashSet<(usize, usize)>,
     /// How many bytes of text may still be put together; without a bound, `x = x + x` would go on for ever.
@@ -27,6 +29,7 @@ impl<'a> Heap<'a> {
         Self {
             objects: Vec::new(),
             items: Vec::new(),
+            items_told: HashSet::new(),
             changed: HashSet::new(),
             // Of very many small scripts, each has little.
             fuel: length.saturating_mul(16).saturating_add(1 << 16),
@@ -61,6 +64,56 @@ impl<'a> Heap<'a> {
         let enough = self.fuel > bytes;
         self.fuel = self.fuel.saturating_sub(bytes);
         enough
+    }
+
+    /// A request was told, with whatever is in it: what its body holds is no request.
+    pub(super) fn tell(&mut self, index: usize) {
+        if let Some(object) = self.objects.get_mut(index) {
+            object.told = true;
+        }
+        self.tell_parts(index);
+    }
+
+    /// What is in an object is no request.
+    pub(super) fn tell_parts(&mut self, index: usize) {
+        let mut pending = vec![index];
+        while let Some(index) = pending.pop() {
+            let Some(object) = self.objects.get(index) else { continue };
+            let mut parts: Vec<usize> = Vec::new();
+            for (_, slot) in &object.fields {
+                match &slot.value {
+                    Value::Objects(objects) => parts.extend(objects.iter()),
+                    Value::List(from, length) if self.items_told.insert((*from, *length)) => {
+                        for item in self.items.get(*from..from + length).unwrap_or_default() {
+                            if let Value::Objects(objects) = item {
+                                parts.extend(objects.iter());
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            for part in parts {
+                if let Some(object) = self.objects.get_mut(part).filter(|object| !object.told) {
+                    object.told = true;
+                    pending.push(part);
+                }
+            }
+        }
+    }
+
+    /// Whoever knows a field's name only when the policy runs sets any of these.
+    pub(super) fn blur(&mut self, objects: &[usize], at: usize, block: usize) {
+        for name in [&b"verb"[..], b"host"] {
+            self.set_field(objects, name, &Value::Unknown, at, block);
+        }
+        let named = |heap: &Self, index: &usize, name: &[u8]| {
+            heap.objects.get(*index).is_some_and(|object| object.field(name).is_some())
+        };
+        for name in [&b"method"[..], b"url"] {
+            let having: Vec<usize> = objects.iter().copied().filter(|index| named(self, index, name)).collect();
+            self.set_field(&having, name, &Value::Unknown, at, block);
+        }
     }
 
     /// A field of an object, or of any of several.

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use self::strings::text;
 use super::heap::Heap;
 use super::lexer::{Dialect, Flaw, Kind, Lexer, Token};
+use super::statements::Target;
 use super::value::{Slot, Value};
 
 /// How deep expressions may be nested; what is deeper comes to something unknown.
@@ -36,6 +37,10 @@ pub(super) struct Machine<'a> {
     pub calls: Vec<(&'a [u8], usize)>,
     /// The items of the lists that are open.
     pending: Vec<Value<'a>>,
+    /// What the last operand would assign to, if a sign came behind it.
+    pub target: Option<Target<'a>>,
+    /// The innermost of the open blocks that is a function's is the first of them.
+    pub in_function: bool,
     depth: usize,
     quasi_depth: usize,
 }
@@ -54,6 +59,8 @@ impl<'a> Machine<'a> {
             block_count: 0,
             calls: Vec::new(),
             pending: Vec::new(),
+            target: None,
+            in_function: false,
             depth: 0,
             quasi_depth: 0,
         }
@@ -174,8 +181,12 @@ impl<'a> Machine<'a> {
                     value = self.heap.either(&value, &other);
                 }
                 Kind::Assign => {
+                    let target = self.target.take().filter(|_| self.is_script());
                     self.advance();
-                    value = self.sum();
+                    value = self.expression();
+                    if let Some(target) = target {
+                        self.assign_within(&target, value.clone());
+                    }
                 }
                 Kind::Binary | Kind::Mark(b'-' | b'*' | b'/' | b'%' | b'<' | b'>' | b'&' | b'|' | b'^') => {
                     self.advance();

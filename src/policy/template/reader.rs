@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use memchr::memchr;
 
 use self::fields::plain;
+use super::heap::Heap;
 use super::lexer::{Dialect, Flaw, Kind, Token};
 use super::machine::Machine;
 use super::positions::without_mark;
@@ -76,20 +77,46 @@ pub(super) struct Script<'a> {
     pub result: Option<&'a [u8]>,
     /// Where its text stands.
     pub code: Option<(usize, usize)>,
-    /// A request asks it what to be.
-    pub asked: bool,
-    /// What it is given, from all that run it.
+    /// Who runs it.
+    pub callers: Vec<Caller<'a>>,
+}
+
+/// One that runs a script.
+#[derive(Debug, Default)]
+pub(super) struct Caller<'a> {
+    /// What it gives.
     pub arguments: Vec<Value<'a>>,
-    /// What authenticates the request that asks it.
+    /// It is a request, which asks what to be.
+    pub asks: bool,
+    /// What authenticates that request.
     pub auth: Option<(Value<'a>, usize)>,
+}
+
+impl<'a> Caller<'a> {
+    /// Whether another one gives the same.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let auth = |caller: &Self| caller.auth.as_ref().map(|(value, _)| value.texts());
+        let texts = |caller: &Self| caller.arguments.iter().map(Value::texts).collect::<Vec<_>>();
+        auth(self) == auth(other) && texts(self) == texts(other)
+    }
+
+    /// Gives what this one or another one gives.
+    pub(super) fn merge(&mut self, other: Self, heap: &mut Heap<'a>) {
+        self.asks |= other.asks;
+        self.auth = match (self.auth.take(), other.auth) {
+            (Some((one, at)), Some((two, _))) => Some((heap.either(&one, &two), at)),
+            (one, two) => one.or(two),
+        };
+        for (one, two) in self.arguments.iter_mut().zip(&other.arguments) {
+            *one = heap.either(one, two);
+        }
+    }
 }
 
 /// Who runs a script.
 struct Run<'a> {
     script: &'a [u8],
-    arguments: Vec<Value<'a>>,
-    asks: bool,
-    auth: Option<(Value<'a>, usize)>,
+    caller: Caller<'a>,
 }
 
 /// Reads a template from its first token to its last.
@@ -134,14 +161,7 @@ impl<'a> Reader<'a> {
             // Of two scripts with one name, the last is meant.
             let index = by_name.get(run.script).and_then(|indices| indices.last());
             let Some(script) = index.and_then(|index| self.notes.scripts.get_mut(*index)) else { continue };
-            script.asked |= run.asks;
-            script.auth = script.auth.take().or(run.auth);
-            for (place, argument) in run.arguments.into_iter().enumerate().take(script.parameters.len()) {
-                match script.arguments.get_mut(place) {
-                    Some(known) => *known = self.machine.heap.either(known, &argument),
-                    None => script.arguments.push(argument),
-                }
-            }
+            script.callers.push(run.caller);
         }
     }
 

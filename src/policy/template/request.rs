@@ -61,7 +61,7 @@ impl<'a> Request<'a> {
 
     /// The line of a use is for whoever knows the text.
     pub(super) fn uses(&self) -> Vec<Use> {
-        let methods = match self.verb.as_ref().map(Value::texts) {
+        let methods = match self.verb.as_ref().map(Value::shown) {
             None => vec!["GET".to_owned()],
             Some(texts) => texts.iter().map(|pieces| render(pieces, <[u8]>::to_ascii_uppercase)).collect(),
         };
@@ -81,10 +81,10 @@ impl<'a> Request<'a> {
 
     fn places(&self) -> Vec<(bool, String, String)> {
         if let Some(url) = &self.url {
-            return url.texts().into_iter().map(|pieces| place(pieces, None)).collect();
+            return url.shown().into_iter().map(|pieces| place(pieces, None)).collect();
         }
-        let hosts = self.host.as_ref().unwrap_or(&Value::Unknown).texts();
-        let mut paths = self.path.as_ref().unwrap_or(&Value::Literal(b"/")).texts();
+        let hosts = self.host.as_ref().unwrap_or(&Value::Unknown).shown();
+        let mut paths = self.path.as_ref().unwrap_or(&Value::Literal(b"/")).shown();
         if hosts.len() * paths.len() > MOST_USES {
             paths = Value::Unknown.texts();
         }
@@ -192,7 +192,25 @@ fn render(pieces: &[Piece<'_>], fold: impl Fn(&[u8]) -> Vec<u8>) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// The objects of a script that are requests without anybody sending them: they say what authenticates them.
-pub(super) fn left_over<'a, 'h>(heap: &'h Heap<'a>) -> impl Iterator<Item = &'h Object<'a>> {
-    heap.objects.iter().filter(|object| !object.told && object.field(b"auth").is_some())
+/// The objects of a script that are requests without anybody sending them: they say what authenticates them, and are no
+/// part of another request.
+pub(super) fn left_over<'a, 'h>(heap: &'h mut Heap<'a>) -> impl Iterator<Item = &'h Object<'a>> {
+    let is_request = |object: &Object<'a>| {
+        let says = |name: &&str| object.field(name.as_bytes()).is_some();
+        says(&"auth") && ["host", "url", "path", "href"].iter().any(says)
+    };
+    let whole: Vec<usize> = heap
+        .objects
+        .iter()
+        .enumerate()
+        .filter(|(_, one)| !one.told && is_request(one))
+        .map(|(index, _)| index)
+        .collect();
+    // What is around another stands behind it.
+    for index in whole.into_iter().rev() {
+        if heap.objects.get(index).is_some_and(|object| !object.told) {
+            heap.tell_parts(index);
+        }
+    }
+    heap.objects.iter().filter(move |object| !object.told && is_request(object))
 }

@@ -7,12 +7,46 @@ use super::machine::Machine;
 use super::value::{Object, Slot, Value};
 
 /// A variable, or a field of one.
-struct Target<'a> {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target<'a> {
     name: &'a [u8],
     at: usize,
-    /// The field, if there is one and no more than one.
-    field: Option<(&'a [u8], usize)>,
-    too_deep: bool,
+    field: Field<'a>,
+}
+
+/// Which field of a variable.
+#[derive(Debug, Clone, Copy)]
+enum Field<'a> {
+    /// The variable itself.
+    None,
+    /// The one with this name.
+    Named(&'a [u8]),
+    /// One whose name is not told.
+    Any,
+    /// One of a field.
+    TooDeep,
+}
+
+impl<'a> Target<'a> {
+    /// A variable.
+    pub(super) fn new(name: &'a [u8], at: usize) -> Self {
+        Self { name, at, field: Field::None }
+    }
+
+    /// A field of it, by its name if that is told.
+    pub(super) fn field(self, name: Option<&'a [u8]>) -> Self {
+        let field = match (self.field, name) {
+            (Field::None, Some(name)) => Field::Named(name),
+            (Field::None, None) => Field::Any,
+            _ => Field::TooDeep,
+        };
+        Self { field, ..self }
+    }
+
+    /// Whether it is what a request's method is read from.
+    fn is_verb(&self) -> bool {
+        matches!(self.field, Field::Named(b"verb" | b"method"))
+    }
 }
 
 impl<'a> Machine<'a> {
@@ -23,6 +57,22 @@ impl<'a> Machine<'a> {
     fn open_block(&mut self) {
         self.block_count += 1;
         self.blocks.push(self.block_count);
+    }
+
+    /// Does something that may be done or not.
+    fn in_branch(&mut self, branch: bool, what: impl FnOnce(&mut Self)) {
+        if branch {
+            self.open_block();
+        }
+        what(self);
+        if branch {
+            self.blocks.pop();
+        }
+    }
+
+    /// Whether what is done here may not be done where it stands.
+    fn is_branch(&self) -> bool {
+        self.blocks.len() > usize::from(self.in_function)
     }
 
     /// Another branch of the same block.
@@ -43,7 +93,9 @@ impl<'a> Machine<'a> {
         self.open_block();
         let outside = std::mem::take(&mut self.blocks);
         self.blocks.extend(outside.last());
+        let within = std::mem::replace(&mut self.in_function, true);
         self.script_statements();
+        self.in_function = within;
         self.eat(b'}');
         self.blocks = outside;
         self.blocks.pop();
@@ -88,9 +140,15 @@ impl<'a> Machine<'a> {
                         self.advance();
                         branch = true;
                     }
-                    b"do" | b"try" | b"finally" | b"var" | b"let" | b"const" | b"return" | b"throw" | b"break"
-                    | b"continue" => {
+                    b"do" | b"try" | b"finally" | b"var" | b"let" | b"const" | b"break" | b"continue" => {
                         self.advance();
+                    }
+                    b"return" | b"throw" => {
+                        self.advance();
+                        if !self.token.first {
+                            self.in_branch(branch, |machine| drop(machine.expression()));
+                        }
+                        branch = false;
                     }
                     b"case" | b"default" => {
                         self.advance();
@@ -101,13 +159,7 @@ impl<'a> Machine<'a> {
                         self.eat(b':');
                     }
                     _ => {
-                        if branch {
-                            self.open_block();
-                        }
-                        self.statement();
-                        if branch {
-                            self.blocks.pop();
-                        }
+                        self.in_branch(branch, Self::statement);
                         branch = false;
                     }
                 },
@@ -138,7 +190,7 @@ impl<'a> Machine<'a> {
                         let token = self.advance();
                         let name = self.lexer.text().get(token.start..token.to).unwrap_or_default();
                         let value = Value::named(self.content(token));
-                        self.assign(&Target { name, at: token.start, field: None, too_deep: false }, value);
+                        self.assign(&Target::new(name, token.start), value);
                         self.eat(b',');
                     }
                 }
@@ -153,8 +205,8 @@ impl<'a> Machine<'a> {
         if let Some(target) = self.target() {
             let adds = self.content(self.token) == b"+=";
             self.advance();
-            let mut value = self.expression();
-            if adds && target.field.is_none() {
+            let mut value = if target.is_verb() { self.verb() } else { self.expression() };
+            if adds && matches!(target.field, Field::None) {
                 let old = self.variables.get(target.name).map_or(Value::Unknown, |slot| slot.value.clone());
                 value = self.heap.concat(&old, &value);
             }
@@ -176,7 +228,7 @@ impl<'a> Machine<'a> {
         }
         let token = self.advance();
         let name = self.lexer.text().get(token.start..token.to)?;
-        let mut target = Target { name, at: token.start, field: None, too_deep: false };
+        let mut target = Target::new(name, token.start);
         loop {
             let field = match self.token.kind {
                 Kind::Assign => return Some(target),
@@ -194,16 +246,35 @@ impl<'a> Machine<'a> {
                 }
                 _ => return None,
             };
-            target.too_deep = target.field.is_some();
-            target.field = Some((self.content(field), target.at));
+            target = target.field(Some(self.content(field)));
         }
+    }
+
+    /// An assignment in the midst of an expression: it may be made or not.
+    pub(super) fn assign_within(&mut self, target: &Target<'a>, value: Value<'a>) {
+        self.in_branch(true, |machine| machine.assign(target, value));
+    }
+
+    /// What a method is set to: where nothing but branches set it, the request may be a GET.
+    pub(super) fn verb(&mut self) -> Value<'a> {
+        let name = self.lexer.text().get(self.token.start..self.token.to).unwrap_or_default();
+        let unset = self.variables.get(name).is_some_and(|slot| slot.unset);
+        let value = self.expression();
+        if unset { self.heap.either(&Value::Literal(b"GET"), &value) } else { value }
     }
 
     fn assign(&mut self, target: &Target<'a>, value: Value<'a>) {
         let block = self.block();
+        let unset = self.is_branch();
         match target.field {
-            _ if target.too_deep => {}
-            None => {
+            Field::TooDeep => {}
+            Field::Any => {
+                if let Some(Value::Objects(objects)) = self.variables.get(target.name).map(|slot| &slot.value) {
+                    let objects = objects.clone();
+                    self.heap.blur(&objects, target.at, block);
+                }
+            }
+            Field::None => {
                 // What is not told is called what it is assigned to.
                 let bare = target.name.iter().position(|byte| !matches!(byte, b'$' | b'@')).unwrap_or_default();
                 let value = match value {
@@ -213,11 +284,13 @@ impl<'a> Machine<'a> {
                 match self.variables.get_mut(target.name) {
                     Some(slot) => slot.set(value, block, &mut self.heap),
                     None => {
-                        self.variables.insert(target.name, Slot::new(value, target.at, block));
+                        let mut slot = Slot::new(value, target.at, block);
+                        slot.unset = unset;
+                        self.variables.insert(target.name, slot);
                     }
                 }
             }
-            Some((field, at)) => {
+            Field::Named(field) => {
                 let objects = match self.variables.get(target.name).map(|slot| &slot.value) {
                     Some(Value::Objects(objects)) => objects.clone(),
                     // Of what it was made is not told; that it has this field is.
@@ -229,7 +302,7 @@ impl<'a> Machine<'a> {
                         objects
                     }
                 };
-                self.heap.set_field(&objects, field, &value, at, block);
+                self.heap.set_field(&objects, field, &value, target.at, block);
             }
         }
     }

@@ -220,6 +220,141 @@ fn what_a_branch_may_do_is_one_of_several_uses() {
         let methods: Vec<&str> = template.credentials[0].uses.iter().map(|one| one.method.as_str()).collect();
         assert_eq!(methods, expected, "{code}");
     }
+    for (code, expected) in [
+        ("x && (request.verb = 'DELETE')", &["GET a.test", "DELETE a.test"][..]),
+        ("y ? request.host = 'd.test' : null", &["GET a.test", "GET d.test"]),
+        ("y || (z = request.verb = 'PUT')", &["GET a.test", "PUT a.test"]),
+        ("y && request.headers.verb == 'DELETE'; y && (request.headers.verb = 'DELETE')", &["GET a.test"]),
+        ("request['ver' + 'b'] = 'DELETE'", &["GET a.test", "GET {value}", "{value} a.test", "{value} {value}"]),
+        (
+            "for (k in more) { request[k] = more[k] }",
+            &["GET a.test", "GET {value}", "{value} a.test", "{value} {value}"],
+        ),
+        ("request['verb'] = 'PUT'; request.headers[k] = 'x'", &["PUT a.test"]),
+        (
+            "switch (a) { case 1: v = 'PUT'; break; case 2: v = 'POST' } request.verb = v",
+            &["GET a.test", "PUT a.test", "POST a.test"],
+        ),
+        ("if (a) { v = 'PUT' } request = { auth: 'auth_x', host: 'a.test', verb: v }", &["GET a.test", "PUT a.test"]),
+        ("if (a) { verb = 'PUT' } request = { auth: 'auth_x', host: 'a.test', verb }", &["GET a.test", "PUT a.test"]),
+        ("v = 'PUT'; if (a) { v = 'POST' } request.verb = v", &["PUT a.test", "POST a.test"]),
+        ("f = function() { var v = 'PUT'; request.verb = v }", &["GET a.test", "PUT a.test"]),
+    ] {
+        let template = script(&format!("request = {{ auth: 'auth_x', host: 'a.test' }}\n{code}"));
+        let mut found: Vec<String> =
+            template.credentials[0].uses.iter().map(|one| format!("{} {}", one.method, one.host)).collect();
+        found.sort();
+        found.dedup();
+        let mut expected = expected.to_vec();
+        expected.sort_unstable();
+        assert_eq!(found, expected, "{code}");
+    }
+}
+
+#[test]
+fn each_of_two_credentials_that_one_variable_may_hold_is_used() {
+    let two = |text: &str| {
+        parse(&format!(
+            "credentials \"auth_a\" do schemes \"basic\" end\ncredentials \"auth_b\" do schemes \"basic\" end\n{text}"
+        ))
+    };
+    let chosen = "define f($x) do
+if $x
+  $auth = $$auth_b
+else
+  $auth = $$auth_a
+end
+http_request(auth: $auth, https: true, host: \"one.test\", href: \"/\")
+end
+";
+    let template = two(chosen);
+    assert_eq!(template.errors, []);
+    assert_eq!(uses(&template, "auth_a"), ["9 GET one.test /"]);
+    assert_eq!(uses(&template, "auth_b"), ["9 GET one.test /"]);
+    // Two that run one script are not mixed up.
+    let shared = "datasource \"d\" do request do run_script $js, $auth_a, \"one.test\" end end
+datasource \"e\" do request do run_script $js, $auth_b, \"two.test\" end end
+datasource \"f\" do request do run_script $js, $auth_b, \"two.test\" end end
+script \"js\", type: \"javascript\" do
+  parameters \"auth\", \"host\"
+  result \"request\"
+  code \"request = { auth: auth, host: host, path: '/' }\"
+end
+";
+    let template = two(shared);
+    assert_eq!(template.errors, []);
+    assert_eq!(uses(&template, "auth_a"), ["9 GET one.test /"]);
+    assert_eq!(uses(&template, "auth_b"), ["9 GET two.test /"]);
+    // Of very many, the last are taken together: more is told then than there is, and nothing is lost.
+    let many: String = (0..MOST_CALLERS + 3)
+        .map(|n| format!("datasource \"d{n}\" do request do run_script $js, $auth_a, \"h{n}.test\" end end\n"))
+        .collect();
+    let template = two(&(many + &shared.lines().skip(3).map(|line| format!("{line}\n")).collect::<String>()));
+    assert_eq!((template.errors.len(), template.credentials[0].uses.len()), (0, MOST_CALLERS + 3));
+}
+
+#[test]
+fn what_a_function_returns_and_what_a_body_holds_is_told_apart() {
+    for (code, expected) in [
+        (
+            "request = { auth: 'auth_x', host: 'a.test', body: { auth: 'auth_x', host: 'no.test' } }",
+            &["GET a.test"][..],
+        ),
+        (
+            "request = { auth: 'auth_x', host: 'a.test', body_fields: { items: [{ auth: 'auth_x', path: '/no' }] } }",
+            &["GET a.test"],
+        ),
+        (
+            "b = { auth: 'auth_x', host: 'no.test' }; request = { auth: 'auth_x', host: 'a.test' }; request.body = b",
+            &["GET a.test"],
+        ),
+        (
+            "b = { auth: 'auth_x', host: 'b.test' }; request = { auth: 'auth_x', host: 'a.test' }",
+            &["GET b.test", "GET a.test"],
+        ),
+        ("base = { auth: 'auth_x', host: 'a.test' }; request = _.extend({}, base, { verb: 'PUT' })", &["PUT a.test"]),
+        (
+            "base = { auth: 'auth_x', host: 'a.test' }; request = Object.assign({}, base, { verb: 'PUT' })",
+            &["PUT a.test"],
+        ),
+        ("base = { auth: 'auth_x', host: 'a.test' }; request = _.assign({ host: 'b.test' }, base)", &["GET a.test"]),
+        ("base = { auth: 'auth_x', host: 'a.test' }; request = _.defaults({ host: 'b.test' }, base)", &["GET b.test"]),
+        (
+            "base = { auth: 'auth_x', host: 'a.test' }; request = _.clone(base); request.host = 'b.test'",
+            &["GET b.test"],
+        ),
+    ] {
+        let template = script(code);
+        assert_eq!(template.errors, [], "{code}");
+        let found: Vec<String> =
+            template.credentials[0].uses.iter().map(|one| format!("{} {}", one.method, one.host)).collect();
+        assert_eq!(found, expected, "{code}");
+    }
+    for code in [
+        "request = make()\nfunction make() { return { auth: 'auth_x', host: 'a.test', verb: 'PUT' } }",
+        "request = _.map(list, function(item) { if (item) return { auth: 'auth_x', host: 'a.test' }; return; })",
+        "one = { auth: 'auth_x', host: 'a.test' }; request = change(one)",
+    ] {
+        let template = script(code);
+        assert_eq!(template.errors[0].message, "the text does not tell what request the script `js` makes", "{code}");
+        let found: Vec<_> = template.credentials[0].uses.iter().map(|one| (&*one.method, &*one.host)).collect();
+        assert_eq!(found, [("{value}", "a.test")], "{code}");
+    }
+}
+
+#[test]
+fn a_value_may_stand_on_the_line_behind_its_field_and_is_missed_where_it_does_not() {
+    let template = with(
+        "datasource \"d\" do\nrequest do\nauth\n  $auth_x\nhost\n  \"later.test\"\npath\n  join([\"/\", $a])\nend\nend\n",
+    );
+    assert_eq!(template.errors, []);
+    assert_eq!(uses(&template, "auth_x"), ["4 GET later.test /{a}"]);
+    let template = with("datasource \"d\" do\nrequest do\nauth $auth_x\nhost\npath \"/a\"\nverb\nend\nend\n");
+    assert_eq!(errors(&template), ["5:1 `host` has no value", "7:1 `verb` has no value"]);
+    assert_eq!(uses(&template, "auth_x"), ["4 GET {value} /a"]);
+    let block = &parse("credentials \"auth_x\" do\n  schemes\n    \"basic\"\n  tags\n    \"a=b\"\n  label\nend\n")
+        .credentials[0];
+    assert_eq!((&block.schemes[..], block.tags.len(), &block.label), (&["basic".to_owned()][..], 1, &None));
 }
 
 #[test]
@@ -235,7 +370,7 @@ end
 ";
     let template = with(text);
     assert_eq!(template.errors, []);
-    let expected = ["8 GET {param_host} /v2/{region}/{rs_org_id}", "8 GET {param_host} /v3/{region}/{rs_org_id}"];
+    let expected = ["8 GET {param_host} /v2/{region}/{rs_org_id}", "8 GET {param_host} /v3/{region}/{org}"];
     assert_eq!(uses(&template, "auth_x"), expected);
 }
 

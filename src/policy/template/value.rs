@@ -52,12 +52,14 @@ pub(super) struct Slot<'a> {
     block: usize,
     /// What it holds where that block is not run.
     otherwise: Option<Value<'a>>,
+    /// It may not have been set at all: nothing but branches set it.
+    pub unset: bool,
 }
 
 impl<'a> Slot<'a> {
     /// Set for the first time.
     pub(super) fn new(value: Value<'a>, at: usize, block: usize) -> Self {
-        Self { value, at, block, otherwise: None }
+        Self { value, at, block, otherwise: None, unset: false }
     }
 
     /// Sets it from a block: what a branch sets may be, and what the block around it sets is. Blocks are numbered in the
@@ -67,6 +69,7 @@ impl<'a> Slot<'a> {
             self.otherwise = Some(self.value.clone());
         } else if self.block > block {
             self.otherwise = None;
+            self.unset = false;
         }
         self.block = block;
         self.value = match &self.otherwise {
@@ -138,8 +141,17 @@ pub(super) fn append<'a>(pieces: &mut Pieces<'a>, piece: Piece<'a>) {
 }
 
 /// Adds a text to the alternatives. Two that differ in nothing but the names of their gaps tell nothing more than one,
-/// unless the gaps are parameters, of which more is known.
+/// unless the gaps are parameters, of which more is known, or all there is: they may be the names of blocks.
 pub(super) fn add_alternative<'a>(all: &mut Vec<Pieces<'a>>, pieces: Pieces<'a>) {
+    if !matches!(pieces[..], [Piece::Gap(_)]) {
+        fold_alternative(all, pieces);
+    } else if !all.contains(&pieces) {
+        all.push(pieces);
+    }
+}
+
+/// Adds a text to the alternatives that are shown.
+pub(super) fn fold_alternative<'a>(all: &mut Vec<Pieces<'a>>, pieces: Pieces<'a>) {
     let parameter = |piece: &Piece<'_>| matches!(piece, Piece::Gap(name) if name.starts_with(b"param_"));
     for known in all.iter_mut() {
         let mut pairs = known.iter().zip(&pieces);
@@ -182,6 +194,13 @@ impl<'a> Value<'a> {
             Self::Texts(all) => all.to_vec(),
             Self::Unknown | Self::List(..) | Self::Objects(_) => vec![nameless()],
         }
+    }
+
+    /// What it may be as a text, as it is shown. Never empty.
+    pub(super) fn shown(&self) -> Vec<Pieces<'a>> {
+        let mut all = Vec::new();
+        self.texts().into_iter().for_each(|pieces| fold_alternative(&mut all, pieces));
+        all
     }
 
     /// The text, if it is one that stands there whole.

@@ -57,12 +57,17 @@ impl<'a> Machine<'a> {
                 let key = self.advance();
                 let name = self.content(key);
                 if self.eat(b':') || (!self.is_script() && self.token.kind == Kind::Arrow && self.eat_arrow()) {
-                    let value = self.expression();
+                    let value = if matches!(name, b"verb" | b"method") { self.verb() } else { self.expression() };
                     object.put(name, Slot::new(value, key.start, block));
                 } else if self.is(b'(') {
                     self.function();
                 } else if key.kind == Kind::Word && (self.is(b',') || self.is(b'}')) {
-                    let value = self.variables.get(name).map_or_else(|| Value::named(name), |slot| slot.value.clone());
+                    let known = self.variables.get(name);
+                    let unset = known.is_some_and(|slot| slot.unset) && matches!(name, b"verb" | b"method");
+                    let mut value = known.map_or_else(|| Value::named(name), |slot| slot.value.clone());
+                    if unset {
+                        value = self.heap.either(&Value::Literal(b"GET"), &value);
+                    }
                     object.put(name, Slot::new(value, key.start, block));
                 }
             }
@@ -72,6 +77,10 @@ impl<'a> Machine<'a> {
                 self.close(open, b']');
                 if self.eat(b':') {
                     self.expression();
+                    // Any field may be meant.
+                    for name in [&b"verb"[..], b"host"] {
+                        object.put(name, Slot::new(Value::Unknown, open, block));
+                    }
                 }
             }
             // `...others`

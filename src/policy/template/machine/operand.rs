@@ -1,32 +1,42 @@
 //! Values, what is taken of them, and functions.
 
 use super::super::lexer::Kind;
-use super::super::value::{Slot, Value};
+use super::super::statements::Target;
+use super::super::value::{Object, Slot, Value};
 use super::{DEEPEST, Machine, text};
 
 impl<'a> Machine<'a> {
     /// A value and what is taken of it.
     pub(super) fn operand(&mut self) -> Value<'a> {
+        let begin = self.token;
+        let name = self.lexer.text().get(begin.start..begin.to).unwrap_or_default();
+        let mut target = (begin.kind == Kind::Word).then(|| Target::new(name, begin.start));
         let mut value = self.primary();
         loop {
             let mark = self.token.kind;
             let optional = mark == Kind::Mark(b'?') && self.is_script() && self.lexer.peek() == Some(b'.');
             match mark {
-                _ if self.line_ends() => return value,
+                _ if self.line_ends() => break,
                 _ if optional => {
                     self.advance();
                 }
                 Kind::Mark(b'.') => {
                     self.advance();
+                    let field = self.word();
                     value = self.member(&value);
+                    // Behind a call stands nothing that could be assigned to.
+                    target = target.map(|target| target.field(field));
                 }
                 Kind::Mark(b'[') if !self.token.first => {
                     let open = self.advance().start;
                     let index = self.expression();
                     self.close(open, b']');
+                    let field = if let Value::Literal(name) = index { Some(name) } else { None };
+                    target = target.map(|target| target.field(field));
                     value = self.element(&value, &index);
                 }
                 Kind::Mark(b'(') if !self.token.first => {
+                    target = None;
                     self.arguments();
                     value = Value::Unknown;
                 }
@@ -34,9 +44,11 @@ impl<'a> Machine<'a> {
                     self.advance();
                     value = Value::Unknown;
                 }
-                _ => return value,
+                _ => break,
             }
         }
+        self.target = target;
+        value
     }
 
     /// What stands behind a point.
@@ -71,27 +83,46 @@ impl<'a> Machine<'a> {
                 Value::Unknown
             }
             // Of underscore.js, and of the language.
-            (b"extend" | b"assign", _) => {
+            (b"extend" | b"assign" | b"extendOwn" | b"merge" | b"defaults", _) => {
                 if let Some((Value::Objects(whole), parts)) = arguments.split_first() {
-                    parts.iter().for_each(|part| self.copy_fields(part, whole));
+                    parts.iter().for_each(|part| self.copy_fields(part, whole, name == b"defaults"));
                 }
                 arguments.into_iter().next().unwrap_or(Value::Unknown)
             }
+            (b"clone" | b"cloneDeep", _) => self.copied(arguments.first().unwrap_or(&Value::Unknown)),
             _ => Value::Unknown,
         }
     }
 
-    /// Gives the fields of one object to others.
-    fn copy_fields(&mut self, part: &Value<'a>, whole: &[usize]) {
-        let Value::Objects(part) = part else { return };
+    /// Another object with the same fields.
+    fn copied(&mut self, of: &Value<'a>) -> Value<'a> {
+        let Value::Objects(objects) = of else { return of.clone() };
+        let at = objects.first().and_then(|index| self.heap.objects.get(*index)).map_or(0, |object| object.at);
         let block = self.blocks.last().copied().unwrap_or_default();
+        let copy = self.heap.object(Object { at, block, ..Object::default() });
+        if let Value::Objects(copy) = &copy {
+            self.copy_fields(of, copy, false);
+        }
+        copy
+    }
+
+    /// Gives the fields of one object to others, or only those that they have not.
+    fn copy_fields(&mut self, part: &Value<'a>, whole: &[usize], absent: bool) {
+        let block = self.blocks.last().copied().unwrap_or_default();
+        let Value::Objects(part) = part else { return };
         for index in part.iter() {
             let Some(object) = self.heap.objects.get_mut(*index) else { continue };
             let fields = object.fields.clone();
             object.told = true;
             if self.heap.spend(fields.len() * whole.len() * 1024) {
                 for (name, slot) in fields {
-                    self.heap.set_field(whole, name, &slot.value, slot.at, block);
+                    let lacks =
+                        |index: &usize| self.heap.objects.get(*index).is_some_and(|one| one.field(name).is_none());
+                    let whole = match absent {
+                        true => whole.iter().copied().filter(lacks).collect(),
+                        false => whole.to_vec(),
+                    };
+                    self.heap.set_field(&whole, name, &slot.value, slot.at, block);
                 }
             }
         }

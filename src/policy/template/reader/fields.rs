@@ -34,11 +34,12 @@ impl<'a> Reader<'a> {
         loop {
             let token = self.machine.token;
             let word = self.machine.word();
-            if self.machine.is_end() || (first && token.first) {
+            if self.machine.is_end() {
                 return values;
             }
-            // A comma too many, before the next field.
-            if !first && token.first && word.is_some_and(|word| fields.contains(&word)) {
+            // A value that is missing, or a comma too many, before the next field.
+            let field = word.is_some_and(|word| first || fields.contains(&word));
+            if token.first && (field || self.begins_block()) {
                 return values;
             }
             first = false;

@@ -6,7 +6,7 @@ use super::super::lexer::{Dialect, Kind, Token};
 use super::super::request::{Request, may_be};
 use super::super::value::Value;
 use super::fields::word;
-use super::{Reader, Run, Script};
+use super::{Caller, Reader, Run, Script};
 
 impl<'a> Reader<'a> {
     /// `datasource "ds_x" do … end`: its request, or the script that it runs.
@@ -64,7 +64,11 @@ impl<'a> Reader<'a> {
                 self.run_script(FIELDS, true);
                 continue;
             }
-            if self.machine.token.first || self.machine.is_end() {
+            // On the next line stands its value, or the next field.
+            let is_field = self.machine.token.first && self.machine.word().is_some_and(|word| FIELDS.contains(&word));
+            if is_field || self.machine.is_end() || self.machine.token.kind == Kind::End {
+                let called = self.shown(field);
+                self.issue(field.start, format!("`{called}` has no value"));
                 continue;
             }
             let value = Some(self.machine.expression());
@@ -81,7 +85,7 @@ impl<'a> Reader<'a> {
         if self.runs.len() == runs {
             self.notes.requests.push((request, true));
         } else if let Some(run) = self.runs.last_mut() {
-            run.auth = request.auth;
+            run.caller.auth = request.auth;
         }
     }
 
@@ -90,7 +94,7 @@ impl<'a> Reader<'a> {
         let mut values = self.values(fields, None).into_iter();
         if let Some((Value::Named(script) | Value::Literal(script), _)) = values.next() {
             let arguments = values.map(|(value, _)| value).collect();
-            self.runs.push(Run { script, arguments, asks, auth: None });
+            self.runs.push(Run { script, caller: Caller { arguments, asks, auth: None } });
         }
     }
 
