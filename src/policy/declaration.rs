@@ -51,7 +51,7 @@ fn read(bytes: &[u8]) -> Result<Template, Issue> {
         let good = String::from_utf8_lossy(bytes.get(..error.valid_up_to()).unwrap_or_default());
         let line = good.bytes().filter(|byte| *byte == b'\n').count() + 1;
         let column = good.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        Issue { line, column, message: "not UTF-8".into() }
+        Issue { line, column, message: "not UTF-8".into(), block: None }
     })?;
     let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
     let document = serde_saphyr::from_str_with_options::<Document>(text, options).map_err(|error| {
@@ -63,7 +63,8 @@ fn read(bytes: &[u8]) -> Result<Template, Issue> {
         let message = message.lines().next().unwrap_or_default();
         // Where it is has a place of its own.
         let message = message.split(" at line ").next().unwrap_or(message).to_owned();
-        Issue { line: number(serde_saphyr::Location::line), column: number(serde_saphyr::Location::column), message }
+        let (line, column) = (number(serde_saphyr::Location::line), number(serde_saphyr::Location::column));
+        Issue { line, column, message, block: None }
     })?;
     Ok(document.template())
 }
@@ -119,6 +120,7 @@ impl Call {
             host: lower_outside_braces(&host),
             path: if begins { path } else { format!("/{path}") },
             cleartext,
+            followed: false,
         }
     }
 }
@@ -145,25 +147,27 @@ impl Document {
             let place = entry.referenced;
             let number = |number: u64| usize::try_from(number).unwrap_or_default();
             let (line, column) = (number(place.line()), number(place.column()));
-            let mut wrong = |message: String| template.errors.push(Issue { line, column, message });
+            let mut wrong = |block: Option<&str>, message| {
+                template.errors.push(Issue { line, column, message, block: block.map(Into::into) })
+            };
             let entry = entry.value;
             let name = match (key, entry.name) {
                 (Some(key), Some(name)) if key != name => {
-                    wrong(format!("`{key}` calls itself `{name}`"));
+                    wrong(Some(&key), format!("`{key}` calls itself `{name}`"));
                     key
                 }
                 (Some(name), _) | (None, Some(name)) if !name.is_empty() => name,
                 _ => {
-                    wrong("a block has no name".into());
+                    wrong(None, "a block has no name".into());
                     continue;
                 }
             };
             if !names.insert(name.clone()) {
-                wrong(format!("there is another block called `{name}`"));
+                wrong(Some(&name), format!("there is another block called `{name}`"));
                 continue;
             }
             if entry.schemes.0.is_empty() {
-                wrong(format!("`{name}` names no scheme"));
+                wrong(Some(&name), format!("`{name}` names no scheme"));
             }
             template.credentials.push(Block {
                 name,

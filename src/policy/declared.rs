@@ -64,6 +64,9 @@ pub struct Use {
     /// The request goes out unencrypted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cleartext: bool,
+    /// The address of its next page comes from the answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub followed: bool,
 }
 
 /// One parameter of a template.
@@ -88,6 +91,9 @@ pub struct Issue {
     pub column: usize,
     /// What is wrong, and what would be right.
     pub message: String,
+    /// The block that it is about: it stands in it, or in a request that it authenticates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<String>,
 }
 
 /// What is said of a block with very many schemes.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::candidate::{Candidate, Reach};
 use super::declared::{Block, Template};
 use super::groups::{Bound, Groups};
-use super::parts::{Parts, merged};
+use super::parts::merged;
 use super::places::{Place, Places, account_number, at};
 use super::ties::undecided;
 use crate::store::{PolicyBinding, PolicyPassage};
@@ -209,6 +209,11 @@ impl Work<'_> {
         }
         self.tell_wrong(block, &places);
         self.check_cleartext(block);
+        let followed: BTreeSet<usize> = block.uses.iter().filter(|one| one.followed).map(|one| one.line).collect();
+        if !followed.is_empty() {
+            let where_from = "the next page's address comes from the answer; another host would be refused";
+            self.note(block, format_args!("{}: {where_from}", at(&followed)));
+        }
         let mut groups = Groups::default();
         if block.uses.is_empty() {
             self.bind_unused(block, &reach, &mut groups);
@@ -302,16 +307,17 @@ impl Work<'_> {
 
     /// What was not read of the template.
     fn check_issues(&mut self) {
-        let parts = Parts::of(self.template);
         for issue in &self.template.errors {
             let text = format!("line {}, column {}: {}", issue.line, issue.column, issue.message);
-            let concerned = parts.concerned(&issue.message, issue.line);
-            if concerned.is_empty() {
-                self.proposal.notes.push(format!("the template was not read in {text}"));
-            }
-            for block in concerned {
-                let message = format!("the template is wrong in {text}; change it there");
-                self.problems.push(Problem { block: Some(block.to_owned()), message });
+            // What stands anywhere else gives a run nothing: its requests are refused, and this says why.
+            let known =
+                issue.block.as_ref().filter(|name| self.template.credentials.iter().any(|one| one.name == **name));
+            match known {
+                None => self.proposal.notes.push(format!("the template was not read in {text}")),
+                Some(block) => {
+                    let message = format!("the template is wrong in {text}; change it there");
+                    self.problems.push(Problem { block: Some(block.clone()), message });
+                }
             }
         }
     }

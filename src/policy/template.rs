@@ -46,7 +46,7 @@ impl Template {
             run_script(text, &mut notes, index, &known, &mut found);
         }
         for (from, to) in std::mem::take(&mut notes.definitions) {
-            run_definition(text, from, to, &mut notes, &mut found);
+            run_definition(text, from, to, &known, &mut notes, &mut found);
         }
         // By their places, so that what came from a script stands where the script does.
         let mut uses: Vec<(usize, Option<usize>, Use)> = Vec::new();
@@ -155,12 +155,14 @@ fn run_definition<'a>(
     text: &'a [u8],
     from: usize,
     to: usize,
+    known: &Known,
     notes: &mut Notes<'a>,
     found: &mut Vec<(Request<'a>, bool)>,
 ) {
     let Some(until) = text.get(..to) else { return };
     let mut machine = Machine::new(until, from, Dialect::Workflow);
     machine.workflow();
+    let (before, first) = (notes.issues.len(), found.len());
     notes.flaws(std::mem::take(&mut machine.lexer.flaws));
     for (method, object) in std::mem::take(&mut machine.calls) {
         machine.heap.tell(object);
@@ -175,6 +177,13 @@ fn run_definition<'a>(
             found.push((request, true));
         }
     }
+    // What is wrong in a definition is about the first block that it uses.
+    let authenticated = found.get(first..).unwrap_or_default().iter().filter_map(|(request, _)| request.auth.as_ref());
+    let mut blocks = authenticated.flat_map(|(auth, _)| names(auth)).flatten().map(|(name, _)| name);
+    let wrong = notes.issues.get_mut(before..).unwrap_or_default();
+    if let (false, Some(block)) = (wrong.is_empty(), blocks.find(|name| known.contains_key(name))) {
+        wrong.iter_mut().for_each(|(_, about, _)| *about = Some(block.clone()));
+    }
 }
 
 /// Gives the uses of a request to the block that authenticates them.
@@ -186,8 +195,10 @@ fn sort_out(
     notes: &mut Notes<'_>,
     uses: &mut Vec<(usize, Option<usize>, Use)>,
 ) {
+    let pagination = request.pagination.as_ref().map(names).unwrap_or_default();
+    let followed = pagination.into_iter().flatten().any(|(name, _)| notes.followed.contains(name.as_bytes()));
     let Some((auth, at)) = &request.auth else {
-        uses.extend(request.uses().into_iter().map(|one| (request.at, None, one)));
+        uses.extend(request.uses(followed).into_iter().map(|one| (request.at, None, one)));
         return;
     };
     for name in names(auth) {
@@ -196,18 +207,28 @@ fn sort_out(
             Some((name, _)) if known.contains_key(name) => known.get(name).copied(),
             // What the template brings itself is no credential of ours.
             Some((name, _)) if notes.legacy.contains(name.as_bytes()) => None,
+            Some((name, true)) if sure && name.starts_with("signer(") => {
+                notes.issue(*at, || {
+                    format!("`{name}` is a credential by its id: declare a `credentials` block, and name it here as `$$auth_x`")
+                });
+                continue;
+            }
             Some((name, said)) if sure && (*said || stands(text, *at, name)) => {
                 notes.issue(*at, || format!("there is no `credentials` block called `{name}`"));
                 continue;
             }
             _ if sure => {
-                let message = "the text does not tell which `credentials` block authenticates this request";
-                notes.issue(*at, || message.into());
+                let mut hosts: Vec<String> = request.uses(false).into_iter().map(|one| one.host).collect();
+                hosts.dedup();
+                let hosts = hosts.join("`, `");
+                notes.issue(*at, || {
+                    format!("the text does not tell which `credentials` block authenticates the request to `{hosts}`, so a run's is refused")
+                });
                 continue;
             }
             _ => continue,
         };
-        uses.extend(request.uses().into_iter().map(|one| (*at, block, one)));
+        uses.extend(request.uses(followed).into_iter().map(|one| (*at, block, one)));
     }
 }
 
@@ -228,7 +249,7 @@ fn assemble(text: &[u8], mut notes: Notes<'_>, mut uses: Vec<(usize, Option<usiz
     let mut positions = Positions::default();
     positions.add(notes.blocks.iter().map(|(_, at)| *at));
     positions.add(uses.iter().map(|(at, _, _)| *at));
-    positions.add(notes.issues.iter().map(|(at, _)| *at));
+    positions.add(notes.issues.iter().map(|(at, _, _)| *at));
     positions.find(text);
     let mut template = Template { name: notes.name, parameters: notes.parameters, ..Template::default() };
     template.credentials =
@@ -244,9 +265,9 @@ fn assemble(text: &[u8], mut notes: Notes<'_>, mut uses: Vec<(usize, Option<usiz
             list.push(one);
         }
     }
-    for (at, message) in notes.issues {
+    for (at, block, message) in notes.issues {
         let (line, column) = positions.of(at);
-        template.errors.push(Issue { line, column, message });
+        template.errors.push(Issue { line, column, message, block });
     }
     if let (Some(more), Some(last)) = (more, template.errors.last_mut()) {
         last.message.push_str(&format!(" (and {more} more errors)"));

@@ -40,7 +40,7 @@ pub(super) fn block(name: &str, schemes: &[&str], provider: &str, uses: &[Use]) 
 
 /// A request.
 pub(super) fn call(line: usize, method: &str, host: &str) -> Use {
-    Use { line, method: method.into(), host: host.into(), path: "/".into(), cleartext: false }
+    Use { line, method: method.into(), host: host.into(), path: "/".into(), cleartext: false, followed: false }
 }
 
 /// A template of some blocks.

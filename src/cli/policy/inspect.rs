@@ -1,7 +1,7 @@
 //! `countersign policy inspect`: what templates and declarations ask for, one file after the other.
 
 use std::fs;
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     /// In words, as it is done on a terminal
     #[arg(long, conflicts_with = "json")]
     table: bool,
-    /// Files, and folders of policy templates
+    /// Files, and folders of policy templates; `-` is standard input
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
 }
@@ -61,6 +61,16 @@ fn visit<W: Write>(path: &Path, printer: &mut Printer<W>, unread: &mut bool) -> 
         eprintln!("countersign: {}: {error}", plain(&path.display().to_string()));
         *unread = true;
     };
+    if path.as_os_str() == "-" {
+        let mut bytes = Vec::new();
+        return match io::stdin().lock().read_to_end(&mut bytes) {
+            Ok(_) => printer.print("-", &Template::read(path, &bytes)),
+            Err(error) => {
+                fail(path, &error);
+                Ok(())
+            }
+        };
+    }
     // The last is the next: a folder's entries in the order of their names, whatever the depth.
     let mut pending = vec![(path.to_owned(), fs::metadata(path).is_ok_and(|known| known.is_dir()))];
     while let Some((path, is_folder)) = pending.pop() {
@@ -86,7 +96,9 @@ fn templates(folder: &Path) -> io::Result<Vec<(PathBuf, bool)>> {
         let entry = entry?;
         let (path, kind) = (entry.path(), entry.file_type()?);
         let is_template = || path.extension().is_some_and(|extension| extension == "pt");
-        if kind.is_dir() || (is_template() && !fs::metadata(&path).is_ok_and(|known| known.is_dir())) {
+        // A pipe would be waited for. What cannot be looked at is named when it is read.
+        let is_file = || fs::metadata(&path).map_or(true, |known| known.is_file());
+        if kind.is_dir() || (is_template() && is_file()) {
             entries.push((path, kind.is_dir()));
         }
     }
@@ -195,6 +207,19 @@ datasource \"e\" do request do scheme \"http\" host \"u.test\" end end\ncredenti
         assert_eq!(all[0]["credentials"][0]["uses"][0]["host"], "h.test");
         let empty = serde_json::json!({ "file": "b.pt", "credentials": [], "unsigned": [], "errors": [] });
         assert_eq!(all[1], empty);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_in_a_folder_is_passed_and_a_link_to_a_file_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.pt"), BLOCK).unwrap();
+        std::os::unix::fs::symlink("a.pt", folder.path().join("b.pt")).unwrap();
+        std::os::unix::fs::symlink("nowhere.pt", folder.path().join("c.pt")).unwrap();
+        let _listening = std::os::unix::net::UnixListener::bind(folder.path().join("d.pt")).unwrap();
+        let found = templates(folder.path()).unwrap();
+        let names: Vec<_> = found.iter().map(|(path, _)| path.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, ["a.pt", "b.pt", "c.pt"]);
     }
 
     #[test]

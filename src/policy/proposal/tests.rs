@@ -328,22 +328,19 @@ fn many_values_in_one_host_stay_a_hole() {
 #[test]
 fn errors_of_the_template_concern_the_block_that_they_are_in() {
     let mut template = template(&[
-        Block { line: 10, ..aws_block(&[call(40, "GET", "sts.amazonaws.com")]) },
-        Block { line: 20, ..spot_block(&[call(50, "GET", "api.spotinst.io")]) },
+        aws_block(&[call(40, "GET", "sts.amazonaws.com")]),
+        spot_block(&[call(50, "GET", "api.spotinst.io")]),
     ]);
     let both = chosen(&[("auth_aws", aws()), ("auth_spot", spot())]);
-    for (line, message, block) in [
+    for (line, message, about) in [
         (12, "a tag is `key=value`", Some("auth_aws")),
-        (19, "a tag is `key=value`", Some("auth_aws")),
-        (20, "a tag is `key=value`", Some("auth_spot")),
         (50, "the text does not end", Some("auth_spot")),
-        (90, "there is a second auth_aws", Some("auth_aws")),
-        (90, "there is no auth_aws2", None),
+        (90, "there is no auth_aws2", Some("auth_aws2")),
+        (40, "the text does not tell which block authenticates this request, auth_aws or another", None),
         (2, "the text does not end", None),
-        (45, "the text does not end", None),
     ] {
-        template.errors = vec![Issue { line, column: 3, message: message.into() }];
-        match block {
+        template.errors = vec![Issue { line, column: 3, message: message.into(), block: about.map(Into::into) }];
+        match about.filter(|about| *about != "auth_aws2") {
             Some(block) => {
                 let says = format!("{block}: the template is wrong in line {line}, column 3: {message}");
                 assert_refused(&template, &both, &[], &says);
@@ -368,6 +365,16 @@ fn secrets_travel_unencrypted_only_where_that_is_asked_for() {
     assert_eq!(each, [("GET", true), ("POST", false)]);
     let encrypted = super::super::testing::template(&[spot_block(&[call(9, "GET", "api.spotinst.io")])]);
     assert!(!proposed(&encrypted, &own, &[], allowed).bindings[0].allow_cleartext);
+}
+
+#[test]
+fn a_page_whose_address_comes_from_an_answer_is_noted_and_opens_no_other_host() {
+    let of = |followed| template(&[spot_block(&[Use { followed, ..call(9, "GET", "api.spotinst.io") }])]);
+    let own = chosen(&[("auth_spot", spot())]);
+    let (with, without) = (plainly(&of(true), &own), plainly(&of(false), &own));
+    let note = "auth_spot: line 9: the next page's address comes from the answer; another host would be refused";
+    assert_eq!(with.notes, [note]);
+    assert_eq!((without.notes.len(), without.bindings), (0, with.bindings));
 }
 
 #[test]

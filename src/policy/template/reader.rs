@@ -39,15 +39,30 @@ pub(super) struct Notes<'a> {
     pub definitions: Vec<(usize, usize)>,
     /// The names of `auth` blocks, which hold their own secrets.
     pub legacy: HashSet<&'a [u8]>,
-    /// What is wrong, and where.
-    pub issues: Vec<(usize, String)>,
+    /// Where blocks, and requests that say their block, begin and end, with the block's name.
+    pub extents: Vec<(usize, usize, String)>,
+    /// The paginations whose next address comes from the answer.
+    pub followed: HashSet<&'a [u8]>,
+    /// What is wrong: where, and what block it is about.
+    pub issues: Vec<(usize, Option<String>, String)>,
 }
 
 impl Notes<'_> {
     /// Something is wrong here.
     pub(super) fn issue(&mut self, at: usize, message: impl FnOnce() -> String) {
         if self.issues.len() < MOST_NOTED {
-            self.issues.push((at, message()));
+            self.issues.push((at, None, message()));
+        }
+    }
+
+    /// Tells of what is wrong so far which block it is about: the one in whose extent it stands.
+    fn tell_blocks(&mut self, names: &HashSet<String>) {
+        self.extents.retain(|(_, _, name)| names.contains(name));
+        self.extents.sort();
+        for (at, block, _) in &mut self.issues {
+            let behind = self.extents.partition_point(|(from, _, _)| from <= at);
+            let extent = self.extents.get(..behind).and_then(<[_]>::last);
+            *block = extent.filter(|(_, to, _)| *at < *to).map(|(_, _, name)| name.clone());
         }
     }
 
@@ -148,6 +163,7 @@ impl<'a> Reader<'a> {
         }
         self.notes.flaws(std::mem::take(&mut self.machine.lexer.flaws));
         self.hand_over();
+        self.notes.tell_blocks(&self.names);
         self.notes
     }
 
@@ -188,6 +204,7 @@ impl<'a> Reader<'a> {
             Some(b"parameter") => self.block(Self::parameter),
             Some(b"datasource") => self.block(|reader, open, _| reader.datasource(open)),
             Some(b"script") => self.block(Self::script),
+            Some(b"pagination") => self.block(Self::pagination),
             Some(b"define") => self.definition(),
             Some(b"auth") => {
                 self.advance();

@@ -24,6 +24,8 @@ pub(super) struct Request<'a> {
     pub path: Option<Value<'a>>,
     /// Both at once.
     pub url: Option<Value<'a>>,
+    /// How it comes to its next page.
+    pub pagination: Option<Value<'a>>,
 }
 
 impl<'a> Request<'a> {
@@ -39,6 +41,7 @@ impl<'a> Request<'a> {
             host: field("host"),
             path: field("path").or_else(|| field("href")),
             url: field("url"),
+            pagination: field("pagination"),
         }
     }
 
@@ -60,7 +63,7 @@ impl<'a> Request<'a> {
     }
 
     /// The line of a use is for whoever knows the text.
-    pub(super) fn uses(&self) -> Vec<Use> {
+    pub(super) fn uses(&self, followed: bool) -> Vec<Use> {
         let methods = match self.verb.as_ref().map(Value::shown) {
             None => vec!["GET".to_owned()],
             Some(texts) => texts.iter().map(|pieces| render(pieces, <[u8]>::to_ascii_uppercase)).collect(),
@@ -69,7 +72,8 @@ impl<'a> Request<'a> {
         for (cleartext, host, path) in self.places() {
             for method in &methods {
                 let cleartext = cleartext || self.cleartext;
-                let one = Use { line: 0, method: method.clone(), host: host.clone(), path: path.clone(), cleartext };
+                let (method, host, path) = (method.clone(), host.clone(), path.clone());
+                let one = Use { line: 0, method, host, path, cleartext, followed };
                 if !uses.contains(&one) {
                     uses.push(one);
                 }

@@ -178,7 +178,8 @@ fn javascript_is_not_misread_where_it_looks_like_something_else() {
 
 #[test]
 fn a_credential_that_is_not_told_is_told_from_one_that_does_not_exist() {
-    let not_told = "the text does not tell which `credentials` block authenticates this request";
+    let not_told =
+        "the text does not tell which `credentials` block authenticates the request to `a.test`, so a run's is refused";
     for (text, message) in [
         (
             "datasource \"d\" do request do auth $auth_y host \"a.test\" end end",
@@ -248,6 +249,30 @@ fn what_a_branch_may_do_is_one_of_several_uses() {
         let mut expected = expected.to_vec();
         expected.sort_unstable();
         assert_eq!(found, expected, "{code}");
+    }
+}
+
+#[test]
+fn what_is_wrong_says_the_block_that_it_is_about() {
+    let block = "credentials \"auth_y\" do\n  schemes \"basic\"\n  description <<-EOS\n";
+    let long = format!("{block}{}EOS\n  tags 'x'\nend\n", "a line\n".repeat(50));
+    for (text, about) in [
+        (long.as_str(), Some("auth_y")),
+        ("datasource \"d\" do\nrequest do\nauth $auth_x\nhost join([\"a\"\nend\nend", Some("auth_x")),
+        ("define f() do\nhttp_get(auth: $$auth_x, url: \"https://a.test\"\nend", Some("auth_x")),
+        ("datasource \"d\" do\nrequest do\nauth $auth_z\nhost \"a\"\nend\nend", None),
+        ("datasource \"d\" do request do auth $auth_x host \"a\" end request do auth $auth_z host \"b\" end end", None),
+        ("credentials \"auth_x\" do schemes \"basic\" end", Some("auth_x")),
+        ("credentials \"auth_y\" do schemes \"basic\" end parameter do\nend", None),
+        (
+            "define f($p) do\nhttp_get(auth: $$auth_x, url: \"https://a.test\"); http_get(auth: $p[\"a\"], url: \"https://b.test\")\nend",
+            None,
+        ),
+    ] {
+        let template = with(text);
+        let mut abouts: Vec<_> = template.errors.iter().map(|error| error.block.as_deref()).collect();
+        abouts.dedup();
+        assert_eq!(abouts, [about], "{text}: {:?}", template.errors);
     }
 }
 

@@ -129,6 +129,11 @@ impl<'a> Machine<'a> {
                 Some(Value::Literal(path)) => last_step(path),
                 _ => Value::Unknown,
             },
+            // A credential by its id, in the way of one that stands there by its name.
+            b"signer" => match first.literal() {
+                Some(id) => Value::owned([&b"signer("[..], &id, b")"].concat()),
+                None => Value::Unknown,
+            },
             b"switch" => match (arguments.get(1), arguments.get(2)) {
                 (Some(one), Some(other)) => self.heap.either(one, other),
                 _ => Value::Unknown,

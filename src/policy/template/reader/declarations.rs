@@ -51,6 +51,7 @@ impl<'a> Reader<'a> {
                 _ => block.description = self.text(&values, "description"),
             }
         }
+        self.notes.extents.push((open.start, self.machine.token.start, block.name.clone()));
         if block.schemes.is_empty() {
             let message = format!("`{}` names no scheme: write `schemes \"oauth2\"` or another", block.name);
             self.issue(open.start, message);

@@ -3,7 +3,7 @@
 use memchr::memmem;
 
 use super::super::lexer::{Dialect, Kind, Token};
-use super::super::request::{Request, may_be};
+use super::super::request::{Request, may_be, names};
 use super::super::value::Value;
 use super::fields::word;
 use super::{Caller, Reader, Run, Script};
@@ -56,7 +56,10 @@ impl<'a> Reader<'a> {
         let runs = self.runs.len();
         while let Some(field) = self.field(open) {
             let name = self.machine.content(field);
-            if !matches!(name, b"auth" | b"verb" | b"scheme" | b"host" | b"path" | b"url" | b"run_script") {
+            if !matches!(
+                name,
+                b"auth" | b"verb" | b"scheme" | b"host" | b"path" | b"url" | b"pagination" | b"run_script"
+            ) {
                 self.skip_field(FIELDS);
                 continue;
             }
@@ -78,14 +81,36 @@ impl<'a> Reader<'a> {
                 b"scheme" => request.cleartext = value.is_some_and(|scheme| may_be(&scheme, b"http")),
                 b"host" => request.host = value,
                 b"path" => request.path = value,
+                b"pagination" => request.pagination = value,
                 _ => request.url = value,
             }
         }
+        let blocks = request.auth.as_ref().map(|(value, _)| names(value)).unwrap_or_default();
+        let end = self.machine.token.start;
+        let extents = blocks.into_iter().flatten().map(|(name, _)| (open.start, end, name));
+        self.notes.extents.extend(extents);
         // Otherwise the script says everything.
         if self.runs.len() == runs {
             self.notes.requests.push((request, true));
         } else if let Some(run) = self.runs.last_mut() {
             run.caller.auth = request.auth;
+        }
+    }
+
+    /// `pagination "pagination_x" do … end`: whether the next page's address comes from the answer, `uri true`.
+    pub(super) fn pagination(&mut self, open: Token, name: &'a [u8]) {
+        let mut depth = 1_usize;
+        while depth > 0 && self.goes_on(open) {
+            let token = self.advance();
+            if token.kind != Kind::Word {
+                continue;
+            }
+            match self.machine.content(token) {
+                b"do" => depth += 1,
+                b"end" => depth -= 1,
+                b"uri" if self.machine.word() == Some(b"true") => drop(self.notes.followed.insert(name)),
+                _ => {}
+            }
         }
     }
 
