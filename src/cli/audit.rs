@@ -140,22 +140,21 @@ fn has_store(config: &Config) -> bool {
     rows && (config.store.is_some() || config.admin.as_ref().is_some_and(|admin| admin.api))
 }
 
-#[expect(clippy::print_stdout, reason = "this is the command's answer")]
 async fn check(context: &Context, arguments: &Verify) -> Result<u8, Failure> {
     let findings = findings(context, arguments).await?;
     let whole = findings.problems.is_empty();
     if arguments.json || !on_terminal() {
-        println!("{}", json!({ "whole": whole, "chains": findings.chains, "problems": findings.problems }));
+        say!("{}", json!({ "whole": whole, "chains": findings.chains, "problems": findings.problems }));
     } else {
-        println!("{}", chains(&findings));
+        say!("{}", chains(&findings));
         for problem in &findings.problems {
-            println!("{}", sentence(problem));
+            say!("{}", sentence(problem));
         }
         let lines: u64 = findings.chains.iter().map(|chain| chain.last + 1 - chain.first).sum();
         match findings.problems.len() {
-            0 => println!("{lines} lines of {} processes, everything in order", findings.chains.len()),
-            1 => println!("1 problem"),
-            count => println!("{count} problems"),
+            0 => say!("{lines} lines of {} processes, everything in order", findings.chains.len()),
+            1 => say!("1 problem"),
+            count => say!("{count} problems"),
         }
     }
     Ok(u8::from(!whole))
@@ -204,7 +203,6 @@ fn sentence(finding: &Finding) -> String {
     sentence + &finding.problem
 }
 
-#[expect(clippy::print_stdout, reason = "this is the command's answer")]
 async fn find(context: &Context, arguments: &Search) -> Result<u8, Failure> {
     let now = context.deps.clock.now();
     let time = |name: &str, text: &Option<String>| {
@@ -228,10 +226,10 @@ async fn find(context: &Context, arguments: &Search) -> Result<u8, Failure> {
     };
     if arguments.json || !on_terminal() {
         for line in &lines {
-            println!("{}", json!(line));
+            say!("{}", json!(line));
         }
     } else {
-        println!("{}", found(&lines));
+        say!("{}", found(&lines));
     }
     if unreadable_lines > 0 {
         eprintln!("countersign: {unreadable_lines} lines are not as they were written; see `countersign audit verify`");

@@ -23,18 +23,17 @@ enum What {
     Bundle,
 }
 
-#[expect(clippy::print_stdout, reason = "this is the command's answer")]
 pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<u8, Failure> {
     let settings = settings(context)?;
     let failed = |error: crate::listen::ca::CaError| Failure::Other(error.to_string());
     // Made here when it is not yet, so that callers can be prepared before the first start.
     let ca = Ca::load_or_create(&settings, context.deps.clock.now()).map_err(failed)?;
     match arguments.what {
-        What::Path => println!("{}", settings.certificate_path().display()),
-        What::Print => print!("{}", ca.pem()),
+        What::Path => say!("{}", settings.certificate_path().display()),
+        What::Print => say!("{}", ca.pem().trim_end()),
         What::Bundle => {
             write_bundle(&settings.bundle_path(), &system_roots(), &ca).map_err(failed)?;
-            println!("{}", settings.bundle_path().display());
+            say!("{}", settings.bundle_path().display());
         }
     }
     Ok(0)

@@ -7,7 +7,6 @@ use crate::app::{Parts, build_whole};
 use crate::token::Tokens;
 use crate::upstream::system_roots;
 
-#[expect(clippy::print_stdout, reason = "this is the command's answer")]
 pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
     let (path, config) = context.load()?;
     let own = Arc::default();
@@ -29,7 +28,7 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
     if !built.unresolved.is_empty() {
         return Err(Failure::Config(built.unresolved));
     }
-    println!(
+    say!(
         "{}: {} credentials, {} listeners, everything in order",
         path.display(),
         built.state.routes.credentials().len(),

@@ -36,7 +36,6 @@ pub(super) struct Arguments {
     url: String,
 }
 
-#[expect(clippy::print_stdout, reason = "this is the command's answer")]
 pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, Failure> {
     let (_, config) = context.load()?;
     let names: Vec<String> = config.callers.iter().map(|caller| caller.name.clone()).collect();
@@ -71,9 +70,9 @@ pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, 
     };
     let answer = explain(&built, &caller, arguments).await.map_err(Failure::Other)?;
     if arguments.json {
-        println!("{}", answer.json());
+        say!("{}", answer.json());
     } else {
-        println!("{}", answer.text());
+        say!("{}", answer.text());
     }
     Ok(0)
 }

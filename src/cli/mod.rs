@@ -2,6 +2,11 @@
 //!
 //! **The only room that prints to standard output.**
 
+/// Prints a line of a command's answer. A reader that has seen enough ends it quietly.
+macro_rules! say {
+    ($($words:tt)*) => { $crate::cli::output::print_line(format_args!($($words)*)) };
+}
+
 mod account;
 mod ask;
 mod audit;

@@ -32,23 +32,30 @@ impl Output {
 
     /// The answer, as a document or in words.
     pub(super) fn answer(self, document: &Value, words: impl FnOnce() -> String) {
-        if self.json { print(&format!("{document:#}")) } else { print(&words()) }
+        if self.json { say!("{document:#}") } else { say!("{}", words()) }
     }
 
     /// What was done, in words for people; the document that came of it for programs, where there is one.
     pub(super) fn done(self, document: &Value, words: &str) {
         if !self.json {
-            print(words);
+            say!("{words}");
         } else if !document.is_null() {
-            print(&format!("{document:#}"));
+            say!("{document:#}");
         }
     }
 }
 
-/// Prints a command's answer. A reader that has seen enough ends it quietly.
-fn print(text: &str) {
+/// What `say!` does.
+pub(super) fn print_line(words: std::fmt::Arguments<'_>) {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    let written = out.write_fmt(words).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+    if let Err(error) = written
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        // An answer that is cut short must not pass for a whole one.
+        eprintln!("countersign: standard output: {error}");
+        std::process::exit(1);
+    }
 }
 
 /// Rows below a line of names.

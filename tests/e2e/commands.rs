@@ -194,13 +194,17 @@ fn the_demo_verifies_every_scheme_there_is() {
             assert!(text("countersign_added").contains("[redacted]"), "{row}");
         } else {
             assert_eq!(text("countersign_added"), "nothing", "{row}");
-            assert!(text("api_verified").starts_with("502 credential "), "{row}");
+            let refused = match text("scheme") {
+                "policy" => ["403 this run's policy", "407 this caller"],
+                _ => ["502 credential "; 2],
+            };
+            assert!(refused.iter().any(|words| text("api_verified").starts_with(words)), "{row}");
         }
         let without = text("without_countersign");
         assert!(without.starts_with("401 ") || without.starts_with("403 "), "{row}");
     }
     let verified = rows.iter().filter(|row| row["api_verified"].as_str().unwrap().starts_with("200 ")).count();
-    assert_eq!(verified, rows.len() - 3, "all but the three that show a refusal");
+    assert_eq!(verified, rows.len() - 5, "all but the five that show a refusal");
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
     assert_eq!(left.len(), 1, "the demo left something behind");
 }
@@ -292,4 +296,23 @@ fn the_example_configuration_is_in_order() {
     }
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_reader_that_is_gone_ends_a_command_quietly_and_an_answer_that_cannot_be_written_is_told() {
+    for arguments in [&["demo", "--json"][..], &["explain", "GET", "https://a.test/"], &["completions", "bash"]] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("countersign.yaml"), "listeners: { forward: [{ address: 127.0.0.1:0 }] }\n")
+            .unwrap();
+        let mut child = countersign(arguments);
+        let (gone, full) = (child.current_dir(folder.path()), std::fs::File::create("/dev/full").unwrap());
+        let mut gone = gone.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(gone.stdout.take());
+        let output = gone.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() != Some(101) && !said.contains("panicked"), "{arguments:?}: {said}");
+        let output = countersign(arguments).current_dir(folder.path()).stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && !said.contains("panicked"), "{arguments:?}: {said}");
+    }
 }

@@ -20,7 +20,6 @@ pub(super) struct AwsSts {
     pub(super) credential: Option<String>,
 }
 
-#[expect(clippy::print_stdout, reason = "this is the command's answer")]
 pub(super) async fn setup(context: &Context, scheme: &str, given: &AwsSts, target: &Target) -> Result<u8, Failure> {
     let config = own_config(context)?;
     let (own, roots, tokens) = (Arc::default(), system_roots(), Tokens::new(&context.deps));
@@ -49,9 +48,9 @@ pub(super) async fn setup(context: &Context, scheme: &str, given: &AwsSts, targe
         if let serde_json::Value::Object(answer) = &mut answer {
             answer.extend(facts.collect::<serde_json::Map<_, _>>());
         }
-        println!("{answer}");
+        say!("{answer}");
     } else {
-        println!("{}", in_words(credential.as_deref(), &introduction));
+        say!("{}", in_words(credential.as_deref(), &introduction));
     }
     for missing in introduction.notes.iter().chain(&introduction.missing) {
         eprintln!("countersign: {missing}");

@@ -215,7 +215,6 @@ async fn ask(client: &reqwest::Client, case: &Case, url: &str) -> Answer {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "this is the command's answer")]
 fn print_json(outcomes: &[Outcome]) {
     let rows = outcomes.iter().map(|outcome| {
         json!({
@@ -228,22 +227,21 @@ fn print_json(outcomes: &[Outcome]) {
             "passed": outcome.passed,
         })
     });
-    println!("{}", Value::Array(rows.collect()));
+    say!("{}", Value::Array(rows.collect()));
 }
 
-#[expect(clippy::print_stdout, reason = "this is the command's answer")]
 fn print_text(outcomes: &[Outcome], colour: bool) {
     let style = |style: Style| if colour { style } else { Style::new() };
     for outcome in outcomes {
         let (mark, look) =
             if outcome.passed { ("passed", Style::new().green()) } else { ("FAILED", Style::new().red()) };
         let scheme = outcome.scheme.style(style(Style::new().bold()));
-        println!("{}  {scheme}: {}", mark.style(style(look)), outcome.about);
-        println!("        the caller sent      {}", outcome.sent);
-        println!("        Countersign added    {}", outcome.added);
-        println!("        {:<20} {}", outcome.who, outcome.verified);
-        println!("        without Countersign  {}", outcome.without);
+        say!("{}  {scheme}: {}", mark.style(style(look)), outcome.about);
+        say!("        the caller sent      {}", outcome.sent);
+        say!("        Countersign added    {}", outcome.added);
+        say!("        {:<20} {}", outcome.who, outcome.verified);
+        say!("        without Countersign  {}", outcome.without);
     }
     let passed = outcomes.iter().filter(|outcome| outcome.passed).count();
-    println!("{passed} of {} exchanges ended as they must", outcomes.len());
+    say!("{passed} of {} exchanges ended as they must", outcomes.len());
 }

@@ -218,8 +218,8 @@ mod tests {
         let document = Document::parse(&format!("bindings:\n{bindings}\n")).unwrap();
         let expected = json!([{ "credential": "no", "hosts": ["a.test:8443", "[::1]"], "methods": ["GET"] }]);
         assert_eq!(document.value("bindings"), expected);
-        let expected = "countersign binding --account default put run-r1-1 --credential k --host a.test,b.test \
-                        --method GET,PUT --allow-cleartext";
+        let expected = "countersign binding --account default put run-r1-1 --credential k --host 'a.test,b.test' \
+                        --method 'GET,PUT' --allow-cleartext";
         assert_eq!(commands, expected);
     }
 
