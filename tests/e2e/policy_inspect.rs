@@ -1,7 +1,7 @@
 //! `policy inspect`: what templates ask for, as the command tells programs and people.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -142,6 +142,25 @@ fn what_cannot_be_read_is_named_and_the_rest_is_printed() {
     let (code, out, _) = run(folder.path(), &["--json", "missing.pt"]);
     assert_eq!((code, out.as_str()), (1, "[]\n"));
     assert_eq!(run(folder.path(), &["--json"]).0, 64, "without a path");
+}
+
+#[test]
+fn standard_input_is_a_file_too_and_a_pipe_in_a_folder_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.pt"), template("auth_x")).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(folder.path().join("b.pt")).status().unwrap();
+    assert!(made.success());
+    let mut child = countersign(&["policy", "inspect", "--json", ".", "-"])
+        .current_dir(folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(template("auth_in").as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let report = String::from_utf8(output.stdout).unwrap();
+    assert_eq!((output.status.code(), files(&report)), (Some(0), vec!["./a.pt".to_owned(), "-".into()]));
+    assert!(report.contains("auth_in"), "{report}");
 }
 
 #[test]
