@@ -50,7 +50,7 @@ pub struct Block {
 }
 
 /// One place from which requests are sent.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Use {
     /// Where it stands, from 1.
     #[serde(default)]

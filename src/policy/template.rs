@@ -15,7 +15,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use self::heap::Heap;
 use self::lexer::Dialect;
@@ -31,6 +31,9 @@ const MOST_ERRORS: usize = 100;
 
 /// For how many that run it differently a script is followed.
 const MOST_CALLERS: usize = 8;
+
+/// Among how many of the last uses of a line the same one is looked for, so that it is told once.
+const NEAR: usize = 64;
 
 /// A block's name and its number.
 type Known = HashMap<String, usize>;
@@ -254,14 +257,14 @@ fn assemble(text: &[u8], mut notes: Notes<'_>, mut uses: Vec<(usize, Option<usiz
     let mut template = Template { name: notes.name, parameters: notes.parameters, ..Template::default() };
     template.credentials =
         notes.blocks.into_iter().map(|(block, at)| Block { line: positions.of(at).0, ..block }).collect();
-    let mut said = HashSet::new();
     for (at, block, mut one) in uses {
         one.line = positions.of(at).0;
         let list = match block.and_then(|block| template.credentials.get_mut(block)) {
             Some(block) => &mut block.uses,
             None => &mut template.unsigned,
         };
-        if said.insert((block, one.clone())) {
+        // One line may have a million.
+        if list.iter().rev().take(NEAR).take_while(|other| other.line == one.line).all(|other| *other != one) {
             list.push(one);
         }
     }
