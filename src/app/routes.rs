@@ -110,7 +110,14 @@ impl Routes {
         if let Some(stored) = self.stored() {
             let Table { routes, left_out, revision, ends } = match stored.table(&file).await {
                 Ok(table) => table,
-                Err(_) => stored.last_table(&file),
+                Err(_) => {
+                    let table = stored.last_table(&file);
+                    if turn.shut {
+                        // What was read last is too old to lease anything on.
+                        stored.leases().end();
+                    }
+                    table
+                }
             };
             state.routes = routes;
             (turn.revision, turn.ends) = (revision, ends);

@@ -24,6 +24,15 @@ struct Known {
     ended: Vec<Arc<Lease>>,
 }
 
+impl Known {
+    fn end(&mut self, leases: HashMap<(String, String), Arc<Lease>>) {
+        for lease in leases.into_values() {
+            lease.end();
+            self.ended.push(lease);
+        }
+    }
+}
+
 impl Leases {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -39,7 +48,7 @@ impl Leases {
             let name = (run.account.clone(), run.id.clone());
             let begin = || {
                 let lease = Arc::new(Lease::new(&run.account, &run.policy, &run.id, run.expires_at));
-                tokio::spawn(Lease::keep_time(Arc::downgrade(&lease), run.expires_at, Arc::clone(clock)));
+                tokio::spawn(Lease::keep_time(Arc::downgrade(&lease), Arc::clone(clock)));
                 lease
             };
             let lease = before.remove(&name).unwrap_or_else(begin);
@@ -51,10 +60,7 @@ impl Leases {
             });
             known.living.insert(name, lease);
         }
-        for lease in before.into_values() {
-            lease.end();
-            known.ended.push(lease);
-        }
+        known.end(before);
         rules
     }
 
@@ -62,10 +68,7 @@ impl Leases {
     pub(super) fn end(&self) {
         let mut known = self.known();
         let living = std::mem::take(&mut known.living);
-        for lease in living.into_values() {
-            lease.end();
-            known.ended.push(lease);
-        }
+        known.end(living);
     }
 
     /// Adds what the runs did to what is written down. What cannot be written now is kept.
@@ -158,24 +161,10 @@ impl Addresses {
             addresses.dedup();
             addresses
         };
-        let each = |host: &HostPattern| {
-            let Binding {
-                name, callers, methods, paths, allow_cleartext, only_named, narrowing, route, policy, ..
-            } = &binding;
-            Binding {
-                name: Arc::clone(name),
-                credential: Arc::clone(&binding.credential),
-                callers: callers.clone(),
-                hosts: vec![host.clone()],
-                methods: methods.clone(),
-                paths: paths.clone(),
-                allow_cleartext: *allow_cleartext,
-                allow_addresses: on(host).into(),
-                only_named: *only_named,
-                narrowing: narrowing.clone(),
-                route: route.clone(),
-                policy: policy.clone(),
-            }
+        let each = |host: &HostPattern| Binding {
+            hosts: vec![host.clone()],
+            allow_addresses: on(host).into(),
+            ..binding.clone()
         };
         binding.hosts.iter().map(each).collect()
     }
@@ -240,4 +229,44 @@ fn shapes(texts: &[String]) -> Result<Vec<HostShape>, String> {
 
 fn methods(texts: &[String]) -> Result<Vec<Method>, String> {
     texts.iter().map(|text| crate::config::method(text)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::base::SystemClock;
+    use crate::store::{Actor, Change};
+
+    fn run(id: &str, expires_at: SystemTime) -> RunRecord {
+        RunRecord {
+            account: "default".into(),
+            id: id.into(),
+            policy: "p".into(),
+            digest: [id.len() as u8; 32],
+            created: Change { at: SystemTime::UNIX_EPOCH, by: Actor { name: "anna".into() } },
+            expires_at,
+            ended: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_keeps_its_lease_until_it_is_gone_and_gets_another_when_all_were_ended() {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (leases, now) = (Leases::default(), clock.now());
+        let (one, two) = (run("a", now + Duration::from_secs(3600)), run("bb", now + Duration::from_secs(3600)));
+        let over = run("ccc", now);
+        let lease = |rules: &[CallerRule], place: usize| Arc::clone(rules[place].lease.as_ref().unwrap());
+        let first = leases.rules(&[one.clone(), two.clone(), over], &clock);
+        assert_eq!(first.len(), 2, "one whose time is over proves nothing");
+        let again = leases.rules(&[one.clone(), two], &clock);
+        assert!(Arc::ptr_eq(&lease(&first, 0), &lease(&again, 0)));
+        let without = leases.rules(std::slice::from_ref(&one), &clock);
+        assert!(without.len() == 1 && lease(&first, 0).holds(now) && !lease(&first, 1).holds(now));
+        leases.end();
+        assert!(!lease(&first, 0).holds(now));
+        let later = leases.rules(&[one], &clock);
+        assert!(!Arc::ptr_eq(&lease(&first, 0), &lease(&later, 0)) && lease(&later, 0).holds(now));
+    }
 }

@@ -190,7 +190,7 @@ fn is_at_or_below(name: &str, domain: &str) -> bool {
 }
 
 /// One binding, checked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Binding {
     /// For logs and `explain`.
     pub name: Arc<str>,

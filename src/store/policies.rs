@@ -123,10 +123,8 @@ impl Store {
         let values = values![account, id, rest, template, writing.now, by.name.as_str()];
         if writing.transaction.run(sql, values).await? == 0 {
             // What the runs of a removed one did is looked up by its id.
-            return Err(StoreError::Exists(format!(
-                "{}, or was removed: an id is used once, and it",
-                shown(account, id)
-            )));
+            let what = format!("{}, or one of that id that was removed,", shown(account, id));
+            return Err(StoreError::Exists(what));
         }
         for credential in content.credentials.values().collect::<std::collections::BTreeSet<_>>() {
             let sql = "INSERT INTO policy_credentials (account, policy, credential) VALUES ($1, $2, $3)";

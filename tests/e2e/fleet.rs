@@ -37,6 +37,7 @@ impl Fleet {
         let config = Config::new()
             .resolve("idp.test:80", idp.address)
             .resolve("one.test:80", api.address)
+            .resolve("api.test:80", api.address)
             .resolve("two.test:80", api.address)
             .rest(&format!(
                 "admin: {{ address: 127.0.0.1:0, tokens: [{{ name: ops, role: admin, token: {{ env: ADMIN }} }}] }}\n\
@@ -65,6 +66,35 @@ impl Fleet {
 
     fn manager(&self, number: usize) -> Manager {
         Manager::with_token(&self.proxies[number], ADMIN)
+    }
+
+    /// Begins a run of a policy that lets it GET a host with a credential: the run's id, and what proves it.
+    async fn run(&self, credential: &str, host: &str) -> (String, String) {
+        let manager = self.manager(0);
+        let template = json!([{ "name": "auth_it", "schemes": ["api_key"], "label": "It",
+            "uses": [{ "method": "GET", "host": host, "path": "/", "cleartext": true }] }]);
+        let body = json!({ "template": template, "credentials": { "auth_it": credential }, "allowCleartext": true });
+        let applied = manager.done("POST", "/v1/accounts/default/applied-policies", Some(body)).await;
+        let path = format!("/v1/accounts/default/applied-policies/{}/runs", applied["id"].as_str().unwrap());
+        let run = manager.done("POST", &path, None).await;
+        let word = |name: &str| run[name].as_str().unwrap().to_owned();
+        let proof = format!("{}:{}", word("caller"), word("token"));
+        (word("id"), base64::Engine::encode(&base64::engine::general_purpose::STANDARD, proof))
+    }
+
+    fn get_as(&self, number: usize, host: &str, proof: &str) -> Raw {
+        let head = format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\nConnection: close");
+        let request = format!("{head}\r\nProxy-Authorization: Basic {proof}\r\n\r\n");
+        raw(&self.proxies[number].forward(), request.as_bytes())
+    }
+
+    /// How long it takes until this process answers the run so.
+    fn until_as(&self, number: usize, host: &str, proof: &str, words: &str) -> Duration {
+        let began = Instant::now();
+        while !self.get_as(number, host, proof).text.contains(words) {
+            assert!(began.elapsed() < DEADLINE, "never: {}", self.get_as(number, host, proof).text);
+        }
+        began.elapsed()
     }
 
     fn get(&self, number: usize, host: &str) -> Raw {
@@ -224,41 +254,34 @@ async fn every_change_is_a_row_that_the_api_finds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_known_to_both_processes_and_ends_in_both() {
     let Some(fleet) = Fleet::start("a run in a fleet", "").await else { return };
-    let one = fleet.manager(0);
-    one.key("one", "first", "one.test").await;
-    let template = json!([{ "name": "auth_one", "schemes": ["api_key"], "label": "One",
-        "uses": [{ "method": "GET", "host": "one.test", "path": "/", "cleartext": true }] }]);
-    let body = json!({ "template": template, "credentials": { "auth_one": "one" }, "allowCleartext": true });
-    let applied = one.done("POST", "/v1/accounts/default/applied-policies", Some(body)).await;
-    let path = format!("/v1/accounts/default/applied-policies/{}/runs", applied["id"].as_str().unwrap());
-    let run = one.done("POST", &path, None).await;
-    let word = |name: &str| run[name].as_str().unwrap().to_owned();
-    let proof = base64::Engine::encode(
-        &base64::engine::general_purpose::STANDARD,
-        format!("{}:{}", word("caller"), word("token")),
-    );
-    let as_run = |number: usize| {
-        let head = "GET http://one.test/ HTTP/1.1\r\nHost: one.test\r\nConnection: close";
-        raw(
-            &fleet.proxies[number].forward(),
-            format!("{head}\r\nProxy-Authorization: Basic {proof}\r\n\r\n").as_bytes(),
-        )
-    };
-    let until = |number: usize, words: &str| {
-        let began = Instant::now();
-        while !as_run(number).text.contains(words) {
-            assert!(began.elapsed() < DEADLINE, "never: {}", as_run(number).text);
-        }
-        began.elapsed()
-    };
-    assert!(as_run(0).text.ends_with("Bearer first"), "where it was begun, at once");
-    let begun = until(1, "Bearer first");
-    fleet.manager(1).done("DELETE", &format!("/v1/accounts/default/runs/{}", word("id")), None).await;
-    assert_eq!(as_run(1).code(), "caller_unknown", "where it was ended, at once");
-    let ended = until(0, "caller_unknown");
+    fleet.manager(0).key("one", "first", "one.test").await;
+    let (id, proof) = fleet.run("one", "one.test").await;
+    let answer = fleet.get_as(0, "one.test", &proof);
+    assert!(answer.text.ends_with("Bearer first"), "where it was begun, at once");
+    let begun = fleet.until_as(1, "one.test", &proof, "Bearer first");
+    fleet.manager(1).done("DELETE", &format!("/v1/accounts/default/runs/{id}"), None).await;
+    assert_eq!(fleet.get_as(1, "one.test", &proof).code(), "caller_unknown", "where it was ended, at once");
+    let ended = fleet.until_as(0, "one.test", &proof, "caller_unknown");
     assert!(begun < Duration::from_secs(1) && ended < Duration::from_secs(1), "{begun:?} {ended:?}");
     measured(&format!(
         "a run is known and over in the other process after {} ms at most",
         begun.max(ended).as_millis()
     ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_the_stores_grace_a_run_is_over_though_the_file_has_its_credential_and_a_reload_brings_none_back() {
+    let Some(mut fleet) = Fleet::start("a run past the grace", "grace: 1s").await else { return };
+    let (_, proof) = fleet.run("key", "api.test").await;
+    let signed = format!("Bearer {SECRET}");
+    assert!(fleet.get_as(0, "api.test", &proof).text.ends_with(&signed));
+    fleet.postgres.stop("INT");
+    fleet.until_as(0, "api.test", &proof, "caller_unknown");
+    fleet.proxies[0].signal("HUP");
+    fleet.proxies[0].wait_log(|log| log.contains("configuration reloaded"));
+    for _ in 0..20 {
+        assert_eq!(fleet.get_as(0, "api.test", &proof).code(), "caller_unknown", "nobody knows whether it was ended");
+    }
+    fleet.postgres.start_again();
+    fleet.until_as(0, "api.test", &proof, &signed);
 }
