@@ -7,12 +7,12 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use axum::serve::Listener;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::settings::Address;
+use super::shared::Connection;
 use super::socket::{Accepted, Bound, Socket, accept_one};
 
 /// A caller that takes longer for its handshake than this is not waited for.
@@ -23,10 +23,6 @@ const QUEUE: usize = 256;
 
 /// TLS of the admin listener; it may change while connections come.
 pub type AdminTls = Arc<ArcSwapOption<ServerConfig>>;
-
-/// Either kind of connection.
-trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 impl Bound {
     /// Serves an axum router on this socket until told to stop.

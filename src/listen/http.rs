@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use super::framing::HeadLimits;
 use super::intercept::{self, Tunnel};
 use super::rewound::Rewound;
-use super::shared::{Conn, ConnectionLimits};
+use super::shared::{Conn, Connection, ConnectionLimits};
 use super::vet::Vet;
 use super::{forward, reverse};
 use crate::base::body::Release;
@@ -89,6 +89,7 @@ pub(super) fn serve_boxed<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let stream: Box<dyn Connection> = Box::new(stream);
     if h2 {
         Box::pin(serve_h2(Rewound::new(stream, read_before), conn, handler))
     } else {
@@ -96,10 +97,7 @@ where
     }
 }
 
-async fn serve_h1<S>(stream: S, conn: Arc<Conn>, handler: Handler, read_before: Vec<u8>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn serve_h1(stream: Box<dyn Connection>, conn: Arc<Conn>, handler: Handler, read_before: Vec<u8>) {
     let limits = conn.shared.limits();
     let vet = Vet::new(stream, &read_before, limits.head, limits.patience, conn.shared.proxy.state().log_requests);
     drop(read_before);
@@ -155,10 +153,7 @@ impl Release for Active {
     fn released(&self) {}
 }
 
-async fn serve_h2<S>(stream: S, conn: Arc<Conn>, handler: Handler)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn serve_h2(stream: Rewound<Box<dyn Connection>>, conn: Arc<Conn>, handler: Handler) {
     let limits = conn.shared.limits();
     let drain = conn.shared.drain.clone();
     let activity = Arc::new(Activity::default());

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -81,6 +82,10 @@ impl Shared {
         self.limits.store(Arc::new(limits));
     }
 }
+
+/// A stream of any kind. What speaks HTTP over it is compiled once, not once for each kind.
+pub(super) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 /// A place among the open connections; given back when dropped.
 pub(super) struct OpenPlace(Arc<Shared>);
