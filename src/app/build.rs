@@ -17,6 +17,7 @@ use crate::base::{Lifetime, SecretRef, Secrets};
 use crate::config::{CallerProof, CallerSettings, Config, ConfigError, CredentialSettings};
 use crate::listen::framing::HeadLimits;
 use crate::listen::{ConnectionLimits, Door, Patience};
+use crate::observe::traces::Collector;
 use crate::proxy::{Limits, State};
 use crate::route::{
     Binding, CallerRule, Callers, CredentialEntry, HostPattern, Lending, PathPrefix, Readiness, RouteTable,
@@ -68,6 +69,8 @@ pub struct Built {
     pub file: Arc<FilePart>,
     /// Where other processes leave their tokens.
     pub shared: Option<Arc<Shared>>,
+    /// Where traces go.
+    pub collector: Option<Collector>,
     /// For the listeners.
     pub doors: Vec<Door>,
     /// TLS of the admin listener.
@@ -115,6 +118,7 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
     let outside = builder.outside(&parts, upstream.as_ref());
     let shared = builder.sharing(&parts);
     let credentials = builder.credentials(&parts, outside.as_ref()).await;
+    let collector = builder.collector(upstream.as_ref());
     let rules = builder.callers(parts.private.as_ref());
     // Until the store was read nobody is listed, and whoever shows nothing would be `local`.
     let asks = matches!(parts.private, Some(Private::Leased));
@@ -158,7 +162,7 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
                 tokens: builder.config.tokens.clone(),
                 upstream,
             };
-            Ok(Built { shared, ..builder.finish(routes, file, doors, admin_tls) })
+            Ok(Built { shared, collector, ..builder.finish(routes, file, doors, admin_tls) })
         }
         _ => Err(builder.errors),
     }
@@ -230,6 +234,11 @@ impl Builder {
 
     pub(super) fn error(&mut self, path: &str, message: impl Into<String>) {
         self.errors.push(self.config.document.error(path, message));
+    }
+
+    /// Notes what `serve` goes on without.
+    pub(super) fn unresolved(&mut self, path: &str, message: impl Into<String>) {
+        self.unresolved.push(self.config.document.error(path, message));
     }
 
     fn callers(&mut self, private: Option<&Private>) -> Vec<CallerRule> {
@@ -672,6 +681,7 @@ impl Builder {
                 log_requests: self.config.log.requests,
             },
             shared: None,
+            collector: None,
             doors,
             admin_tls,
             limits: ConnectionLimits {

@@ -16,6 +16,7 @@ mod secret_stores;
 mod serve;
 mod stored;
 mod test;
+mod traces;
 mod watch;
 
 pub use build::{Built, Parts, Private, build};

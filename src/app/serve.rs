@@ -14,6 +14,7 @@ use super::opening::StoreWanted;
 use super::refresh::Keepers;
 use super::routes::Routes;
 use super::secret_stores::{self, InUse};
+use super::traces::Collecting;
 use super::watch::{Fingerprints, Watch};
 use crate::api::ProxyPlace;
 use crate::base::Deps;
@@ -96,6 +97,7 @@ pub struct App {
     refused: Fingerprints,
     drain: Duration,
     audit: Option<AuditLog>,
+    traces: Collecting,
 }
 
 impl App {
@@ -195,7 +197,7 @@ impl App {
             ca::write_bundle(&settings.bundle_path(), &roots, &ca)?;
         }
         tokens.share(built.shared.clone());
-        let Built { state, file, doors, admin_tls, limits, drain, expiring, followed, mut seen, .. } = built;
+        let Built { state, file, doors, admin_tls, limits, drain, expiring, followed, mut seen, collector, .. } = built;
         let state = if store.is_some() { state.before_the_store() } else { state };
         let proxy = Arc::new(Proxy::new(state, deps.clone()));
         let grace = store.as_ref().map(|store| store.settings.grace).unwrap_or_default();
@@ -217,6 +219,8 @@ impl App {
         };
         let shared = Arc::new(Shared::new(proxy, Arc::clone(&deps.clock), Some(ca), limits));
         seen.extend(own_file);
+        let mut traces = Collecting::default();
+        traces.follow(collector, &file.upstream, &deps);
         let private_listener = private.is_some();
         let mut app = Self {
             seen,
@@ -240,6 +244,7 @@ impl App {
             health: Arc::default(),
             drain: if private_listener { PRIVATE_DRAIN } else { drain },
             audit,
+            traces,
         };
         for (door, bound) in doors.into_iter().zip(bound) {
             app.listen(door, bound);
@@ -449,7 +454,8 @@ impl App {
         // From here on nothing fails.
         report(&built);
         self.tokens.share(built.shared.clone());
-        let Built { state, file, doors, admin_tls, limits, drain, expiring, followed, mut seen, .. } = built;
+        let Built { state, file, doors, admin_tls, limits, drain, expiring, followed, mut seen, collector, .. } = built;
+        self.traces.follow(collector, &file.upstream, &self.deps);
         if self.audit.as_ref().map(AuditLog::settings) != audit.as_ref() {
             tracing::warn!("the change of `audit` takes effect when Countersign starts again");
         }
@@ -558,6 +564,7 @@ impl App {
         if let Some(admin) = self.admin {
             admin.stop.cancel();
         }
+        self.traces.close(&self.deps).await;
         if let Some(audit) = self.audit {
             audit.close().await;
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::audit::{AuditSink, NoAudit};
+use super::trace::Tracer;
 
 /// A wait for a moment; made by a [`Clock`].
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -46,6 +47,8 @@ pub struct Deps {
     pub environment: Arc<dyn Environment>,
     /// Where what happens is written down.
     pub audit: Arc<dyn AuditSink>,
+    /// What begins spans.
+    pub tracer: Tracer,
 }
 
 impl Deps {
@@ -56,6 +59,7 @@ impl Deps {
             random: Arc::new(SystemRandom),
             environment: Arc::new(ProcessEnvironment),
             audit: Arc::new(NoAudit),
+            tracer: Tracer::default(),
         }
     }
 }

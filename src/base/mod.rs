@@ -19,6 +19,7 @@ pub mod request;
 pub mod secret;
 pub mod signer;
 pub mod text;
+pub mod trace;
 
 pub use audit::{AuditEvent, AuditSink, AuditUnavailable, NoAudit};
 pub use authorizer::{AnswerView, Authorized, Authorizer, Challenge, Challenged, Holds, Prepared, Verdict};
@@ -32,3 +33,4 @@ pub use reference::{Lifetime, Public, SecretField, SecretRef, Secrets, StoreRef,
 pub use request::{BodyNeed, Narrowing, RequestView};
 pub use secret::Secret;
 pub use signer::{RequestSigner, SignedRequest};
+pub use trace::{ActiveSpan, Span, SpanContext, SpanKind, SpanSink, Tracer, Tracing};

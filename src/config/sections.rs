@@ -17,7 +17,7 @@ use crate::base::{SecretField, SecretRef};
 use crate::listen::ca::Settings as CaSettings;
 use crate::listen::framing::MAX_HEADERS;
 use crate::listen::settings::{Forward, Reverse};
-use crate::observe::audit;
+use crate::observe::{audit, traces};
 use crate::route::{HostPattern, PathPrefix, Unbound};
 use crate::scheme::{self, Draft, Kind};
 use crate::source::{Implied, StoreSettings};
@@ -56,6 +56,8 @@ pub struct Config {
     pub store: Option<crate::store::Settings>,
     /// The audit record, where it is asked for.
     pub audit: Option<audit::Settings>,
+    /// Where traces go, if they go anywhere.
+    pub traces: Option<traces::Settings>,
 }
 
 /// One of `callers`.
@@ -206,7 +208,7 @@ impl Default for LimitSettings {
     }
 }
 
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "listeners",
     "admin",
     "ca",
@@ -221,6 +223,7 @@ const SECTIONS: [&str; 14] = [
     "limits",
     "store",
     "audit",
+    "traces",
 ];
 
 impl Config {
@@ -250,6 +253,7 @@ impl Config {
             .chain(self.store.iter().flat_map(crate::store::Settings::references))
             .chain(self.admin.iter().flat_map(crate::api::Settings::references))
             .chain(self.tokens.references())
+            .chain(self.traces.iter().flat_map(traces::Settings::references))
             .collect()
     }
 
@@ -292,6 +296,10 @@ impl Config {
                 format!("at least {}, or there would be too many files", audit::SMALLEST_FILE),
             );
         }
+        let traces: Option<traces::Settings> = reader.section("traces");
+        for (key, why) in traces.iter().flat_map(traces::Settings::check) {
+            reader.error(&join("traces", &key), why);
+        }
         reader.limits(&limits);
         reader.log(&log);
         let errors = reader.errors;
@@ -313,6 +321,7 @@ impl Config {
             limits,
             store,
             audit,
+            traces,
             document,
         })
     }

@@ -382,6 +382,7 @@ fn deps(clock: &SharedClock, there: bool) -> Deps {
         random: Arc::new(Counting(u8::from(there), AtomicU8::new(0))),
         environment: Arc::new(ProcessEnvironment),
         audit: Arc::new(crate::base::NoAudit),
+        tracer: crate::base::Tracer::default(),
     }
 }
 
