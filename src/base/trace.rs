@@ -124,6 +124,12 @@ impl From<Arc<str>> for Value {
     }
 }
 
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
+}
+
 impl From<u16> for Value {
     fn from(number: u16) -> Self {
         Self::Number(number.into())
@@ -274,6 +280,11 @@ impl ActiveSpan {
     #[must_use]
     pub fn linked(self, link: Option<SpanContext>) -> Self {
         Self { link, ..self }
+    }
+
+    /// Whether its trace begins with it.
+    pub fn is_root(&self) -> bool {
+        self.parent.is_none()
     }
 
     /// Its ids.

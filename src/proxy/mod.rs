@@ -12,6 +12,7 @@ mod pipeline;
 mod record;
 mod respond;
 mod spool;
+mod traced;
 mod upgrade;
 
 pub use denial::Denial;

@@ -22,6 +22,7 @@ use super::links::Links;
 use super::record::{Place, Record};
 use super::respond::problem;
 use super::spool::{Spooled, spool};
+use super::traced::Traced;
 use super::upgrade;
 use crate::base::body::{BoxError, Kept};
 use crate::base::{AnswerView, AuditSink, Body, BodyNeed, Clock, Code, Deps, Destination, Refusal, RequestView};
@@ -170,10 +171,12 @@ impl Proxy {
     pub async fn handle(&self, inbound: Inbound) -> Response<Body> {
         let state = self.state.load_full();
         let clock = &self.deps.clock;
+        let started = clock.instant();
         let mut record = Record {
             clock: Arc::clone(clock),
             enabled: state.log_requests,
-            started: clock.instant(),
+            started,
+            trace: Traced::begin(&self.deps, inbound.request.headers(), started),
             via: inbound.via.as_str(),
             method: inbound.request.method().clone(),
             destination: inbound.destination.clone(),
@@ -275,12 +278,15 @@ async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Reco
             record.credential = Some(Arc::clone(permit.credential()));
             record.alias = permit.alias().cloned();
             permit.usage().count(&caller.name, clock.now());
+            if let Some(trace) = &record.trace {
+                trace.announce(request.headers_mut());
+            }
             let egress = state.upstream.egress(permit.allow_addresses())?;
             match permit.talk() {
                 Ok(asked) => talk = Some(asked),
                 Err(permit) => {
                     let repeat = permit.may_repeat().then(|| Repeat::of(&mut request));
-                    let (ready, receipt, spooled) = call.sign(permit, request).await?;
+                    let (ready, receipt, spooled) = call.sign(permit, request, record.trace.as_deref_mut()).await?;
                     signed = repeat.map(|repeat| (Repeat { spooled, ..repeat }, receipt));
                     request = ready;
                 }
@@ -295,6 +301,7 @@ async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Reco
     }
     record.going = Some(if observed.is_some() { Outcome::Passed } else { Outcome::Used });
     let h1_only = found.websocket || found.expects_continue;
+    record.sending();
     let mut response = match talk {
         None => egress.send(&destination, request, h1_only).await?.map(Body::incoming),
         // In a box, as all that is rare: what is not awaited often must not make every request's future larger.
@@ -305,7 +312,8 @@ async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Reco
         }
     };
     if let Some((repeat, receipt)) = signed.filter(|(_, receipt)| is_suspicious(response.status(), receipt))
-        && let Some(better) = Box::pin(call.again(repeat, &receipt, &mut response, &egress, h1_only)).await
+        && let Some(better) =
+            Box::pin(call.again(repeat, &receipt, &mut response, &egress, h1_only, record.trace.as_deref_mut())).await
     {
         response = better;
     }
@@ -371,8 +379,13 @@ impl Call<'_> {
         &self,
         permit: Permit,
         request: Request<Body>,
+        trace: Option<&mut Traced>,
     ) -> Result<(Request<Body>, Receipt, Option<Spooled>), Refusal> {
-        let signer = permit.ready(self.account).await?;
+        let signer = match &trace {
+            None => permit.ready(self.account).await?,
+            Some(trace) => Box::pin(trace.span().clone().around(permit.ready(self.account))).await?,
+        };
+        let trace = trace.map(|trace| (trace, self.clock.instant()));
         let (mut parts, mut body) = request.into_parts();
         let removed = remove_owned(&mut parts.headers, signer.owned_headers());
         body = judge_trailers(body, signer.owned_headers());
@@ -404,6 +417,9 @@ impl Call<'_> {
         if let Some(rewrite) = authorized.rewrite {
             body = rewrite(body);
         }
+        if let Some((trace, since)) = trace {
+            trace.signed(since, self.clock);
+        }
         Ok((Request::from_parts(parts, body), receipt, held.map(|(spooled, _)| spooled)))
     }
 
@@ -421,13 +437,17 @@ impl Call<'_> {
         response: &mut Response<Body>,
         egress: &Egress,
         h1_only: bool,
+        mut trace: Option<&mut Traced>,
     ) -> Option<Response<Body>> {
         // The token is dropped whether or not this request can use that.
         let worth_it = self.judge(response, receipt).await;
         let request = repeat.request().filter(|_| worth_it)?;
         let decision = self.decide(request.method(), request.uri(), request.headers());
         let Decision::Use(permit) = decision else { return None };
-        let (request, receipt, _) = self.sign(permit, request).await.ok()?;
+        let (request, receipt, _) = self.sign(permit, request, trace.as_deref_mut()).await.ok()?;
+        if let Some(trace) = trace {
+            trace.sending(self.clock);
+        }
         let mut response = egress.send(self.destination, request, h1_only).await.ok()?.map(Body::incoming);
         if is_suspicious(response.status(), &receipt) {
             self.judge(&mut response, &receipt).await;

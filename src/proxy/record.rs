@@ -10,6 +10,7 @@ use http::{Method, StatusCode};
 use tokio::sync::oneshot;
 
 use super::denial::Denial;
+use super::traced::Traced;
 use crate::base::body::{BoxError, Watch};
 use crate::base::{Clock, Destination, Refusal};
 use crate::route::{Caller, Outcome};
@@ -58,6 +59,8 @@ pub(super) struct Record {
     /// What became of the answer's body: `None` while it is under way.
     pub(super) ended: Option<&'static str>,
     pub(super) place: Option<Place>,
+    /// Its spans, if it is traced.
+    pub(super) trace: Option<Box<Traced>>,
     /// Dropped with the answer: ends a request body that the upstream never wanted.
     pub(super) holds: Option<oneshot::Sender<()>>,
 }
@@ -103,6 +106,16 @@ impl Record {
         }
         self.status = Some(status);
         self.answered = self.enabled.then(|| self.clock.instant());
+        if let Some(trace) = &mut self.trace {
+            trace.answered(&*self.clock);
+        }
+    }
+
+    /// Notes that it goes out to the upstream.
+    pub(super) fn sending(&mut self) {
+        if let Some(trace) = &mut self.trace {
+            trace.sending(&*self.clock);
+        }
     }
 }
 
@@ -126,10 +139,16 @@ impl Drop for Record {
         if let Some(outcome) = self.going {
             self.count(outcome);
         }
-        if !self.enabled {
+        if !self.enabled && self.trace.is_none() {
             return;
         }
         let now = self.clock.instant();
+        if let Some(trace) = self.trace.take() {
+            trace.over(self, now);
+        }
+        if !self.enabled {
+            return;
+        }
         let millis =
             |since: Instant, until: Instant| until.saturating_duration_since(since).as_micros() as f64 / 1000.0;
         let (code, fault) = match &self.refusal {

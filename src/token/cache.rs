@@ -21,7 +21,10 @@ use super::recorded::Recorded;
 use super::rotation::Unsaved;
 use super::sealer::Sealer;
 use super::shared::{Asked, Failed, Held, Obtained, Shared, TokenId, alone};
-use crate::base::{AuditSink, Authorizer, BoxFuture, Clock, Deps, Random, Refusal, Secret};
+use super::traced::{Flown, Waited};
+use crate::base::{
+    ActiveSpan, AuditSink, Authorizer, BoxFuture, Clock, Deps, Random, Refusal, Secret, SpanContext, Tracer,
+};
 
 /// A token is given up this long before its end, or a tenth of its life before, whichever is less: clocks differ, and the
 /// request must still reach the server.
@@ -67,6 +70,7 @@ struct Engine {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     audit: Arc<dyn AuditSink>,
+    tracer: Tracer,
     spawn: Box<dyn Spawn>,
     /// The process is about to end: nothing is renewed any more.
     draining: AtomicBool,
@@ -91,6 +95,7 @@ impl Tokens {
             clock: Arc::clone(&deps.clock),
             random: Arc::clone(&deps.random),
             audit: Arc::clone(&deps.audit),
+            tracer: deps.tracer.clone(),
             spawn,
             draining: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -290,11 +295,15 @@ impl Handle {
             if let Some(live) = self.current() {
                 return Ok(live);
             }
-            let mut outcome = self.slot.join()?;
+            let (mut outcome, other) = self.slot.join()?;
+            let waited = other.and_then(|exchange| Waited::begin(exchange, &*self.slot.engine.clock));
             let landed = match outcome.wait_for(Option::is_some).await {
                 Ok(outcome) => outcome.clone(),
                 Err(_) => None,
             };
+            if let Some(waited) = waited {
+                waited.over(&self.slot.credential, &*self.slot.engine.clock);
+            }
             if let Some(Err(failure)) = landed {
                 return Err(failure);
             }
@@ -353,7 +362,7 @@ impl Handle {
             match &state.flight {
                 Some(flight) => flight.clone(),
                 // What others have or were told is no answer to the question.
-                None => slot.launch_with(&mut state, None),
+                None => slot.launch_with(&mut state, None, slot.engine.tracer.awaited()),
             }
         };
         let landed = outcome.wait_for(Option::is_some).await.ok().and_then(|landed| landed.clone());
@@ -416,6 +425,8 @@ struct State {
     /// No longer in the cache.
     gone: bool,
     flight: Option<watch::Receiver<Landed>>,
+    /// The span of that exchange, if it is traced.
+    flight_span: Option<SpanContext>,
     remembered: Option<Remembered>,
     /// When an upstream's 401 last caused an exchange.
     forced: Option<Instant>,
@@ -441,6 +452,7 @@ impl State {
             users: 0,
             gone: false,
             flight: None,
+            flight_span: None,
             remembered: None,
             forced: None,
             refused: None,
@@ -484,15 +496,15 @@ impl Slot {
         self.lock().pausing(now).map(|remembered| remembered.until.saturating_duration_since(now))
     }
 
-    /// The exchange under way, or a new one.
-    fn join(self: &Arc<Self>) -> Result<watch::Receiver<Landed>, Failure> {
+    /// The exchange under way, with its span, or a new one, which is within the span of whoever asks.
+    fn join(self: &Arc<Self>) -> Result<(watch::Receiver<Landed>, Option<SpanContext>), Failure> {
         let mut state = self.lock();
         let over = |why: &str| Failure::new(FailureKind::Unavailable, why);
         if state.users == 0 {
             return Err(over("it was changed or removed meanwhile"));
         }
         if let Some(flight) = &state.flight {
-            return Ok(flight.clone());
+            return Ok((flight.clone(), state.flight_span));
         }
         let now = self.engine.clock.instant();
         if let Some(Remembered { failure, .. }) = state.pausing(now) {
@@ -501,12 +513,12 @@ impl Slot {
         let usable = |live: &Arc<Live>| live.usable(self.engine.clock.now(), now);
         if self.live.load_full().as_ref().is_some_and(usable) {
             // It landed since the caller looked.
-            return Ok(watch::channel(Some(Ok(()))).1);
+            return Ok((watch::channel(Some(Ok(()))).1, None));
         }
         if self.engine.closed.load(Ordering::Relaxed) {
             return Err(over("Countersign is ending"));
         }
-        Ok(self.launch(&mut state))
+        Ok((self.launch(&mut state, self.engine.tracer.awaited()), None))
     }
 
     /// Begins a renewal, unless one is under way or a failure is remembered.
@@ -520,25 +532,32 @@ impl Slot {
             && state.flight.is_none()
             && state.pausing(self.engine.clock.instant()).is_none()
         {
-            drop(self.launch(&mut state));
+            drop(self.launch(&mut state, self.engine.tracer.detached()));
         }
     }
 
     /// Starts an exchange on its own, so that nobody who leaves can end it.
-    fn launch(self: &Arc<Self>, state: &mut State) -> watch::Receiver<Landed> {
-        self.launch_with(state, self.engine.shared.load_full())
+    fn launch(self: &Arc<Self>, state: &mut State, span: Option<ActiveSpan>) -> watch::Receiver<Landed> {
+        self.launch_with(state, self.engine.shared.load_full(), span)
     }
 
-    fn launch_with(self: &Arc<Self>, state: &mut State, shared: Option<Arc<Shared>>) -> watch::Receiver<Landed> {
+    fn launch_with(
+        self: &Arc<Self>,
+        state: &mut State,
+        shared: Option<Arc<Shared>>,
+        span: Option<ActiveSpan>,
+    ) -> watch::Receiver<Landed> {
         let (tell, outcome) = watch::channel(None);
         state.flight = Some(outcome.clone());
+        state.flight_span = span.as_ref().map(ActiveSpan::context);
+        let flown = span.clone().map(|span| Flown::begin(span, &*self.engine.clock));
         let source = Arc::clone(&state.source);
         let shared = shared.filter(|_| source.shareable());
         let live = self.live.load_full();
         let held = live.map(|live| Held { id: live.id.clone(), ends: Some(live.ends), refused: false });
         let refused = || state.refused.clone().map(|id| Held { id: Some(id), ends: None, refused: true });
         let asked = Asked { key: self.key, account: Arc::clone(&self.account), held: held.or_else(refused) };
-        let mut landing = Landing { slot: Arc::clone(self), tell, outcome: None };
+        let mut landing = Landing { slot: Arc::clone(self), tell, outcome: None, flown };
         let exchange = async move {
             landing.outcome = Some(match shared {
                 Some(shared) => {
@@ -549,7 +568,11 @@ impl Slot {
             });
             drop(landing);
         };
-        self.engine.spawn.spawn(Box::pin(exchange));
+        // What the source itself has to wait for is within the exchange.
+        self.engine.spawn.spawn(match span {
+            Some(span) => Box::pin(span.around(exchange)),
+            None => Box::pin(exchange),
+        });
         outcome
     }
 
@@ -650,12 +673,16 @@ struct Landing {
     slot: Arc<Slot>,
     tell: watch::Sender<Landed>,
     outcome: Option<Result<Obtained, Failed>>,
+    flown: Option<Flown>,
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
         let cut_off = || Err(Failure::new(FailureKind::Unavailable, "the exchange was cut off").into());
         let landed = self.slot.land(self.outcome.take().unwrap_or_else(cut_off));
+        if let Some(flown) = self.flown.take() {
+            flown.over(&self.slot.credential, landed.as_ref().err(), &*self.slot.engine.clock);
+        }
         self.tell.send_replace(Some(landed));
     }
 }

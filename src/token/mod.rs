@@ -27,6 +27,7 @@ mod sealer;
 mod service;
 mod shared;
 mod state_directory;
+mod traced;
 
 pub use assertion::{Algorithm, Assertion, AssertionParts, SigningKey, expiry};
 pub use cache::{Handle, Live, Reliance, Tokens};

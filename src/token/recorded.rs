@@ -56,7 +56,7 @@ impl TokenSource for Recorded {
 
 impl FailureKind {
     /// The word for it in the record.
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",
             Self::Refused => "refused",

@@ -35,6 +35,9 @@ pub(super) struct Arguments {
     /// One JSON array instead of text
     #[arg(long)]
     json: bool,
+    /// Send traces of the run to an OTLP collector on this host
+    #[arg(long, value_name = "URL", hide = true)]
+    traces: Option<String>,
 }
 
 /// What one case showed.
@@ -58,6 +61,8 @@ pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, 
     let folder = tempfile::tempdir().map_err(|error| failed(error.to_string()))?;
     let token = cases::random().map_err(failed)?;
     let config = configuration(folder.path(), &keys, &api, &token).map_err(failed)?;
+    let config =
+        config + &arguments.traces.as_ref().map(|url| format!("traces: {{ endpoint: {url:?} }}\n")).unwrap_or_default();
     let config = Config::parse(&config).map_err(Failure::Config)?;
     let app = App::start_in_memory(config, context.deps.clone()).await?;
     let proxy = forward_address(&app).ok_or_else(|| failed("no listener".into()))?;
