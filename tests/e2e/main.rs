@@ -53,3 +53,4 @@ mod store;
 mod support;
 mod tokens;
 mod tower_api;
+mod transparent;

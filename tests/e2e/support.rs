@@ -1,6 +1,7 @@
 //! A running Countersign, an origin that records what reaches it, and raw callers.
 
 pub mod management;
+pub mod namespaces;
 pub mod postgres;
 pub mod redis;
 
@@ -143,7 +144,19 @@ impl Origin {
     }
 
     async fn start(tls: Option<Arc<rustls::ServerConfig>>, handler: Handler) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(std::net::TcpListener::bind("127.0.0.1:0").unwrap(), tls, handler)
+    }
+
+    /// TLS for some names (HTTP/2 and HTTP/1.1), or cleartext where there are none, on a socket that is there already:
+    /// one of another network namespace, say.
+    pub fn on(listener: std::net::TcpListener, tls: Option<(&Root, &[&str])>) -> Self {
+        let tls = tls.map(|(root, names)| root.server_config(names, &["h2", "http/1.1"]));
+        Self::at(listener, tls, Arc::new(|_| text(200, "hello from the origin")))
+    }
+
+    fn at(listener: std::net::TcpListener, tls: Option<Arc<rustls::ServerConfig>>, handler: Handler) -> Self {
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(Mutex::new(0));
@@ -250,6 +263,17 @@ impl Proxy {
         variables: &[(&str, &str)],
         prepare: impl FnOnce(&Path),
     ) -> Self {
+        Self::start_command(program_with(program, &[]), folder, config, variables, prepare)
+    }
+
+    /// The same for a command that becomes the program: its arguments are added.
+    pub fn start_command(
+        mut command: Command,
+        folder: tempfile::TempDir,
+        config: &str,
+        variables: &[(&str, &str)],
+        prepare: impl FnOnce(&Path),
+    ) -> Self {
         prepare(folder.path());
         let path = folder.path().join("countersign.yaml");
         let text = config.replace("FOLDER", folder.path().to_str().unwrap());
@@ -259,7 +283,7 @@ impl Proxy {
             format!("{text}\nca: {{ directory: {}/ca }}\n", folder.path().display())
         };
         std::fs::write(&path, text).unwrap();
-        let mut command = program_with(program, &["serve", "--config", path.to_str().unwrap()]);
+        command.args(["serve", "--config", path.to_str().unwrap()]);
         command.envs(variables.iter().copied()).stderr(Stdio::piped()).stdout(Stdio::null()).current_dir(folder.path());
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Log::default());
