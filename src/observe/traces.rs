@@ -304,3 +304,80 @@ impl opentelemetry_http::HttpClient for Client {
         Box::pin(self.0.send(request))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::time::SystemTime;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::base::{BoxFuture, CallError, SpanContext, SpanKind, Tracer};
+
+    /// Answers nobody before it is told to, and counts who asks.
+    #[derive(Debug, Default)]
+    struct Gone {
+        asked: AtomicUsize,
+        there: Notify,
+    }
+
+    impl HttpClient for Gone {
+        fn call(&self, _: Request<Vec<u8>>) -> BoxFuture<'_, Result<Response<Vec<u8>>, CallError>> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            Box::pin(async {
+                self.there.notified().await;
+                Ok(Response::new(Vec::new()))
+            })
+        }
+    }
+
+    fn span() -> Span {
+        let context = SpanContext { trace: [1; 16], span: [2; 8], flags: 1 };
+        let time = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH);
+        Span {
+            context,
+            parent: None,
+            link: None,
+            kind: SpanKind::Server,
+            name: "GET",
+            time,
+            events: Vec::new(),
+            attributes: Vec::new(),
+            failed: false,
+        }
+    }
+
+    fn collector(client: Arc<dyn HttpClient>) -> Collector {
+        let settings = serde_json::from_value(serde_json::json!({ "endpoint": "https://collector.test" })).unwrap();
+        Collector { settings, client, headers: HeaderMap::new() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_collector_that_is_gone_fills_the_queue_and_no_more() {
+        let gone = Arc::new(Gone::default());
+        let traces = Traces::start(collector(Arc::clone(&gone) as Arc<dyn HttpClient>), &Deps::system()).unwrap();
+        for _ in 0..3 * QUEUE {
+            traces.sink.record(vec![span(), span()]);
+        }
+        // Nothing ran in between, so the task took nothing.
+        assert_eq!(traces.sink.lost.load(Ordering::Relaxed), 2 * 2 * QUEUE as u64);
+        // It ends all the same, after its two seconds.
+        traces.close().await;
+        assert_eq!(gone.asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_sent_at_the_end() {
+        let there = Arc::new(Gone::default());
+        there.there.notify_one();
+        let deps = Deps::system();
+        let traces = Traces::start(collector(Arc::clone(&there) as Arc<dyn HttpClient>), &deps).unwrap();
+        let tracer = Tracer::default();
+        tracer.turn(Some(traces.tracing(&deps)));
+        let root = tracer.request(&HeaderMap::new()).unwrap();
+        root.record(vec![span()]);
+        traces.close().await;
+        assert_eq!(there.asked.load(Ordering::SeqCst), 1);
+    }
+}

@@ -54,3 +54,4 @@ mod support;
 mod tokens;
 mod tower_api;
 mod transparent;
+mod traces;
