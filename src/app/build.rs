@@ -118,7 +118,7 @@ pub async fn build(config: Config, parts: Parts<'_>) -> Result<Built, Vec<Config
     let outside = builder.outside(&parts, upstream.as_ref());
     let shared = builder.sharing(&parts);
     let credentials = builder.credentials(&parts, outside.as_ref()).await;
-    let collector = builder.collector(upstream.as_ref());
+    let collector = builder.collector(&parts, upstream.as_ref());
     let rules = builder.callers(parts.private.as_ref());
     // Until the store was read nobody is listed, and whoever shows nothing would be `local`.
     let asks = matches!(parts.private, Some(Private::Leased));
@@ -234,6 +234,11 @@ impl Builder {
 
     pub(super) fn error(&mut self, path: &str, message: impl Into<String>) {
         self.errors.push(self.config.document.error(path, message));
+    }
+
+    /// Notes what looks like a mistake.
+    pub(super) fn warning(&mut self, path: &str, message: impl Into<String>) {
+        self.warnings.push(self.config.document.error(path, message));
     }
 
     /// Notes what `serve` goes on without.

@@ -2,17 +2,27 @@
 
 use std::sync::Arc;
 
-use super::build::Builder;
-use crate::base::{Deps, HttpClients};
+use super::build::{Builder, Parts};
+use crate::base::{Deps, Host, HttpClients};
 use crate::observe::traces::{Collector, Traces};
-use crate::upstream::Upstream;
+use crate::upstream::{Guard, Upstream};
 
 impl Builder {
     /// Where traces go, if they go anywhere. A header that cannot be loaded is no reason to serve nobody: then there are none.
-    pub(super) fn collector(&mut self, upstream: Option<&Arc<Upstream>>) -> Option<Collector> {
+    pub(super) fn collector(&mut self, parts: &Parts<'_>, upstream: Option<&Arc<Upstream>>) -> Option<Collector> {
         let settings = self.config.traces.clone()?;
+        let (to, options) = (settings.endpoint.destination(), settings.client_options());
+        if let Host::Address(address) = to.host() {
+            // Whoever watches nothing but traces would see nothing of the refusal.
+            let allowed: Vec<_> =
+                self.config.upstream.allow_addresses.iter().chain(&options.allow_addresses).copied().collect();
+            let guard = Guard::new(allowed, Arc::clone(parts.own));
+            if let Err(refusal) = guard.check((*address, to.port()).into()) {
+                self.warning("traces.endpoint", refusal.detail.into_owned());
+            }
+        }
         let headers = settings.headers(&self.secrets);
-        let client = upstream?.client(settings.endpoint.destination(), &settings.client_options());
+        let client = upstream?.client(to, &options);
         match (headers, client) {
             (Ok(headers), Ok(client)) => Some(Collector { settings, client, headers }),
             (Err((key, why)), _) => {

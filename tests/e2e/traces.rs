@@ -559,3 +559,20 @@ async fn a_demo_run_is_traced_and_every_signature_verifies_all_the_same() {
         }
     }
 }
+
+#[test]
+fn check_warns_of_a_collector_whose_address_is_not_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let checked = |more: &str| {
+        let file = folder.path().join("countersign.yaml");
+        let listeners = "listeners: { forward: [{ address: 127.0.0.1:0 }] }";
+        std::fs::write(&file, format!("{listeners}\ntraces: {{ endpoint: \"http://127.0.0.1:4318\"{more} }}\n"))
+            .unwrap();
+        let output = countersign(&["check", "--config", file.to_str().unwrap()]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let warned = checked("");
+    assert!(warned.contains("traces.endpoint") && warned.contains("allow_addresses"), "{warned}");
+    assert_eq!(checked(", allow_addresses: [127.0.0.1]"), "");
+}
