@@ -10,7 +10,10 @@
 {{- else -}}
 {{- $listeners := dict "forward" (list (dict "address" "127.0.0.1:8180")) -}}
 {{- if include "countersign.captures" . -}}
-{{- $_ := set $listeners "transparent" (list (dict "address" "127.0.0.1:15001") (dict "address" "[::1]:15001")) -}}
+{{- $captured := list (dict "address" "127.0.0.1:15001") -}}
+{{- /* Many clusters have no IPv6 in pods, not even ::1, and a listener that cannot be bound ends the start. */ -}}
+{{- if .Values.transparent.ipv6 -}}{{- $captured = append $captured (dict "address" "[::1]:15001") -}}{{- end -}}
+{{- $_ := set $listeners "transparent" $captured -}}
 {{- end -}}
 {{- $_ := set $config "listeners" $listeners -}}
 {{- $_ := set $config.ca "environment" "/var/run/countersign/env.sh" -}}

@@ -81,6 +81,12 @@ What makes any pod one with Countersign in it. Of a chart that depends on this o
 {{- end }}
 - { name: NODE_USE_ENV_PROXY, value: "1" }
 {{- end }}
+{{- $store := "-Djavax.net.ssl.trustStoreType=PKCS12 -Djavax.net.ssl.trustStorePassword=changeit -Djavax.net.ssl.trustStore=/var/run/countersign/trust.p12" }}
+{{- if eq .Values.mode "explicit" }}
+- { name: JAVA_TOOL_OPTIONS, value: "-Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=8180 -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=8180 -Dhttp.nonProxyHosts=localhost|127.*|[::1]|*.svc|*.cluster.local {{ $store }}" }
+{{- else }}
+- { name: JAVA_TOOL_OPTIONS, value: {{ $store | quote }} }
+{{- end }}
 {{- range list "SSL_CERT_FILE" "CURL_CA_BUNDLE" "REQUESTS_CA_BUNDLE" "AWS_CA_BUNDLE" "OCI_CLI_CERT_BUNDLE" "NODE_EXTRA_CA_CERTS" "GIT_SSL_CAINFO" "PIP_CERT" "npm_config_cafile" "CARGO_HTTP_CAINFO" "BAO_CACERT" "VAULT_CACERT" "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE" "HTTPLIB2_CA_CERTS" "NIX_SSL_CERT_FILE" "DENO_CERT" }}
 - { name: {{ . }}, value: /var/run/countersign/ca-bundle.pem }
 {{- end }}
