@@ -608,6 +608,9 @@ impl Builder {
             let door = Door::reverse(settings, &self.secrets, has_callers, &path);
             built(self, path, door);
         }
+        for (index, settings) in listeners.transparent.iter().enumerate() {
+            built(self, format!("listeners.transparent[{index}]"), Door::transparent(settings, callers));
+        }
         self.check_addresses(&listeners);
         doors
     }
@@ -625,9 +628,11 @@ impl Builder {
         use crate::listen::Address;
         let forward = listeners.forward.iter().map(|listener| &listener.address).enumerate();
         let reverse = listeners.reverse.iter().map(|listener| &listener.address).enumerate();
+        let transparent = listeners.transparent.iter().map(|listener| &listener.address).enumerate();
         let paths = forward
             .map(|(index, address)| (format!("listeners.forward[{index}].address"), address))
-            .chain(reverse.map(|(index, address)| (format!("listeners.reverse[{index}].address"), address)));
+            .chain(reverse.map(|(index, address)| (format!("listeners.reverse[{index}].address"), address)))
+            .chain(transparent.map(|(index, address)| (format!("listeners.transparent[{index}].address"), address)));
         let mut seen: Vec<&Address> = Vec::new();
         for (path, address) in
             paths.filter(|(_, address)| !matches!(address, Address::Tcp(socket) if socket.port() == 0))

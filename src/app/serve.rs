@@ -181,7 +181,7 @@ impl App {
         report(&built);
         let mut bound = Vec::new();
         for door in &built.doors {
-            bound.push(Bound::new(&door.address, door.mode).await.map_err(StartError::Other)?);
+            bound.push(door.bind().await.map_err(StartError::Other)?);
         }
         let admin = match admin {
             Some(settings) => {
@@ -440,7 +440,7 @@ impl App {
                     free.swap_remove(index);
                     None
                 }
-                None => Some(Bound::new(&door.address, door.mode).await.map_err(StartError::Other)?),
+                None => Some(door.bind().await.map_err(StartError::Other)?),
             });
         }
         let configured = admin.as_ref().map(|admin| &admin.address);

@@ -159,6 +159,19 @@ impl Destination {
         Self::new(Protocol::Https, Host::parse(host)?, port)
     }
 
+    /// For a connection that was redirected on its way to `port`: an authority as the client wrote it (a Host header,
+    /// `:authority`, the name in TLS), in which the port may be left out. `None` when it names another port.
+    ///
+    /// # Errors
+    /// `bad_request` for userinfo or a host that is none.
+    pub fn from_captured(protocol: Protocol, authority: &str, port: u16) -> Result<Option<Self>, Refusal> {
+        let (host, named) = split_authority(authority)?;
+        if named.is_some_and(|named| named != port) {
+            return Ok(None);
+        }
+        Self::new(protocol, Host::parse(host)?, port).map(Some)
+    }
+
     /// For a request line in absolute form, or the pseudo-headers of HTTP/2.
     ///
     /// # Errors

@@ -42,8 +42,9 @@ pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, 
     // The guard refuses our own listeners; those with a port of their own are known before they are bound.
     let forward = config.listeners.forward.iter().map(|listener| &listener.address);
     let reverse = config.listeners.reverse.iter().map(|listener| &listener.address);
+    let transparent = config.listeners.transparent.iter().map(|listener| &listener.address);
     let admin = config.admin.iter().map(|admin| &admin.address);
-    let sockets = forward.chain(reverse).chain(admin).filter_map(|address| match address {
+    let sockets = forward.chain(reverse).chain(transparent).chain(admin).filter_map(|address| match address {
         Address::Tcp(socket) if socket.port() != 0 => Some(*socket),
         Address::Tcp(_) | Address::Unix(_) => None,
     });

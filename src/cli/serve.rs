@@ -10,10 +10,12 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
     context.start_logs(&config.log);
     raise_file_limit();
     protect_memory();
-    if config.listeners.forward.is_empty() && config.listeners.reverse.is_empty() {
-        return Err(Failure::Config(vec![
-            config.document.error("listeners", "there is nothing to listen on; list a forward or a reverse listener"),
-        ]));
+    let listeners = &config.listeners;
+    if listeners.forward.is_empty() && listeners.reverse.is_empty() && listeners.transparent.is_empty() {
+        return Err(Failure::Config(vec![config.document.error(
+            "listeners",
+            "there is nothing to listen on; list a forward, a reverse or a transparent listener",
+        )]));
     }
     let other = |error: std::io::Error| Failure::Other(error.to_string());
     let mut hangup = signal(SignalKind::hangup()).map_err(other)?;

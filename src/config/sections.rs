@@ -16,7 +16,7 @@ use crate::base::duration;
 use crate::base::{SecretField, SecretRef};
 use crate::listen::ca::Settings as CaSettings;
 use crate::listen::framing::MAX_HEADERS;
-use crate::listen::settings::{Forward, Reverse};
+use crate::listen::settings::{Forward, Reverse, Transparent};
 use crate::observe::{audit, traces};
 use crate::route::{HostPattern, PathPrefix, Unbound};
 use crate::scheme::{self, Draft, Kind};
@@ -268,6 +268,7 @@ impl Config {
         let listeners = crate::listen::Settings {
             forward: reader.list::<Forward>("listeners.forward"),
             reverse: reader.list::<Reverse>("listeners.reverse"),
+            transparent: reader.list::<Transparent>("listeners.transparent"),
         };
         reader.known_listeners();
         let admin: Option<crate::api::Settings> = reader.section("admin");
@@ -405,11 +406,14 @@ impl Reader<'_> {
 
     fn known_listeners(&mut self) {
         if let serde_json::Value::Object(kinds) = self.document.value("listeners") {
-            for kind in kinds.keys().filter(|kind| !["forward", "reverse"].contains(&kind.as_str())) {
-                self.error(&format!("listeners.{kind}"), "unknown kind of listener; there are forward, reverse");
+            for kind in kinds.keys().filter(|kind| !["forward", "reverse", "transparent"].contains(&kind.as_str())) {
+                self.error(
+                    &format!("listeners.{kind}"),
+                    "unknown kind of listener; there are forward, reverse, transparent",
+                );
             }
         } else if self.document.has("listeners") {
-            self.error("listeners", "write `forward:` or `reverse:` below it");
+            self.error("listeners", "write `forward:`, `reverse:` or `transparent:` below it");
         }
     }
 

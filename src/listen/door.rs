@@ -9,10 +9,11 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::ca::server_config;
-use super::settings::{Address, Forward, Mode, Reverse, Route as RouteSettings, Tls};
+use super::settings::{Address, Forward, Mode, Reverse, Route as RouteSettings, Tls, Transparent};
+use super::socket::Bound;
 use crate::base::Secrets;
 use crate::base::{Destination, Host, Refusal};
-use crate::route::{Caller, PathPrefix};
+use crate::route::{Caller, Callers, PathPrefix};
 
 /// What a listener does with a connection.
 #[derive(Debug)]
@@ -31,8 +32,18 @@ pub struct Door {
 
 #[derive(Debug)]
 pub(super) enum Kind {
-    Forward { intercept: bool },
-    Reverse { server_names: Vec<Host>, routes: Vec<Route> },
+    Forward {
+        intercept: bool,
+    },
+    Reverse {
+        server_names: Vec<Host>,
+        routes: Vec<Route>,
+    },
+    /// `caller`: whom the operator says everybody here is.
+    Transparent {
+        tproxy: bool,
+        caller: Option<Arc<Caller>>,
+    },
 }
 
 /// A route of a reverse listener, ready to use.
@@ -112,9 +123,37 @@ impl Door {
         })
     }
 
+    /// A transparent listener's rules.
+    ///
+    /// # Errors
+    /// What is wrong, below which key.
+    pub fn transparent(settings: &Transparent, callers: &Callers) -> Result<Self, (String, String)> {
+        if let Address::Unix(_) = settings.address {
+            return Err((
+                "address".into(),
+                "connections are redirected to a TCP address: write 127.0.0.1:15001".into(),
+            ));
+        }
+        check_reach(&settings.address, settings.allow_anonymous, !callers.is_empty())?;
+        let known = |name: &String| match callers.knows(name) {
+            true => Ok(Arc::new(Caller::of_listener(name))),
+            false => Err(("caller".to_owned(), format!("there is no caller {name}"))),
+        };
+        let caller = settings.caller.as_ref().map(known).transpose()?;
+        Ok(Self {
+            address: settings.address.clone(),
+            mode: 0o600,
+            kind: Kind::Transparent { tproxy: settings.tproxy, caller },
+            tls: None,
+            allow_anonymous: settings.allow_anonymous,
+            same_user: settings.same_user,
+            run: None,
+        })
+    }
+
     /// The private listener of `run`: intercepting, for our own uid, every connection being this caller.
     pub fn private(address: Address, caller: &str, credential: Option<&str>) -> Self {
-        let run = Some((Arc::new(Caller::same_user(caller)), credential.map(Into::into)));
+        let run = Some((Arc::new(Caller::of_listener(caller)), credential.map(Into::into)));
         Self { run, ..Self::leased(address) }
     }
 
@@ -131,11 +170,23 @@ impl Door {
         }
     }
 
-    /// `forward` or `reverse`.
+    /// Binds its address.
+    ///
+    /// # Errors
+    /// A sentence that names the address and why it cannot be bound.
+    pub async fn bind(&self) -> Result<Bound, String> {
+        match self.kind {
+            Kind::Transparent { tproxy: true, .. } => Bound::standing_for_others(&self.address),
+            _ => Bound::new(&self.address, self.mode).await,
+        }
+    }
+
+    /// `forward`, `reverse` or `transparent`.
     pub fn kind(&self) -> &'static str {
         match self.kind {
             Kind::Forward { .. } => "forward",
             Kind::Reverse { .. } => "reverse",
+            Kind::Transparent { .. } => "transparent",
         }
     }
 
@@ -144,11 +195,11 @@ impl Door {
         self.tls.is_some()
     }
 
-    /// Whether a forward listener terminates TLS; `None` for a reverse listener.
+    /// Whether a forward listener terminates TLS; `None` for any other.
     pub fn intercepts(&self) -> Option<bool> {
         match self.kind {
             Kind::Forward { intercept } => Some(intercept),
-            Kind::Reverse { .. } => None,
+            Kind::Reverse { .. } | Kind::Transparent { .. } => None,
         }
     }
 
@@ -170,7 +221,7 @@ impl Door {
     /// The routes of a reverse listener.
     pub fn routes(&self) -> &[Route] {
         match &self.kind {
-            Kind::Forward { .. } => &[],
+            Kind::Forward { .. } | Kind::Transparent { .. } => &[],
             Kind::Reverse { routes, .. } => routes,
         }
     }

@@ -18,13 +18,13 @@ use super::intercept::{self, Tunnel};
 use super::rewound::Rewound;
 use super::shared::{Conn, Connection, ConnectionLimits};
 use super::vet::Vet;
-use super::{forward, reverse};
+use super::{forward, reverse, transparent};
 use crate::base::body::Release;
 use crate::base::{Body, Refusal};
 use crate::proxy::problem;
 
 /// How every HTTP/2 connection with prior knowledge begins (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Concurrent streams of one HTTP/2 connection; what browsers and servers commonly allow.
 const STREAMS: u32 = 250;
@@ -68,6 +68,8 @@ pub(super) enum Handler {
     Forward,
     Reverse,
     Tunnel(Arc<Tunnel>),
+    /// Cleartext that was redirected on its way to this port.
+    Captured(u16),
 }
 
 async fn respond(conn: &Arc<Conn>, handler: &Handler, request: Request<Incoming>) -> Response<Body> {
@@ -75,6 +77,7 @@ async fn respond(conn: &Arc<Conn>, handler: &Handler, request: Request<Incoming>
         Handler::Forward => forward::respond(conn, request).await,
         Handler::Reverse => reverse::respond(conn, request).await,
         Handler::Tunnel(tunnel) => intercept::respond(conn, tunnel, request).await,
+        Handler::Captured(port) => transparent::respond(conn, *port, request).await,
     }
 }
 

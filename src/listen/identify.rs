@@ -101,6 +101,27 @@ pub(super) fn identify(
     }
 }
 
+/// Finds the caller of a connection whose requests show nothing, since whoever sends them knows of no proxy.
+///
+/// # Errors
+/// `caller_unknown` when the connection proves nobody.
+pub(super) fn by_connection(
+    callers: &Callers,
+    local: &Arc<Caller>,
+    evidence: &Evidence,
+    allow_anonymous: bool,
+) -> Result<Arc<Caller>, Refusal> {
+    let proven = evidence.uid.and_then(|uid| callers.by_uid(uid));
+    match proven {
+        Some(caller) => Ok(Arc::clone(caller)),
+        None if callers.is_empty() || allow_anonymous => Ok(Arc::clone(local)),
+        None => Err(Refusal::new(
+            Code::CallerUnknown,
+            "nobody of `callers` is behind this connection: give one the `uid` of its process, or the listener a `caller`",
+        )),
+    }
+}
+
 fn shown(door: Door, headers: &HeaderMap) -> Result<Shown, Refusal> {
     let name = match door {
         Door::Forward => PROXY_AUTHORIZATION,
@@ -222,6 +243,23 @@ mod tests {
         assert_eq!(with(Some(1001), &[], None), "caller_unknown");
         assert_eq!(with(None, &["other.test", "mesh.test"], None), "mesh -");
         assert_eq!(with(Some(1000), &[], Some(&*basic("pod:wrong"))), "caller_unknown");
+    }
+
+    #[test]
+    fn a_redirected_connection_proves_a_uid_and_nothing_else() {
+        let (local, none) = (Arc::new(Caller::local()), Callers::default());
+        let who = |callers: &Callers, uid, anonymous| {
+            let evidence = Evidence { uid, names: vec!["mesh.test".into()], same_user: None };
+            match by_connection(callers, &local, &evidence, anonymous) {
+                Ok(caller) => caller.name.to_string(),
+                Err(refusal) => refusal.code.as_str().to_owned(),
+            }
+        };
+        assert_eq!(who(&callers(), Some(1000), false), "pod");
+        assert_eq!(who(&callers(), Some(1001), false), "caller_unknown");
+        assert_eq!(who(&callers(), None, false), "caller_unknown");
+        assert_eq!(who(&callers(), None, true), "local");
+        assert_eq!(who(&none, None, false), "local");
     }
 
     #[test]

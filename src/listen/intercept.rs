@@ -8,15 +8,17 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use rustls::server::Acceptor;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::ca::Ca;
 use super::forward::agree;
 use super::http::{Handler, serve_boxed};
 use super::rewound::Rewound;
 use super::shared::{Conn, Tunnelling};
+use super::transparent;
 use crate::base::{Body, Code, Destination, Host, Protocol, Refusal};
 use crate::proxy::{Inbound, Via, problem, problem_bytes};
 use crate::route::Caller;
@@ -33,8 +35,28 @@ pub(super) struct Tunnel {
     destination: Destination,
     caller: Arc<Caller>,
     named: Option<Arc<str>>,
+    /// Nobody asked for it: a connection was redirected.
+    captured: bool,
+    /// What every request in it is answered, when it was opened only to say so.
+    denied: Option<Refusal>,
     /// The SNI named another host than CONNECT did.
     sni_differs: bool,
+}
+
+impl Tunnel {
+    /// One that a caller asked for.
+    fn asked(destination: Destination, caller: Arc<Caller>, named: Option<Arc<str>>) -> Self {
+        Self { destination, caller, named, captured: false, denied: None, sni_differs: false }
+    }
+
+    /// One that nobody asked for, to the name that the client's greeting holds.
+    pub(super) fn captured(destination: Destination, caller: Arc<Caller>, denied: Option<Refusal>) -> Self {
+        Self { captured: true, denied, ..Self::asked(destination, caller, None) }
+    }
+
+    fn kind(&self) -> &'static str {
+        if self.captured { "transparent" } else { "tunnel" }
+    }
 }
 
 /// Takes over a connection after `200` and serves what is inside.
@@ -50,45 +72,52 @@ pub(super) fn spawn(
     let tracker = conn.shared.tasks.clone();
     tracker.spawn(async move {
         let conn = Arc::clone(&tunnelling.0);
-        let limits = conn.shared.limits();
         let Ok(upgraded) = upgrade.await else { return };
-        let tunnel = Tunnel { destination, caller, named, sni_differs: false };
-        let handshake = terminate(&conn, &ca, tunnel, TokioIo::new(upgraded));
-        match tokio::time::timeout(limits.patience.header_read, handshake).await {
-            Ok(Some((stream, tunnel))) => {
-                let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                serve_boxed(stream, conn, Handler::Tunnel(Arc::new(tunnel)), h2, Vec::new()).await;
-            }
-            Ok(None) => {}
-            Err(_) => tracing::info!("no TLS handshake in time inside a tunnel"),
-        }
+        serve(conn, &ca, Tunnel::asked(destination, caller, named), TokioIo::new(upgraded), Vec::new()).await;
     });
 }
 
-type Inner = Rewound<TokioIo<hyper::upgrade::Upgraded>>;
+/// Serves what is inside a tunnel, of which some bytes were read already.
+pub(super) async fn serve<S>(conn: Arc<Conn>, ca: &Ca, tunnel: Tunnel, io: S, read_before: Vec<u8>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let patience = conn.shared.limits().patience.header_read;
+    match tokio::time::timeout(patience, terminate(&conn, ca, tunnel, io, read_before)).await {
+        Ok(Some((stream, tunnel))) => {
+            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            serve_boxed(stream, conn, Handler::Tunnel(Arc::new(tunnel)), h2, Vec::new()).await;
+        }
+        Ok(None) => {}
+        Err(_) => tracing::info!("no TLS handshake in time inside a tunnel"),
+    }
+}
 
 /// The TLS handshake with the caller; `None` when there is none.
-async fn terminate(
+async fn terminate<S>(
     conn: &Conn,
     ca: &Ca,
     mut tunnel: Tunnel,
-    mut io: TokioIo<hyper::upgrade::Upgraded>,
-) -> Option<(tokio_rustls::server::TlsStream<Inner>, Tunnel)> {
-    let mut first = [0];
-    if io.read(&mut first).await.ok()? == 0 {
-        return None;
+    mut io: S,
+    mut read_before: Vec<u8>,
+) -> Option<(TlsStream<Rewound<S>>, Tunnel)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if read_before.is_empty() {
+        read_before.push(io.read_u8().await.ok()?);
     }
-    if first[0] != TLS_HANDSHAKE {
+    if read_before.first() != Some(&TLS_HANDSHAKE) {
         let refusal = Refusal::bad_request(format!(
             "{} has a credential, and what came through the tunnel is not TLS; secrets do not travel in cleartext tunnels",
             tunnel.destination
         ));
-        conn.log_refusal("tunnel", Some(&tunnel.caller), Some(&tunnel.destination), &refusal);
+        conn.log_refusal(tunnel.kind(), Some(&tunnel.caller), Some(&tunnel.destination), &refusal);
         let _ = io.write_all(&problem_bytes(&refusal)).await;
         let _ = io.shutdown().await;
         return None;
     }
-    let io = Rewound::new(io, first.to_vec());
+    let io = Rewound::new(io, read_before);
     let failed = |error: &io::Error| {
         tracing::info!(
             destination = %tunnel.destination,
@@ -126,22 +155,31 @@ async fn terminate(
 
 /// Answers one request inside a tunnel.
 pub(super) async fn respond(conn: &Arc<Conn>, tunnel: &Tunnel, request: Request<Incoming>) -> Response<Body> {
-    match check(tunnel, &request) {
-        Ok(()) => {
+    if let Some(refusal) = &tunnel.denied {
+        // It stands in the log since the tunnel was opened.
+        return problem(refusal);
+    }
+    match check(tunnel, &request).and_then(|()| caller(conn, tunnel)) {
+        Ok(caller) => {
             let inbound = Inbound {
                 request,
                 destination: tunnel.destination.clone(),
-                caller: Arc::clone(&tunnel.caller),
+                caller,
                 named: tunnel.named.clone(),
-                via: Via::Tunnel,
+                via: if tunnel.captured { Via::Transparent } else { Via::Tunnel },
             };
             conn.shared.proxy.handle(inbound).await
         }
         Err(refusal) => {
-            conn.log_refusal("tunnel", Some(&tunnel.caller), Some(&tunnel.destination), &refusal);
+            conn.log_refusal(tunnel.kind(), Some(&tunnel.caller), Some(&tunnel.destination), &refusal);
             problem(&refusal)
         }
     }
+}
+
+/// Who asks: what the tunnel was opened with is confirmed by the pipeline; what a listener says may change with a reload.
+fn caller(conn: &Conn, tunnel: &Tunnel) -> Result<Arc<Caller>, Refusal> {
+    if tunnel.captured { transparent::who(conn) } else { Ok(Arc::clone(&tunnel.caller)) }
 }
 
 /// Everything that names a host must name the tunnel's.
@@ -173,7 +211,7 @@ fn check(tunnel: &Tunnel, request: &Request<Incoming>) -> Result<(), Refusal> {
 pub(super) fn spawn_blind(
     conn: &Arc<Conn>,
     upgrade: OnUpgrade,
-    mut upstream: TcpStream,
+    upstream: TcpStream,
     destination: Destination,
     caller: &Arc<Caller>,
 ) {
@@ -181,19 +219,31 @@ pub(super) fn spawn_blind(
     let tunnelling = Tunnelling::begin(conn);
     let tracker = conn.shared.tasks.clone();
     tracker.spawn(async move {
-        let conn = Arc::clone(&tunnelling.0);
-        let started = conn.shared.clock.instant();
         let Ok(upgraded) = upgrade.await else { return };
-        let mut io = TokioIo::new(upgraded);
-        let copied = tokio::io::copy_bidirectional_with_sizes(&mut io, &mut upstream, BUFFER, BUFFER).await;
-        let (sent, received) = copied.unwrap_or_default();
-        if !conn.shared.proxy.state().log_requests {
-            return;
-        }
-        let total_ms = conn.shared.clock.instant().saturating_duration_since(started).as_millis() as u64;
-        tracing::info!(
-            target: "countersign::request",
-            caller = &*caller.name, via = "blind_tunnel", %destination, sent, received, total_ms, "tunnel closed"
-        );
+        copy_blind(&tunnelling.0, TokioIo::new(upgraded), upstream, "blind_tunnel", &destination, &caller).await;
     });
+}
+
+/// Copies bytes both ways, unseen, until one side has ended.
+pub(super) async fn copy_blind<S>(
+    conn: &Conn,
+    mut io: S,
+    mut upstream: TcpStream,
+    via: &'static str,
+    destination: &Destination,
+    caller: &Caller,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let started = conn.shared.clock.instant();
+    let copied = tokio::io::copy_bidirectional_with_sizes(&mut io, &mut upstream, BUFFER, BUFFER).await;
+    let (sent, received) = copied.unwrap_or_default();
+    if !conn.shared.proxy.state().log_requests {
+        return;
+    }
+    let total_ms = conn.shared.clock.instant().saturating_duration_since(started).as_millis() as u64;
+    tracing::info!(
+        target: "countersign::request",
+        caller = &*caller.name, via, %destination, sent, received, total_ms, "tunnel closed"
+    );
 }

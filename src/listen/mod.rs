@@ -5,6 +5,7 @@
 
 mod admin;
 pub mod ca;
+mod client_hello;
 mod door;
 mod forward;
 pub mod framing;
@@ -12,12 +13,15 @@ mod http;
 mod identify;
 mod intercept;
 mod kernel;
+mod original;
 mod reverse;
 mod rewound;
 mod serve;
 pub mod settings;
 mod shared;
+mod sniff;
 mod socket;
+mod transparent;
 mod vet;
 
 pub use admin::AdminTls;

@@ -17,6 +17,7 @@ use super::kernel;
 use super::settings::Address;
 use super::shared::{Conn, OpenPlace, OwnHost, Shared};
 use super::socket::{Accepted, Bound, Socket, accept_one};
+use super::transparent;
 use crate::base::{Code, Refusal};
 use crate::proxy::problem_bytes;
 
@@ -76,6 +77,9 @@ async fn welcome(accepted: Accepted, door: Arc<ArcSwap<Door>>, shared: Arc<Share
     match accepted {
         Accepted::Tcp(stream, peer) => {
             let _ = stream.set_nodelay(true);
+            if let Kind::Transparent { .. } = rules.kind {
+                return transparent::welcome(stream, peer, place, door, shared).await;
+            }
             let local = stream.local_addr().ok();
             if rules.same_user && !same_user(local, peer).await {
                 return turn_away(stream, &not_same_user(), &shared).await;
@@ -103,12 +107,12 @@ async fn welcome(accepted: Accepted, door: Arc<ArcSwap<Door>>, shared: Arc<Share
     }
 }
 
-async fn same_user(local: Option<SocketAddr>, peer: SocketAddr) -> bool {
+pub(super) async fn same_user(local: Option<SocketAddr>, peer: SocketAddr) -> bool {
     let Some(local) = local else { return false };
     kernel::peer_uid(local, peer).await.is_some_and(|uid| uid == 0 || uid == kernel::own_uid())
 }
 
-fn not_same_user() -> Refusal {
+pub(super) fn not_same_user() -> Refusal {
     Refusal::new(Code::CallerUnknown, "this listener serves only sockets of its own user (`same_user: true`)")
         .with_status(StatusCode::FORBIDDEN)
 }
@@ -119,8 +123,13 @@ async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, refusal: &R
         let code = refusal.code.as_str();
         tracing::info!(target: "countersign::request", code, detail = &*refusal.detail, "connection refused");
     }
+    say_goodbye(&mut stream, &problem_bytes(refusal)).await;
+}
+
+/// Says something last and closes, so that it arrives: what the caller still says is read for a second.
+pub(super) async fn say_goodbye<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, last_words: &[u8]) {
     let goodbye = async {
-        let _ = stream.write_all(&problem_bytes(refusal)).await;
+        let _ = stream.write_all(last_words).await;
         let _ = stream.shutdown().await;
         let mut scrap = [0; 1024];
         while stream.read(&mut scrap).await.is_ok_and(|read| read > 0) {}
@@ -135,11 +144,7 @@ where
 {
     let limits = conn.shared.limits();
     if conn.place.is_none() {
-        let refusal = Refusal::new(
-            Code::Overloaded,
-            format!("{} connections are open (`limits.connections`)", limits.connections),
-        )
-        .with_retry_after(Duration::from_secs(1));
+        let refusal = limits.no_place();
         // Cleartext means nothing to a caller that is about to speak TLS.
         if rules.tls.is_none() {
             turn_away(stream, &refusal, &conn.shared).await;
@@ -149,6 +154,8 @@ where
     let handler = match rules.kind {
         Kind::Forward { .. } => Handler::Forward,
         Kind::Reverse { .. } => Handler::Reverse,
+        // Was welcomed elsewhere.
+        Kind::Transparent { .. } => return,
     };
     let Some(tls) = &rules.tls else {
         return begin_http(stream, conn, handler, limits).await;

@@ -17,6 +17,8 @@ pub struct Settings {
     pub forward: Vec<Forward>,
     /// For plain requests that a route sends on.
     pub reverse: Vec<Reverse>,
+    /// For connections that the kernel redirects.
+    pub transparent: Vec<Transparent>,
 }
 
 /// A forward listener.
@@ -61,6 +63,25 @@ pub struct Reverse {
     pub server_names: Vec<String>,
     /// What it sends where.
     pub routes: Vec<Route>,
+}
+
+/// A transparent listener: whoever is redirected to it knows nothing of a proxy, so it has neither TLS nor tokens of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transparent {
+    /// Where connections are redirected to.
+    pub address: Address,
+    /// They come by TPROXY: the socket may stand for any address, and its own is the one that was called.
+    #[serde(default)]
+    pub tproxy: bool,
+    /// Everybody who comes in here is this one of `callers`; without it the uid of the other end's socket tells.
+    pub caller: Option<String>,
+    /// As for a forward listener.
+    #[serde(default)]
+    pub allow_anonymous: bool,
+    /// As for a forward listener.
+    #[serde(default)]
+    pub same_user: bool,
 }
 
 /// A route of a reverse listener: a binding for its upstream.

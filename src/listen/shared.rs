@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
@@ -15,7 +16,7 @@ use super::door::Door;
 use super::framing::HeadLimits;
 use super::identify::Evidence;
 use super::vet::Patience;
-use crate::base::{Clock, Destination, Refusal};
+use crate::base::{Clock, Code, Destination, Refusal};
 use crate::proxy::{Denial, Proxy};
 use crate::route::Caller;
 
@@ -28,6 +29,14 @@ pub struct ConnectionLimits {
     pub head: HeadLimits,
     /// Time allowed to callers.
     pub patience: Patience,
+}
+
+impl ConnectionLimits {
+    /// Why a connection is not served: there are as many as there may be.
+    pub(super) fn no_place(&self) -> Refusal {
+        Refusal::new(Code::Overloaded, format!("{} connections are open (`limits.connections`)", self.connections))
+            .with_retry_after(Duration::from_secs(1))
+    }
 }
 
 /// What all listeners share.

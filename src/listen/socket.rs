@@ -41,7 +41,7 @@ impl Bound {
         let fail = |error: std::io::Error| format!("cannot listen on {address}: {error}");
         match address {
             Address::Tcp(socket) => {
-                let listener = listen(*socket).map_err(fail)?;
+                let listener = unbound(*socket).and_then(|free| listen(free, *socket)).map_err(fail)?;
                 let bound = listener.local_addr().map_err(fail)?;
                 Ok(Self { socket: Socket::Tcp(listener), address: Address::Tcp(bound) })
             }
@@ -56,13 +56,46 @@ impl Bound {
     }
 }
 
+impl Bound {
+    /// Binds an address so that the kernel may bring connections to any other one there, as TPROXY does.
+    ///
+    /// # Errors
+    /// A sentence that names the address and why it cannot be bound.
+    pub fn standing_for_others(address: &Address) -> Result<Self, String> {
+        let fail = |error: std::io::Error| {
+            let why = if error.kind() == std::io::ErrorKind::PermissionDenied {
+                "; `tproxy: true` needs the capability NET_ADMIN"
+            } else {
+                ""
+            };
+            format!("cannot listen on {address}: {error}{why}")
+        };
+        let Address::Tcp(socket) = address else {
+            return Err(format!("cannot listen on {address}: not a TCP address"));
+        };
+        let prepared = || {
+            let listener = unbound(*socket)?;
+            // One flag of the kernel's for both versions of IP.
+            socket2::SockRef::from(&listener).set_ip_transparent_v4(true)?;
+            listen(listener, *socket)
+        };
+        let listener = prepared().map_err(fail)?;
+        let bound = listener.local_addr().map_err(fail)?;
+        Ok(Self { socket: Socket::Tcp(listener), address: Address::Tcp(bound) })
+    }
+}
+
 /// A burst of callers is queued by the kernel; what does not fit waits a second for its SYN to be repeated.
 const BACKLOG: u32 = 4096;
 
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn unbound(address: SocketAddr) -> std::io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A restart must not wait for the connections of the process before it.
     socket.set_reuseaddr(true)?;
+    Ok(socket)
+}
+
+fn listen(socket: TcpSocket, address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }

@@ -59,6 +59,8 @@ pub enum Via {
     Forward,
     /// Inside an intercepted tunnel.
     Tunnel,
+    /// On a connection that was redirected to a transparent listener.
+    Transparent,
     /// On a route of a reverse listener.
     Route {
         /// The route's name, when it has a credential of its own.
@@ -75,6 +77,7 @@ impl Via {
         match self {
             Self::Forward => "forward",
             Self::Tunnel => "tunnel",
+            Self::Transparent => "transparent",
             Self::Route { .. } => "reverse",
         }
     }
@@ -237,7 +240,7 @@ async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Reco
             }
             binding.as_deref()
         }
-        Via::Forward | Via::Tunnel => None,
+        Via::Forward | Via::Tunnel | Via::Transparent => None,
     };
     let call = Call {
         state,

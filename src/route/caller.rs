@@ -36,8 +36,8 @@ pub struct Caller {
 enum Proof {
     /// No proof was asked for.
     None,
-    /// A socket of our own uid, on a listener of `run`.
-    SameUser,
+    /// The listener: everybody there is this caller.
+    Listener,
     /// Something listed under `callers`: the SHA-256 of what was shown.
     Shown([u8; 32]),
 }
@@ -53,9 +53,9 @@ impl Caller {
         Self::new(DEFAULT_ACCOUNT, LOCAL, Proof::None)
     }
 
-    /// The command that `run` started, under the name the operator gave it.
-    pub fn same_user(name: &str) -> Self {
-        Self::new(DEFAULT_ACCOUNT, name, Proof::SameUser)
+    /// Whoever comes in by a listener that is for one caller: the command that `run` started, or what the operator wrote.
+    pub fn of_listener(name: &str) -> Self {
+        Self::new(DEFAULT_ACCOUNT, name, Proof::Listener)
     }
 
     /// Whether both are the same caller, proven in the same way.
@@ -201,7 +201,7 @@ impl Callers {
             return false;
         }
         match caller.proof {
-            Proof::None | Proof::SameUser => true,
+            Proof::None | Proof::Listener => true,
             Proof::Shown(proof) => self.by_proof.get(&proof).is_some_and(|known| known.is(caller)),
         }
     }

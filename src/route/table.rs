@@ -957,7 +957,7 @@ mod tests {
             assert_eq!(decide(&large, Call { named: Some(&id), ..get("https://a.test/x") }), decided);
         }
         let mine = |table: &RouteTable, name: &str| {
-            let (caller, url) = (Caller::same_user(name), "https://a.test/x".parse::<http::Uri>().unwrap());
+            let (caller, url) = (Caller::of_listener(name), "https://a.test/x".parse::<http::Uri>().unwrap());
             let (destination, headers) = (Destination::from_absolute(&url).unwrap(), HeaderMap::new());
             let ask = Ask {
                 caller: &caller,

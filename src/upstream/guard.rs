@@ -131,6 +131,21 @@ impl Guard {
         }
         Ok(())
     }
+
+    /// Looks at where a connection was going before it was redirected to us, from `peer`: not to ourselves.
+    ///
+    /// # Errors
+    /// `destination_forbidden` for a loop.
+    pub fn check_captured(&self, captured: SocketAddr, peer: SocketAddr) -> Result<(), Refusal> {
+        let own = self.own.load();
+        // Who calls an address of its own machine has that address itself.
+        let wildcard =
+            |own: &SocketAddr| own.ip().is_unspecified() && own.port() == captured.port() && peer.ip() == captured.ip();
+        if own.iter().any(|own| same_listener(*own, captured) || wildcard(own)) {
+            return Err(loop_detected());
+        }
+        Ok(())
+    }
 }
 
 fn loop_detected() -> Refusal {
@@ -227,5 +242,15 @@ mod tests {
         let (local, peer) = ("192.0.2.7:5".parse().unwrap(), "192.0.2.7:8180".parse().unwrap());
         assert!(guard.check_connected(local, peer).is_err());
         assert!(guard.check_connected("192.0.2.8:5".parse().unwrap(), peer).is_ok());
+        let captured =
+            |captured: &str, peer: &str| guard.check_captured(captured.parse().unwrap(), peer.parse().unwrap());
+        for (to, from) in
+            [("127.0.0.1:443", "192.0.2.7:5"), ("127.0.0.9:8180", "127.0.0.9:5"), ("192.0.2.7:8180", "192.0.2.7:5")]
+        {
+            assert!(captured(to, from).is_err(), "{to}");
+        }
+        for to in ["127.0.0.2:443", "192.0.2.8:8180", "192.0.2.7:443"] {
+            assert!(captured(to, "192.0.2.7:5").is_ok(), "{to}");
+        }
     }
 }

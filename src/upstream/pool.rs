@@ -383,6 +383,14 @@ impl Egress {
         known.map_or(Ok(()), |address| self.dialer.guard.check(address))
     }
 
+    /// What the guard says of where a redirected connection was going: see [`super::Guard::check_captured`].
+    ///
+    /// # Errors
+    /// `destination_forbidden`.
+    pub fn check_captured(&self, captured: std::net::SocketAddr, peer: std::net::SocketAddr) -> Result<(), Refusal> {
+        self.dialer.guard.check_captured(captured, peer)
+    }
+
     /// A connection for a blind tunnel.
     ///
     /// # Errors
