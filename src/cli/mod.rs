@@ -25,6 +25,7 @@ mod run;
 mod serve;
 mod store;
 mod token;
+mod transparent;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -91,6 +92,8 @@ enum Command {
     Store(store::Arguments),
     /// The certificate authority that callers trust: where it is, what it is, the bundle to hand out
     Ca(ca::Arguments),
+    /// The rules that lead connections to the transparent listener (Linux): up, down, show
+    Transparent(transparent::Arguments),
     /// Print the completions of a shell
     Completions(completions::Completions),
     /// Print the manual page, or write one for each command
@@ -206,6 +209,7 @@ pub fn main() -> ExitCode {
             Command::Caller(arguments) => caller::run(&context, &arguments).await,
             Command::Token(arguments) => token::run(&context, &arguments).await,
             Command::Store(arguments) => store::run(&context, &arguments).await,
+            Command::Transparent(arguments) => transparent::run(&context, &arguments),
             Command::Completions(arguments) => completions::completions(&arguments),
             Command::Man(arguments) => completions::man(&arguments),
         };
