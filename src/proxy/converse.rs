@@ -5,7 +5,7 @@
 //! legs is bounded, whatever a server says.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue};
@@ -60,6 +60,15 @@ impl Payload {
     }
 }
 
+/// What came of a conversation.
+pub(super) struct Said {
+    pub(super) response: Response<Body>,
+    /// Lives as long as the answer, where the body waited.
+    pub(super) holds: Option<oneshot::Sender<()>>,
+    /// When the last leg that carried a proof was signed.
+    pub(super) authorized: Option<Instant>,
+}
+
 /// One request while it is talked about.
 struct Subject<'a> {
     call: &'a Call<'a>,
@@ -72,6 +81,7 @@ struct Subject<'a> {
     waits: bool,
     /// Lives as long as the answer, where the body waits.
     holds: Option<oneshot::Sender<()>>,
+    authorized: Option<Instant>,
     h1_only: bool,
 }
 
@@ -87,7 +97,7 @@ impl Call<'_> {
         request: Request<Body>,
         egress: &Egress,
         h1_only: bool,
-    ) -> Result<(Response<Body>, Option<oneshot::Sender<()>>), Refusal> {
+    ) -> Result<Said, Refusal> {
         if let Some(account) = self.account {
             talk.in_account(account)?;
         }
@@ -97,12 +107,15 @@ impl Call<'_> {
         let removed = remove_owned(&mut parts.headers, talk.owned_headers());
         let body = judge_trailers(body, talk.owned_headers());
         let payload = self.held(body, !waits).await;
-        let mut subject = Subject { call: self, egress, talk, parts, removed, payload, waits, holds: None, h1_only };
+        let (holds, authorized) = (None, None);
+        let mut subject =
+            Subject { call: self, egress, talk, parts, removed, payload, waits, holds, authorized, h1_only };
         let response = match subject.talk.challenged().holds() {
             Holds::ForRequest => subject.by_request().await,
             Holds::ForConnection => subject.by_connection().await,
         }?;
-        Ok((response.map(Body::incoming), subject.holds))
+        let Subject { holds, authorized, .. } = subject;
+        Ok(Said { response: response.map(Body::incoming), holds, authorized })
     }
 
     /// Holds a body that is short; `may_read` unless the caller waits to be asked for it.
@@ -327,6 +340,7 @@ impl Subject<'_> {
         let view = RequestView { body: facts.as_ref(), ..self.view() };
         self.call.still_leased()?;
         let authorized = self.talk.sign(authorizer, &view, self.call.clock.now())?;
+        self.authorized = Some(self.call.clock.instant());
         let mut parts = self.parts.clone();
         if let Some(facts) = &facts {
             parts.headers.insert(CONTENT_LENGTH, facts.length.into());

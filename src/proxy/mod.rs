@@ -19,6 +19,7 @@ pub use denial::Denial;
 pub use headers::refuse_two_hosts;
 pub use links::Links;
 pub use pipeline::{Inbound, Limits, Proxy, State, Via};
+pub use record::Marks;
 pub use respond::{problem, problem_bytes};
 
 /// The header pass by itself, for the fuzzer and the benchmark.

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::headers::{clean_request, clean_response, refuse_two_hosts, remove_owned, trailer_passes};
 use super::leased::Leased;
 use super::links::Links;
-use super::record::{Place, Record};
+use super::record::{Marks, Place, Record};
 use super::respond::problem;
 use super::spool::{Spooled, spool};
 use super::traced::Traced;
@@ -27,7 +27,7 @@ use super::upgrade;
 use crate::base::body::{BoxError, Kept};
 use crate::base::{AnswerView, AuditSink, Body, BodyNeed, Clock, Code, Deps, Destination, Refusal, RequestView};
 use crate::route::{Ask, Caller, CredentialEntry, Decision, Outcome, Passage, Permit, Receipt, RouteTable};
-use crate::upstream::{Egress, Upstream};
+use crate::upstream::{Egress, Upstream, noting_connection};
 
 /// A body up to here can be sent again after a refusal: API calls have less, uploads have more. One that was spooled can
 /// be sent again whatever its size.
@@ -108,6 +108,11 @@ pub struct State {
 }
 
 impl State {
+    /// Whether anybody wants to know when a request came how far.
+    fn measures(&self) -> bool {
+        self.log_requests
+    }
+
     /// The same while it is not known yet what the store binds: no call passes unbound.
     #[must_use]
     pub fn before_the_store(self) -> Self {
@@ -175,11 +180,13 @@ impl Proxy {
         let state = self.state.load_full();
         let clock = &self.deps.clock;
         let started = clock.instant();
+        let trace = Traced::begin(&self.deps, inbound.request.headers(), started);
         let mut record = Record {
             clock: Arc::clone(clock),
             enabled: state.log_requests,
+            measured: state.measures() || trace.is_some(),
             started,
-            trace: Traced::begin(&self.deps, inbound.request.headers(), started),
+            trace,
             via: inbound.via.as_str(),
             method: inbound.request.method().clone(),
             destination: inbound.destination.clone(),
@@ -192,7 +199,7 @@ impl Proxy {
             named: None,
             status: None,
             refusal: None,
-            answered: None,
+            marks: Marks::default(),
             bytes: 0,
             ended: None,
             place: None,
@@ -256,6 +263,7 @@ async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Reco
     if let Decision::Wake(credential) = decision {
         decision = Box::pin(call.wake(&credential, &request)).await?;
     }
+    record.marks.decided = record.mark();
     let on_upgrade = found.websocket.then(|| upgrade::of_request(&mut request));
     let (parts, body) = request.into_parts();
     let mut request = Request::from_parts(parts, Body::incoming(body));
@@ -292,6 +300,7 @@ async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Reco
                     let (ready, receipt, spooled) = call.sign(permit, request, record.trace.as_deref_mut()).await?;
                     signed = repeat.map(|repeat| (Repeat { spooled, ..repeat }, receipt));
                     request = ready;
+                    record.marks.authorized = record.mark();
                 }
             }
             egress
@@ -306,12 +315,20 @@ async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Reco
     let h1_only = found.websocket || found.expects_continue;
     record.sending();
     let mut response = match talk {
-        None => egress.send(&destination, request, h1_only).await?.map(Body::incoming),
+        None => {
+            let sent;
+            (sent, record.marks.connected) = noting_connection(egress.send(&destination, request, h1_only)).await;
+            sent?.map(Body::incoming)
+        }
         // In a box, as all that is rare: what is not awaited often must not make every request's future larger.
         Some(talk) => {
-            let (response, holds) = Box::pin(call.converse(talk, request, &egress, h1_only)).await?;
-            record.holds = holds;
-            response
+            let talked;
+            (talked, record.marks.connected) =
+                noting_connection(Box::pin(call.converse(talk, request, &egress, h1_only))).await;
+            let said = talked?;
+            record.holds = said.holds;
+            record.marks.authorized = said.authorized.filter(|_| record.measured);
+            said.response
         }
     };
     if let Some((repeat, receipt)) = signed.filter(|(_, receipt)| is_suspicious(response.status(), receipt))

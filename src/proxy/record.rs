@@ -33,10 +33,26 @@ impl Drop for Place {
     }
 }
 
+/// When a request came how far; a mark is missing where it never came so far, or where nobody wants to know.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Marks {
+    /// What may be used for it was known.
+    pub decided: Option<Instant>,
+    /// It was signed: tokens were there, its body was hashed if it had to be.
+    pub authorized: Option<Instant>,
+    /// The connection that was made for it was open, TLS included; none was made if it went over one that was there.
+    pub connected: Option<Instant>,
+    /// The head of the upstream's answer was there.
+    pub answered: Option<Instant>,
+}
+
 /// What is known of a request so far. Logged once, when it is dropped.
 pub(super) struct Record {
     pub(super) clock: Arc<dyn Clock>,
+    /// It is logged.
     pub(super) enabled: bool,
+    /// Its marks are wanted.
+    pub(super) measured: bool,
     pub(super) started: Instant,
     pub(super) caller: Arc<Caller>,
     pub(super) via: &'static str,
@@ -54,7 +70,7 @@ pub(super) struct Record {
     pub(super) named: Option<Arc<str>>,
     pub(super) status: Option<StatusCode>,
     pub(super) refusal: Option<Refusal>,
-    pub(super) answered: Option<Instant>,
+    pub(super) marks: Marks,
     pub(super) bytes: u64,
     /// What became of the answer's body: `None` while it is under way.
     pub(super) ended: Option<&'static str>,
@@ -105,10 +121,12 @@ impl Record {
             self.count(outcome);
         }
         self.status = Some(status);
-        self.answered = self.enabled.then(|| self.clock.instant());
-        if let Some(trace) = &mut self.trace {
-            trace.answered(&*self.clock);
-        }
+        self.marks.answered = self.mark();
+    }
+
+    /// The moment, for one of the marks.
+    pub(super) fn mark(&self) -> Option<Instant> {
+        self.measured.then(|| self.clock.instant())
     }
 
     /// Notes that it goes out to the upstream.
@@ -171,7 +189,7 @@ impl Drop for Record {
             detail = self.refusal.as_ref().map(|refusal| &*refusal.detail),
             outcome = self.ended.unwrap_or("caller_left"),
             bytes = self.bytes,
-            upstream_ms = self.answered.map(|at| millis(self.started, at)),
+            upstream_ms = self.marks.answered.map(|at| millis(self.started, at)),
             total_ms = millis(self.started, now),
             "request"
         );

@@ -22,7 +22,6 @@ pub(super) struct Traced {
     /// More than once where it was sent once more.
     signed: Vec<(Instant, Instant)>,
     sent: Option<Instant>,
-    answered: Option<Instant>,
     again: bool,
 }
 
@@ -37,7 +36,6 @@ impl Traced {
             began: (deps.clock.now(), started),
             signed: Vec::new(),
             sent: None,
-            answered: None,
             again: false,
         }))
     }
@@ -67,11 +65,6 @@ impl Traced {
     pub(super) fn sending(&mut self, clock: &dyn Clock) {
         self.again = self.sent.is_some();
         self.sent.get_or_insert_with(|| clock.instant());
-    }
-
-    /// Notes the head of the answer.
-    pub(super) fn answered(&mut self, clock: &dyn Clock) {
-        self.answered = Some(clock.instant());
     }
 
     /// Hands over the spans of a request that is over.
@@ -116,7 +109,7 @@ impl Traced {
     fn to_upstream(&self, record: &Record, sent: Instant, now: Instant) -> Span {
         let mut span = self.upstream.over(SpanKind::Client, method(&record.method).1, (self.at(sent), self.at(now)));
         place(&mut span.attributes, record);
-        if let Some(answered) = self.answered {
+        if let Some(answered) = record.marks.answered {
             span.events.push(("answered", self.at(answered)));
             status(&mut span.attributes, record.status.filter(|_| record.refusal.is_none()));
         }

@@ -22,6 +22,7 @@ use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 use super::guard::Guard;
+use super::moment;
 use crate::base::{Code, Destination, Host, Protocol, Refusal};
 
 /// Probes an idle peer after a minute, so that a vanished one does not hold a connection for ever.
@@ -239,7 +240,7 @@ impl Connector {
             Ok(Stream::Tls(Box::new(stream)))
         };
         match tokio::time::timeout(timeout, connecting).await {
-            Ok(stream) => stream.map(TokioIo::new),
+            Ok(stream) => stream.map(TokioIo::new).inspect(|_| moment::made()),
             Err(_) => Err(Refusal::new(
                 Code::UpstreamTimeout,
                 format!("no connection to {} within {} s", destination.host(), timeout.as_secs_f32()),

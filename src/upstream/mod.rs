@@ -6,12 +6,14 @@ mod connect;
 mod control;
 mod guard;
 mod link;
+mod moment;
 mod plain;
 mod pool;
 mod tls;
 
 pub use guard::{Guard, OwnAddresses};
 pub use link::{Link, Owner};
+pub use moment::noting_connection;
 pub use pool::{Egress, Unanswered, Upstream};
 pub use tls::{Roots, system_roots};
 
