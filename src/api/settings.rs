@@ -23,6 +23,9 @@ pub struct Settings {
     /// The management API beside health.
     #[serde(default = "yes")]
     pub api: bool,
+    /// Whoever reaches it may end this process, by `POST /quit`.
+    #[serde(default)]
+    pub quit: bool,
     /// Names, beside its own address and localhost, under which it answers.
     #[serde(default)]
     pub server_names: Vec<String>,

@@ -60,6 +60,15 @@ pub enum Private {
     Leased,
 }
 
+/// How a process ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Draining {
+    /// How long everything goes on as before, but for `/readyz`.
+    pub delay: Duration,
+    /// How long the rest may take.
+    pub timeout: Duration,
+}
+
 /// Everything that a configuration describes.
 #[derive(Debug)]
 pub struct Built {
@@ -77,8 +86,8 @@ pub struct Built {
     pub admin_tls: Option<Arc<rustls::ServerConfig>>,
     /// Limits of connections.
     pub limits: ConnectionLimits,
-    /// How long draining may take.
-    pub drain: Duration,
+    /// How long draining may take, and when it begins.
+    pub drain: Draining,
     /// References that could not be resolved and the like: `serve` goes on without them, `check` fails.
     pub unresolved: Vec<ConfigError>,
     /// What looks like a mistake and is none for certain.
@@ -431,7 +440,7 @@ impl Builder {
                 accounts: settings.draft.accounts(),
             });
         }
-        let CredentialSettings { id, kind, hosts, enabled, draft, .. } = settings;
+        let CredentialSettings { id, kind, hosts, enabled, required, draft, .. } = settings;
         let build = |outside: &Outside| {
             let account = crate::route::DEFAULT_ACCOUNT;
             draft.build(&Setup { account, credential: &id, version: 0, secrets: &self.secrets, outside })
@@ -445,7 +454,9 @@ impl Builder {
             None => Readiness::Unusable("it is switched off".into()),
         };
         let loaded = matches!(readiness, Readiness::Ready(_));
-        let entry = CredentialEntry::new(&id, kind.name, hosts, enabled, readiness).except_for_strangers(kind);
+        let entry = CredentialEntry::new(&id, kind.name, hosts, enabled, readiness)
+            .except_for_strangers(kind)
+            .required(required);
         let entry = Arc::new(entry);
         let lifetime = self.secrets.lifetime_of(draft.references());
         if enabled && (lifetime.is_some() || !loaded) {
@@ -699,7 +710,7 @@ impl Builder {
                 head: HeadLimits { bytes: limits.header_bytes, count: limits.header_count },
                 patience: Patience { header_read: limits.header_read_timeout, idle: limits.idle_timeout },
             },
-            drain: limits.drain_timeout,
+            drain: Draining { delay: limits.drain_delay, timeout: limits.drain_timeout },
             unresolved: self.unresolved,
             warnings: self.warnings,
             expiring: self.expiring,

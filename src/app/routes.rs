@@ -1,5 +1,6 @@
 //! Keeps the route table at what the configuration file and the encrypted store say, and writes down what is counted.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -36,6 +37,8 @@ pub(super) struct Routes {
     /// How long what was read last serves while nothing can be read.
     grace: Duration,
     turn: tokio::sync::Mutex<Turn>,
+    /// The store was read, and what was read is not too old.
+    serving: AtomicBool,
     /// Where runs of policies call.
     place: ArcSwapOption<ProxyPlace>,
 }
@@ -61,6 +64,7 @@ impl Routes {
             stored: ArcSwapOption::empty(),
             grace,
             turn: tokio::sync::Mutex::default(),
+            serving: AtomicBool::new(false),
             place: ArcSwapOption::empty(),
         })
     }
@@ -93,6 +97,17 @@ impl Routes {
             None => None,
             Some(stored) => stored.store().reach().failing.map(|error| format!("store: {error}")),
         }
+    }
+
+    /// Why nothing of the store is served, if that is so.
+    pub(super) fn refusing(&self) -> Option<String> {
+        if self.serving.load(Ordering::Relaxed) {
+            return None;
+        }
+        Some(match self.stored().and_then(|stored| stored.store().reach().failing) {
+            Some(error) => format!("store: {error}"),
+            None => "store: it is not open yet".to_owned(),
+        })
     }
 
     /// From now on the store has its part in the table.
@@ -145,6 +160,7 @@ impl Routes {
         let Table { routes, revision, left_out, ends } = stored.table(&self.file()).await?;
         self.proxy.reroute(routes);
         (turn.revision, turn.shut, turn.ends) = (revision, false, ends);
+        self.serving.store(true, Ordering::Relaxed);
         turn.say(left_out);
         Ok(())
     }
@@ -197,6 +213,7 @@ impl Routes {
         if std::mem::replace(&mut turn.shut, true) {
             return;
         }
+        self.serving.store(false, Ordering::Relaxed);
         tracing::error!(
             "the store could not be read for {:?}: its credentials are not used until it can be",
             self.grace

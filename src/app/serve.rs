@@ -5,24 +5,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use tokio_util::sync::CancellationToken;
 
-use super::build::{Built, Parts, Private, build, files};
+use super::build::{Built, Draining, Parts, Private, build, files};
 use super::management::{ApiSlot, Around, Management};
 use super::opening::StoreWanted;
+use super::probes::Probes;
 use super::refresh::Keepers;
 use super::routes::Routes;
-use super::secret_stores::{self, InUse};
+use super::secret_stores::InUse;
+use super::supervisor;
 use super::traces::Collecting;
 use super::watch::{Fingerprints, Watch};
 use crate::api::ProxyPlace;
 use crate::base::Deps;
 use crate::config::{Config, ConfigError};
 use crate::listen::ca::{self, Ca, CaError};
-use crate::listen::{Address, AdminTls, Bound, Door, Listener, Shared};
+use crate::listen::{Address, AdminTls, Bound, Door, HandedOver, Listener, Shared};
 use crate::observe::audit::{self, AuditLog};
-use crate::observe::{Health, router};
+use crate::observe::router;
 use crate::proxy::Proxy;
 use crate::store::TokenStore;
 use crate::token::{Reliance, Tokens};
@@ -35,7 +37,11 @@ const ROOTS_INTERVAL: Duration = Duration::from_secs(3600);
 const EXCHANGE_ENDS: Duration = Duration::from_secs(40);
 
 /// A private listener ends with its command: whoever that left behind has no proxy any more, and a moment is enough for the rest.
-const PRIVATE_DRAIN: Duration = Duration::from_secs(1);
+const PRIVATE_DRAIN: Draining = Draining { delay: Duration::ZERO, timeout: Duration::from_secs(1) };
+
+/// A request may be on its way on any connection that is open. One that has said nothing for so long is closed; this, and
+/// no more than a fifth of the whole time.
+const IDLE_STAYS: Duration = Duration::from_secs(3);
 
 /// Why the application did not start.
 #[derive(Debug)]
@@ -66,13 +72,6 @@ struct Admin {
     stop: CancellationToken,
 }
 
-/// Credentials and secret stores that cannot be used now, with the reason.
-fn unusable(proxy: &Proxy, stores: &InUse) -> Vec<String> {
-    let state = proxy.state();
-    let credentials = state.routes.credentials().iter().filter_map(|credential| secret_stores::unusable(credential));
-    credentials.chain(stores.unusable()).collect()
-}
-
 /// The running application.
 pub struct App {
     deps: Deps,
@@ -84,7 +83,7 @@ pub struct App {
     shared: Arc<Shared>,
     listeners: Vec<(Address, Listener)>,
     admin: Option<Admin>,
-    health: Arc<ArcSwap<Health>>,
+    probes: Arc<Probes>,
     keepers: Keepers,
     stores: InUse,
     tokens: Tokens,
@@ -95,19 +94,27 @@ pub struct App {
     seen: Fingerprints,
     /// The files of a configuration that is being tried.
     refused: Fingerprints,
-    drain: Duration,
+    drain: Draining,
     audit: Option<AuditLog>,
     traces: Collecting,
+    /// Listeners that were bound before this process began.
+    handed: Arc<HandedOver>,
 }
 
 impl App {
-    /// Starts from a configuration that was read from `path` (which is watched), or from nowhere.
+    /// Starts from a configuration that was read from `path` (which is watched), or from nowhere, on the sockets that were
+    /// handed over and others.
     ///
     /// # Errors
     /// Every mistake of the configuration, or the address that cannot be bound.
-    pub async fn start(config: Config, path: Option<&Path>, deps: Deps) -> Result<Self, StartError> {
+    pub async fn start(
+        config: Config,
+        path: Option<&Path>,
+        deps: Deps,
+        handed: Arc<HandedOver>,
+    ) -> Result<Self, StartError> {
         let authority = Authority::OnDisk(config.ca.clone());
-        Self::begin(config, path, deps, None, authority).await
+        Self::begin(config, path, deps, None, authority, handed).await
     }
 
     /// Starts one private listener for our own uid, with an authority whose key stays in memory.
@@ -115,7 +122,7 @@ impl App {
     /// # Errors
     /// As [`App::start`].
     pub async fn start_private(config: Config, deps: Deps, private: Private) -> Result<Self, StartError> {
-        Self::begin(config, None, deps, Some(private), Authority::InMemory).await
+        Self::begin(config, None, deps, Some(private), Authority::InMemory, Arc::default()).await
     }
 
     /// Starts the configured listeners with an authority whose key stays in memory, for demonstrations.
@@ -123,7 +130,7 @@ impl App {
     /// # Errors
     /// As [`App::start`].
     pub async fn start_in_memory(config: Config, deps: Deps) -> Result<Self, StartError> {
-        Self::begin(config, None, deps, None, Authority::InMemory).await
+        Self::begin(config, None, deps, None, Authority::InMemory, Arc::default()).await
     }
 
     async fn begin(
@@ -132,6 +139,7 @@ impl App {
         mut deps: Deps,
         private: Option<Private>,
         authority: Authority,
+        handed: Arc<HandedOver>,
     ) -> Result<Self, StartError> {
         // Before anything that it must hold.
         let audit = audit_wanted(&config, private.is_some());
@@ -140,7 +148,7 @@ impl App {
         if let Some(audit) = &audit {
             deps.audit = Arc::new(audit.clone());
         }
-        let begun = Self::begin_recorded(config, path, deps, private, authority, audit.clone()).await;
+        let begun = Self::begin_recorded(config, path, deps, private, (authority, handed), audit.clone()).await;
         match begun {
             Ok(app) => Ok(app),
             Err(error) => {
@@ -157,13 +165,14 @@ impl App {
         path: Option<&Path>,
         deps: Deps,
         private: Option<Private>,
-        authority: Authority,
+        (authority, handed): (Authority, Arc<HandedOver>),
         audit: Option<AuditLog>,
     ) -> Result<Self, StartError> {
         let own_file = path.map(|path| Fingerprints::take([path.to_owned()]));
         let roots = system_roots();
         let own: OwnAddresses = Arc::default();
         let admin = config.admin.clone().filter(|_| private.is_none());
+        let may_quit = admin.as_ref().is_some_and(|admin| admin.quit);
         let tokens = Tokens::new(&deps);
         let token_store = TokenStore::new(Arc::clone(&deps.random));
         let parts = Parts {
@@ -181,14 +190,16 @@ impl App {
         report(&built);
         let mut bound = Vec::new();
         for door in &built.doors {
-            bound.push(door.bind().await.map_err(StartError::Other)?);
+            bound.push(door.bind(&handed).await.map_err(StartError::Other)?);
         }
         let admin = match admin {
             Some(settings) => {
-                Some((settings.address.clone(), Bound::new(&settings.address, 0o600).await.map_err(StartError::Other)?))
+                let bound = handed.bind(&settings.address, 0o600).await.map_err(StartError::Other)?;
+                Some((settings.address.clone(), bound))
             }
             None => None,
         };
+        handed.check().map_err(StartError::Other)?;
         let ca = Arc::new(match &authority {
             Authority::OnDisk(settings) => Ca::load_or_create(settings, deps.clock.now())?,
             Authority::InMemory => Ca::in_memory(deps.clock.now())?,
@@ -217,7 +228,11 @@ impl App {
             }
             None => None,
         };
+        let probes = Probes::new(&proxy, &stores, &routes, store.is_some());
+        probes.allow_quit(may_quit);
         let shared = Arc::new(Shared::new(proxy, Arc::clone(&deps.clock), Some(ca), limits));
+        let keeping = Arc::clone(&probes).keep(Arc::clone(&deps.clock));
+        tokio::spawn(shared.drain.clone().run_until_cancelled_owned(keeping));
         seen.extend(own_file);
         let mut traces = Collecting::default();
         traces.follow(collector, &file.upstream, &deps);
@@ -241,8 +256,9 @@ impl App {
             shared,
             listeners: Vec::new(),
             admin: None,
-            health: Arc::default(),
+            probes,
             drain: if private_listener { PRIVATE_DRAIN } else { drain },
+            handed,
             audit,
             traces,
         };
@@ -269,12 +285,8 @@ impl App {
     fn open_admin(&mut self, configured: Address, bound: Bound) {
         let stop = CancellationToken::new();
         tracing::info!(listener = "admin", address = %bound.address, "listening");
-        let (proxy, stores, routes) = (Arc::clone(&self.shared.proxy), self.stores.clone(), Arc::clone(&self.routes));
         let address = bound.address.clone();
-        let health = router(Arc::clone(&self.health), move || {
-            unusable(&proxy, &stores).into_iter().chain(routes.trouble()).collect()
-        });
-        let service = health.fallback_service(self.around.slot.clone());
+        let service = router(Arc::clone(&self.probes) as _).fallback_service(self.around.slot.clone());
         bound.serve_axum(service, Arc::clone(&self.admin_tls), stop.clone());
         self.admin = Some(Admin { configured, bound: address, stop });
     }
@@ -311,16 +323,9 @@ impl App {
         });
         self.own.store(Arc::new(sockets.collect()));
         self.routes.set_proxy_place(self.proxy_place());
-        self.health.store(Arc::new(Health {
-            ready: true,
-            reason: None,
-            listeners: self
-                .listeners
-                .iter()
-                .map(|(_, listener)| format!("{} {}", listener.door.load().kind(), listener.address))
-                .collect(),
-            unusable_credentials: Vec::new(),
-        }));
+        let listening =
+            |(_, listener): &(Address, Listener)| format!("{} {}", listener.door.load().kind(), listener.address);
+        self.probes.publish(self.listeners.iter().map(listening).collect());
     }
 
     /// The addresses that were bound, by kind.
@@ -343,9 +348,16 @@ impl App {
         &self.roots
     }
 
-    /// Runs until told to stop; `reload` is for SIGHUP. A change of a watched file reloads too.
+    /// Runs until told to stop, by `stop` or at the admin listener; `reload` is for SIGHUP. A change of a watched file reloads too.
     pub async fn run(&mut self, mut reload: impl AsyncFnMut(), stop: impl Future<Output = ()>) {
         let mut watch = Watch::new();
+        let quit = self.probes.told_to_quit().clone();
+        let stop = async {
+            tokio::select! {
+                () = stop => {}
+                () = quit.cancelled() => {}
+            }
+        };
         let mut stop = std::pin::pin!(stop);
         let mut roots = tokio::time::interval(ROOTS_INTERVAL);
         roots.tick().await;
@@ -382,7 +394,9 @@ impl App {
     pub async fn reload(&mut self) {
         self.seen.renew();
         let Some(path) = self.path.clone() else { return };
+        supervisor::reloading();
         let outcome = self.try_reload(&path).await;
+        supervisor::ready();
         if outcome.is_err() {
             // What the refused configuration names may appear or be mended without the file itself changing.
             let named = std::mem::take(&mut self.refused);
@@ -440,13 +454,16 @@ impl App {
                     free.swap_remove(index);
                     None
                 }
-                None => Some(door.bind().await.map_err(StartError::Other)?),
+                None => Some(door.bind(&self.handed).await.map_err(StartError::Other)?),
             });
         }
+        let may_quit = admin.as_ref().is_some_and(|admin| admin.quit);
         let configured = admin.as_ref().map(|admin| &admin.address);
         let admin_stays = configured == self.admin.as_ref().map(|admin| &admin.configured);
         let new_admin = match configured.filter(|_| !admin_stays) {
-            Some(address) => Some((address.clone(), Bound::new(address, 0o600).await.map_err(StartError::Other)?)),
+            Some(address) => {
+                Some((address.clone(), self.handed.bind(address, 0o600).await.map_err(StartError::Other)?))
+            }
             None => None,
         };
         let ca = Arc::new(Ca::load_or_create(&ca_settings, self.deps.clock.now())?);
@@ -474,6 +491,7 @@ impl App {
         seen.extend(Some(own_file));
         self.seen = seen;
         self.replace_listeners(doors, new);
+        self.probes.allow_quit(may_quit);
         if !admin_stays {
             if let Some(admin) = self.admin.take() {
                 admin.stop.cancel();
@@ -538,15 +556,22 @@ impl App {
 
     /// Takes no new work, lets what is under way finish, and gives up at the deadline. Says whether all finished.
     pub async fn drain(self) -> bool {
-        let mut health = Health::clone(&self.health.load());
-        health.ready = false;
-        health.reason = Some("draining");
-        self.health.store(Arc::new(health));
-        self.shared.drain.cancel();
-        self.shared.tasks.close();
+        self.probes.drain();
         tracing::info!("draining");
+        let Draining { delay, timeout } = self.drain;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        self.shared.begin_drain();
+        self.shared.tasks.close();
         self.tokens.stop_renewing();
-        let finished = tokio::time::timeout(self.drain, self.shared.tasks.wait()).await.is_ok();
+        let ended = async {
+            if tokio::time::timeout((timeout / 5).min(IDLE_STAYS), self.shared.tasks.wait()).await.is_err() {
+                self.shared.close_idle();
+                self.shared.tasks.wait().await;
+            }
+        };
+        let finished = tokio::time::timeout(timeout, ended).await.is_ok();
         self.stores.revoke().await;
         // An exchange under way may be spending a refresh token: what it brings must be stored, however little time is left
         // for requests.
@@ -559,7 +584,7 @@ impl App {
             tracing::error!("the use of a refresh token did not end; it may be lost");
         }
         if !finished {
-            tracing::warn!(seconds = self.drain.as_secs(), "some requests did not finish in time");
+            tracing::warn!(seconds = timeout.as_secs(), "some requests did not finish in time");
         }
         if let Some(admin) = self.admin {
             admin.stop.cancel();

@@ -135,7 +135,7 @@ impl Client {
     }
 
     async fn remote(context: &Context, target: &Target, server: &str) -> Result<Self, Failure> {
-        let address = Address::parse(server, target.allow_cleartext_server).map_err(Failure::Usage)?;
+        let address = Address::parse("--server", server, target.allow_cleartext_server).map_err(Failure::Usage)?;
         let token = match &target.token_file {
             Some(path) => crate::source::read_file(path).await.map_err(|error| Failure::Other(error.0))?,
             None => {
@@ -328,7 +328,7 @@ fn no_token() -> Failure {
 }
 
 /// The cause at the bottom says what happened; those above it repeat that something did.
-fn innermost(error: &dyn std::error::Error) -> String {
+pub(super) fn innermost(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
@@ -338,16 +338,17 @@ fn innermost(error: &dyn std::error::Error) -> String {
 
 /// Where the admin listener is.
 #[derive(Debug, PartialEq, Eq)]
-struct Address {
+pub(super) struct Address {
     /// What stands before every path.
-    base: String,
+    pub(super) base: String,
     /// The socket that leads there, in place of a host.
-    socket: Option<PathBuf>,
+    pub(super) socket: Option<PathBuf>,
 }
 
 impl Address {
-    fn parse(text: &str, allow_cleartext: bool) -> Result<Self, String> {
-        let wrong = |why: &str| format!("--server {text}: {why}");
+    /// Reads what the option `option` says.
+    pub(super) fn parse(option: &str, text: &str, allow_cleartext: bool) -> Result<Self, String> {
+        let wrong = |why: &str| format!("{option} {text}: {why}");
         if let Some(path) = text.strip_prefix("unix:") {
             if !path.starts_with('/') {
                 return Err(wrong("a unix socket needs a path from the root: unix:/run/countersign/admin.sock"));
@@ -362,7 +363,7 @@ impl Address {
             return Err(wrong(what));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("--server: no token or password stands in an address; set COUNTERSIGN_TOKEN".into());
+            return Err(format!("{option}: no token or password stands in an address; set COUNTERSIGN_TOKEN"));
         }
         if url.query().is_some() || url.fragment().is_some() || url.path() != "/" {
             return Err(wrong("only scheme, host and port"));
@@ -424,9 +425,9 @@ mod tests {
             ("http://localhost:8190", "http://localhost:8190"),
             ("http://[::1]:8190", "http://[::1]:8190"),
         ] {
-            assert_eq!(Address::parse(text, false).unwrap().base, base);
+            assert_eq!(Address::parse("--server", text, false).unwrap().base, base);
         }
-        let socket = Address::parse("unix:/run/a.sock", false).unwrap();
+        let socket = Address::parse("--server", "unix:/run/a.sock", false).unwrap();
         assert_eq!(socket.socket, Some(PathBuf::from("/run/a.sock")));
         for text in [
             "http://cs.example:8190",
@@ -439,10 +440,10 @@ mod tests {
             "https://cs.example/api",
             "https://cs.example/?a=b",
         ] {
-            let error = Address::parse(text, false).unwrap_err();
+            let error = Address::parse("--server", text, false).unwrap_err();
             assert!(!error.contains("secret@"), "{error}");
         }
-        assert!(Address::parse("http://cs.example:8190", true).is_ok());
+        assert!(Address::parse("--server", "http://cs.example:8190", true).is_ok());
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod demo;
 mod explain;
 mod output;
 mod policy;
+mod probe;
 mod run;
 mod serve;
 mod store;
@@ -30,13 +31,14 @@ mod transparent;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use clap::{Parser, Subcommand};
 
 use crate::app::{LocalAudit, StartError};
 use crate::base::{Deps, Environment};
 use crate::config::{Config, ConfigError, LogFormat, LogSettings};
+use crate::listen::HandedOver;
 use crate::observe::Form;
 
 /// It failed.
@@ -94,6 +96,10 @@ enum Command {
     Ca(ca::Arguments),
     /// The rules that lead connections to the transparent listener (Linux): up, down, show
     Transparent(transparent::Arguments),
+    /// Ask whether a running Countersign is ready, alive or started; exit 0, or 1 and why not
+    Health(probe::Health),
+    /// Tell a running Countersign to drain and end, and wait until it has (`admin.quit: true`)
+    Quit(probe::Quit),
     /// Print the completions of a shell
     Completions(completions::Completions),
     /// Print the manual page, or write one for each command
@@ -125,6 +131,8 @@ struct Context {
     deps: Deps,
     config: Option<PathBuf>,
     colour: bool,
+    /// Sockets that this process was started with.
+    handed: Arc<HandedOver>,
     /// Closed when the command has ended, however it ended.
     audit: OnceLock<LocalAudit>,
 }
@@ -183,7 +191,9 @@ pub fn main() -> ExitCode {
     let logs = crate::observe::Flush;
     let deps = Deps::system();
     let no_colour = deps.environment.variable("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let context = Context { colour: !no_colour, config: cli.config, deps, audit: OnceLock::new() };
+    // Before there are threads: it changes the environment, so that no child takes them for its own.
+    let handed = Arc::new(HandedOver::take());
+    let context = Context { colour: !no_colour, config: cli.config, deps, handed, audit: OnceLock::new() };
     // One provider for everything that speaks TLS; a second one in the build would make this fail, not the handshakes.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -210,6 +220,8 @@ pub fn main() -> ExitCode {
             Command::Token(arguments) => token::run(&context, &arguments).await,
             Command::Store(arguments) => store::run(&context, &arguments).await,
             Command::Transparent(arguments) => transparent::run(&context, &arguments),
+            Command::Health(arguments) => probe::health(&context, &arguments).await,
+            Command::Quit(arguments) => probe::quit(&context, &arguments).await,
             Command::Completions(arguments) => completions::completions(&arguments),
             Command::Man(arguments) => completions::man(&arguments),
         };

@@ -1,9 +1,11 @@
 //! `countersign serve`: runs the proxy until SIGTERM or SIGINT, reloads on SIGHUP and when a file changes.
 
+use std::sync::Arc;
+
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Context, Failure, protect_memory, raise_file_limit};
-use crate::app::App;
+use crate::app::{App, supervisor};
 
 pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
     let (path, config) = context.load()?;
@@ -21,7 +23,9 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
     let mut hangup = signal(SignalKind::hangup()).map_err(other)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(other)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(other)?;
-    let mut app = App::start(config, Some(&path), context.deps.clone()).await?;
+    let mut app = App::start(config, Some(&path), context.deps.clone(), Arc::clone(&context.handed)).await?;
+    supervisor::ready();
+    let alive = tokio::spawn(supervisor::say_alive());
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -32,11 +36,13 @@ pub(super) async fn run(context: &Context) -> Result<u8, Failure> {
         hangup.recv().await;
     };
     app.run(reload, stop).await;
+    supervisor::stopping();
     let finished = tokio::select! {
         finished = app.drain() => finished,
         // A second Ctrl-C means now.
         _ = interrupt.recv() => false,
     };
+    alive.abort();
     tracing::info!(finished, "stopped");
     Ok(0)
 }

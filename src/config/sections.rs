@@ -95,6 +95,8 @@ pub struct CredentialSettings {
     pub description: Option<String>,
     /// Whether it may be used.
     pub enabled: bool,
+    /// Whether readiness waits for it.
+    pub required: bool,
     /// The scheme's own keys, checked.
     pub draft: Box<dyn Draft>,
 }
@@ -190,6 +192,9 @@ pub struct LimitSettings {
     /// For requests under way when the process is told to end: within the grace of common supervisors.
     #[serde(deserialize_with = "duration::deserialize")]
     pub drain_timeout: Duration,
+    /// Between the order to end and its beginning: whoever sends callers here must have heard of it first.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub drain_delay: Duration,
 }
 
 impl Default for LimitSettings {
@@ -204,6 +209,7 @@ impl Default for LimitSettings {
             caller_requests: 2_000,
             expect_continue_timeout: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(25),
+            drain_delay: Duration::ZERO,
         }
     }
 }
@@ -348,6 +354,8 @@ struct RawCredential {
     description: Option<String>,
     #[serde(default = "yes")]
     enabled: bool,
+    #[serde(default)]
+    required: bool,
     #[serde(flatten)]
     own: serde_json::Map<String, serde_json::Value>,
 }
@@ -525,6 +533,7 @@ impl Reader<'_> {
                 tags: raw.tags,
                 description: raw.description,
                 enabled: raw.enabled,
+                required: raw.required,
                 draft,
             });
         }
@@ -644,7 +653,7 @@ fn own_credential(id: &str, implied: Implied) -> Result<CredentialSettings, (Str
     let hosts: Result<_, _> = implied.hosts.iter().map(|host| HostPattern::parse(host)).collect();
     let hosts = hosts.map_err(|why| (implied.path("hosts"), why))?;
     let (id, tags) = (id.to_owned(), BTreeMap::new());
-    Ok(CredentialSettings { id, kind, hosts, tags, description: None, enabled: true, draft })
+    Ok(CredentialSettings { id, kind, hosts, tags, description: None, enabled: true, required: false, draft })
 }
 
 /// `^[_a-zA-Z0-9][-_a-zA-Z0-9]{0,127}$`

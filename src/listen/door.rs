@@ -9,6 +9,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::ca::server_config;
+use super::handed::HandedOver;
 use super::settings::{Address, Forward, Mode, Reverse, Route as RouteSettings, Tls, Transparent};
 use super::socket::Bound;
 use crate::base::Secrets;
@@ -174,7 +175,10 @@ impl Door {
     ///
     /// # Errors
     /// A sentence that names the address and why it cannot be bound.
-    pub async fn bind(&self) -> Result<Bound, String> {
+    pub async fn bind(&self, handed: &HandedOver) -> Result<Bound, String> {
+        if let Some(bound) = handed.bound(&self.address) {
+            return bound;
+        }
         match self.kind {
             Kind::Transparent { tproxy: true, .. } => Bound::standing_for_others(&self.address),
             _ => Bound::new(&self.address, self.mode).await,

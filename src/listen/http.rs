@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -44,14 +45,15 @@ where
     while read.len() < PREFACE.len() && PREFACE.starts_with(&read) {
         let patience = if read.is_empty() { limits.patience.idle } else { limits.patience.header_read };
         let until = *deadline.get_or_insert_with(|| tokio::time::Instant::now() + patience);
-        let drain = conn.shared.drain.clone();
+        let part = conn.shared.part.clone();
         let room = &mut buffer[..PREFACE.len() - read.len()];
         let count = tokio::select! {
             result = tokio::time::timeout_at(until, stream.read(room)) => match result {
                 Ok(Ok(count)) if count > 0 => count,
                 _ => return,
             },
-            () = drain.cancelled() => return,
+            // Not before: a caller that has just connected has its request on its way.
+            () = part.cancelled() => return,
         };
         if read.is_empty() {
             deadline = None;
@@ -105,14 +107,19 @@ async fn serve_h1(stream: Box<dyn Connection>, conn: Arc<Conn>, handler: Handler
     let vet = Vet::new(stream, &read_before, limits.head, limits.patience, conn.shared.proxy.state().log_requests);
     drop(read_before);
     let turn = vet.turn();
-    let drain = conn.shared.drain.clone();
+    let part = conn.shared.part.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (conn, handler, turn) = (Arc::clone(&conn), handler.clone(), Arc::clone(&turn));
         async move {
             let connect = request.method() == Method::CONNECT;
-            let response = respond(&conn, &handler, request).await;
+            let mut response = respond(&conn, &handler, request).await;
             let status = response.status();
-            turn.answered(status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success()));
+            let switches = status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success());
+            if !switches && conn.shared.is_draining() {
+                turn.last();
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            turn.answered(switches);
             Ok::<_, Infallible>(response.map(|body| body.releasing(turn)))
         }
     });
@@ -120,7 +127,8 @@ async fn serve_h1(stream: Box<dyn Connection>, conn: Arc<Conn>, handler: Handler
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         _ = serving.as_mut() => {}
-        () = drain.cancelled() => {
+        // While we drain, answers say that they are the last. Closing what is idle at once would lose the requests on their way.
+        () = part.cancelled() => {
             serving.as_mut().graceful_shutdown();
             let _ = serving.await;
         }
@@ -158,7 +166,7 @@ impl Release for Active {
 
 async fn serve_h2(stream: Rewound<Box<dyn Connection>>, conn: Arc<Conn>, handler: Handler) {
     let limits = conn.shared.limits();
-    let drain = conn.shared.drain.clone();
+    let (drain, part) = (conn.shared.drain.clone(), conn.shared.part.clone());
     let activity = Arc::new(Activity::default());
     let (seen, counted) = (Arc::clone(&activity), Arc::clone(&activity));
     let outer = Arc::clone(&conn);
@@ -190,8 +198,10 @@ async fn serve_h2(stream: Rewound<Box<dyn Connection>>, conn: Arc<Conn>, handler
             _ = serving.as_mut() => return,
             () = drain.cancelled() => {
                 serving.as_mut().graceful_shutdown();
-                let _ = serving.await;
-                return;
+                tokio::select! {
+                    _ = serving.as_mut() => return,
+                    () = part.cancelled() => break,
+                }
             }
             () = tokio::time::sleep(limits.patience.idle) => {
                 let now_seen = counted.seen.load(Ordering::Relaxed);

@@ -9,6 +9,7 @@ mod client_hello;
 mod door;
 mod forward;
 pub mod framing;
+mod handed;
 mod http;
 mod identify;
 mod intercept;
@@ -26,6 +27,7 @@ mod vet;
 
 pub use admin::AdminTls;
 pub use door::{Door, Route, tls};
+pub use handed::HandedOver;
 pub use serve::Listener;
 pub use settings::{Address, Settings};
 pub use shared::{ConnectionLimits, Shared};

@@ -16,7 +16,7 @@ use super::identify::Evidence;
 use super::kernel;
 use super::settings::Address;
 use super::shared::{Conn, OpenPlace, OwnHost, Shared};
-use super::socket::{Accepted, Bound, Socket, accept_one};
+use super::socket::{Accepted, Bound, accept_one};
 use super::transparent;
 use crate::base::{Code, Refusal};
 use crate::proxy::problem_bytes;
@@ -37,8 +37,9 @@ impl Listener {
         let door = Arc::new(ArcSwap::from_pointee(door));
         let stop = shared.drain.child_token();
         tracing::info!(listener = door.load().kind(), address = %bound.address, "listening");
-        let listener = Self { address: bound.address, door: Arc::clone(&door), stop: stop.clone() };
-        tokio::spawn(accept(bound.socket, door, Arc::clone(shared), stop));
+        let listener = Self { address: bound.address.clone(), door: Arc::clone(&door), stop: stop.clone() };
+        // Among what a drain waits for: it has the queue to empty.
+        shared.tasks.spawn(accept(bound, door, Arc::clone(shared), stop));
         listener
     }
 
@@ -48,18 +49,14 @@ impl Listener {
     }
 }
 
-async fn accept(socket: Socket, door: Arc<ArcSwap<Door>>, shared: Arc<Shared>, stop: CancellationToken) {
+async fn accept(bound: Bound, door: Arc<ArcSwap<Door>>, shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         let result = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = accept_one(&socket) => accepted,
+            () = stop.cancelled() => break,
+            accepted = accept_one(&bound.socket) => accepted,
         };
         match result {
-            Ok(accepted) => {
-                let (door, shared) = (Arc::clone(&door), Arc::clone(&shared));
-                let tracker = shared.tasks.clone();
-                tracker.spawn(welcome(accepted, door, shared));
-            }
+            Ok(accepted) => greet(accepted, &door, &shared),
             Err(error) => {
                 // Out of file descriptors, mostly: trying again at once would only spin.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -67,6 +64,12 @@ async fn accept(socket: Socket, door: Arc<ArcSwap<Door>>, shared: Arc<Shared>, s
             }
         }
     }
+    // To these callers we are there: their connections are open, and their requests may have been sent.
+    bound.close().into_iter().for_each(|accepted| greet(accepted, &door, &shared));
+}
+
+fn greet(accepted: Accepted, door: &Arc<ArcSwap<Door>>, shared: &Arc<Shared>) {
+    shared.tasks.spawn(welcome(accepted, Arc::clone(door), Arc::clone(shared)));
 }
 
 async fn welcome(accepted: Accepted, door: Arc<ArcSwap<Door>>, shared: Arc<Shared>) {

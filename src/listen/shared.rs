@@ -1,7 +1,7 @@
 //! What all listeners and all connections share: the proxy, the authority, the limits, and who is connected.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -48,8 +48,12 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     /// Every task that serves somebody.
     pub tasks: TaskTracker,
-    /// Cancelled when no new work is taken.
+    /// Cancelled when no new connection is taken.
     pub drain: CancellationToken,
+    /// Cancelled when connections that do nothing are not kept any longer.
+    pub(super) part: CancellationToken,
+    /// As `drain`, for the path of every request: asking a token takes a lock.
+    draining: AtomicBool,
     pub(super) local: Arc<Caller>,
     ca: ArcSwapOption<Ca>,
     limits: ArcSwap<ConnectionLimits>,
@@ -64,6 +68,8 @@ impl Shared {
             proxy,
             clock,
             drain: CancellationToken::new(),
+            part: CancellationToken::new(),
+            draining: AtomicBool::new(false),
             local: Arc::new(Caller::local()),
             ca: ArcSwapOption::from(ca),
             limits: ArcSwap::from_pointee(limits),
@@ -79,6 +85,21 @@ impl Shared {
     /// Replaces the authority.
     pub fn set_ca(&self, ca: Option<Arc<Ca>>) {
         self.ca.store(ca);
+    }
+
+    /// Takes no new connection. Who is connected is told with its next answer that it was the last one.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.drain.cancel();
+    }
+
+    /// Closes the connections that do nothing.
+    pub fn close_idle(&self) {
+        self.part.cancel();
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
     }
 
     /// The limits in force.

@@ -1,11 +1,13 @@
 //! The sockets that listeners are bound to, TCP and unix.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
+use super::handed::Handed;
 use super::settings::Address;
 
 /// A listener that is bound and not yet serving.
@@ -14,12 +16,14 @@ pub struct Bound {
     pub(super) socket: Socket,
     /// What was bound: port 0 resolved.
     pub address: Address,
+    /// Bound by somebody else, for whoever comes after us as well.
+    handed_over: bool,
 }
 
 #[derive(Debug)]
 pub(super) enum Socket {
     Tcp(TcpListener),
-    Unix { listener: UnixListener, _file: SocketFile },
+    Unix { listener: UnixListener, file: Option<SocketFile> },
 }
 
 /// The file of a unix socket, removed when the listener goes.
@@ -43,17 +47,80 @@ impl Bound {
             Address::Tcp(socket) => {
                 let listener = unbound(*socket).and_then(|free| listen(free, *socket)).map_err(fail)?;
                 let bound = listener.local_addr().map_err(fail)?;
-                Ok(Self { socket: Socket::Tcp(listener), address: Address::Tcp(bound) })
+                Ok(Self { socket: Socket::Tcp(listener), address: Address::Tcp(bound), handed_over: false })
             }
             Address::Unix(path) => {
                 remove_stale(path).await.map_err(fail)?;
                 let listener = UnixListener::bind(path).map_err(fail)?;
-                let file = SocketFile(path.clone());
+                let file = Some(SocketFile(path.clone()));
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(fail)?;
-                Ok(Self { socket: Socket::Unix { listener, _file: file }, address: address.clone() })
+                Ok(Self { socket: Socket::Unix { listener, file }, address: address.clone(), handed_over: false })
             }
         }
     }
+
+    /// Takes over a socket that was bound by somebody else, and is not blocking.
+    pub(super) fn take_over(listener: Handed, address: &Address) -> std::io::Result<Self> {
+        let socket = match listener {
+            Handed::Tcp(listener) => Socket::Tcp(TcpListener::from_std(listener)?),
+            Handed::Unix(listener) => Socket::Unix { listener: UnixListener::from_std(listener)?, file: None },
+        };
+        Ok(Self { socket, address: address.clone(), handed_over: true })
+    }
+
+    /// Closes the socket and returns who was waiting to be accepted, except where the queue is for whoever comes next.
+    pub(super) fn close(self) -> Vec<Accepted> {
+        if self.handed_over {
+            return Vec::new();
+        }
+        // Asked of the system itself: what the runtime has not been told of yet counts as well.
+        match self.socket {
+            Socket::Tcp(listener) => listener.into_std().map_or_else(
+                |_| Vec::new(),
+                |listener| {
+                    waiting(
+                        || listener.accept(),
+                        |(stream, peer)| {
+                            stream.set_nonblocking(true)?;
+                            Ok(Accepted::Tcp(tokio::net::TcpStream::from_std(stream)?, peer))
+                        },
+                    )
+                },
+            ),
+            Socket::Unix { listener, file } => {
+                // Nobody finds it any more; then nobody comes after the last.
+                drop(file);
+                listener.into_std().map_or_else(
+                    |_| Vec::new(),
+                    |listener| {
+                        waiting(
+                            || listener.accept(),
+                            |(stream, _)| {
+                                stream.set_nonblocking(true)?;
+                                Ok(Accepted::Unix(tokio::net::UnixStream::from_std(stream)?))
+                            },
+                        )
+                    },
+                )
+            }
+        }
+    }
+}
+
+/// Everything that a queue holds. Not more than fits in one, so that a flood of callers has an end.
+fn waiting<S>(
+    mut accept: impl FnMut() -> std::io::Result<S>,
+    mut open: impl FnMut(S) -> std::io::Result<Accepted>,
+) -> Vec<Accepted> {
+    let mut all = Vec::new();
+    for _ in 0..BACKLOG {
+        match accept() {
+            Ok(stream) => all.extend(open(stream).ok()),
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
+            Err(_) => break,
+        }
+    }
+    all
 }
 
 impl Bound {
@@ -81,7 +148,7 @@ impl Bound {
         };
         let listener = prepared().map_err(fail)?;
         let bound = listener.local_addr().map_err(fail)?;
-        Ok(Self { socket: Socket::Tcp(listener), address: Address::Tcp(bound) })
+        Ok(Self { socket: Socket::Tcp(listener), address: Address::Tcp(bound), handed_over: false })
     }
 }
 

@@ -4,7 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -45,10 +45,16 @@ const NOT_GRANTED: u8 = 2;
 pub(super) struct Turn {
     phase: AtomicU8,
     switch: AtomicU8,
+    last: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl Turn {
+    /// The answer says that it is the last one; a caller that has sent more by then must still be able to read it.
+    pub(super) fn last(&self) {
+        self.last.store(true, Ordering::Release);
+    }
+
     /// The answer to a request is decided: it switches protocols, or not.
     pub(super) fn answered(&self, switches: bool) {
         self.switch.store(if switches { GRANTED } else { NOT_GRANTED }, Ordering::Release);
@@ -335,7 +341,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Vet<S> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
-        if !this.lingering && !this.framing.inside_message() {
+        let last = this.turn.last.load(Ordering::Acquire);
+        if !this.lingering && !last && !this.framing.inside_message() {
             return Poll::Ready(Ok(()));
         }
         let until = *this.linger_until.get_or_insert_with(|| Instant::now() + LINGER);

@@ -1,15 +1,14 @@
-//! `/livez` and `/readyz` on the admin listener: no token, nothing secret.
+//! `/livez`, `/readyz`, `/startupz` and `/quit` on the admin listener: no token, nothing secret.
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use axum::Json;
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use serde::Serialize;
 
 use crate::base::{Code, Host, Refusal};
@@ -21,30 +20,66 @@ pub struct Health {
     /// Whether work is taken.
     pub ready: bool,
     /// Why not, if it is not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
     /// What was bound: `forward 127.0.0.1:8180`.
     pub listeners: Vec<String>,
     /// Credentials that cannot be used now, by id, with the reason.
     pub unusable_credentials: Vec<String>,
 }
 
+/// Who knows how this process is, and may be told to end it.
+pub trait Probed: Send + Sync {
+    /// How it is now.
+    fn health(&self) -> Health;
+
+    /// Whether it has been whole once: from then on it has started, whatever happens.
+    fn started(&self) -> bool;
+
+    /// Whether others may end it.
+    fn may_quit(&self) -> bool;
+
+    /// Ends it, as SIGTERM does.
+    fn quit(&self);
+}
+
+type Asked = Arc<dyn Probed>;
+
 /// The routes of the admin listener.
-pub fn router(health: Arc<ArcSwap<Health>>, unusable: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Router {
-    let unusable: Arc<dyn Fn() -> Vec<String> + Send + Sync> = Arc::new(unusable);
+pub fn router(probed: Asked) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
+        .route("/startupz", get(startupz))
+        .route("/quit", any(quit))
         .layer(middleware::from_fn(refuse_web_pages))
-        .with_state((health, unusable))
+        .with_state(probed)
 }
 
-type Sources = (Arc<ArcSwap<Health>>, Arc<dyn Fn() -> Vec<String> + Send + Sync>);
-
-async fn readyz(State((health, unusable)): State<Sources>) -> Response {
-    let health = Health { unusable_credentials: unusable(), ..Health::clone(&health.load()) };
-    let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+fn answer(good: bool, health: Health) -> Response {
+    let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()
+}
+
+async fn readyz(State(probed): State<Asked>) -> Response {
+    let health = probed.health();
+    answer(health.ready, health)
+}
+
+async fn startupz(State(probed): State<Asked>) -> Response {
+    answer(probed.started(), probed.health())
+}
+
+/// For platforms that cannot send a sidecar a signal. What is switched off is not there.
+async fn quit(State(probed): State<Asked>, method: Method) -> Response {
+    if !probed.may_quit() {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    if method != Method::POST {
+        return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")]).into_response();
+    }
+    probed.quit();
+    (StatusCode::ACCEPTED, "draining\n").into_response()
 }
 
 /// A page in a browser on this machine must not read even this (DNS rebinding).

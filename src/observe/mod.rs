@@ -9,6 +9,6 @@ mod log;
 pub mod traces;
 mod writer;
 
-pub use health::{Health, router};
+pub use health::{Health, Probed, router};
 pub use log::{Form, init};
 pub use writer::Flush;

@@ -32,6 +32,8 @@ pub struct CredentialEntry {
     pub hosts: Vec<HostPattern>,
     /// Switched off by the operator.
     pub enabled: bool,
+    /// Whoever waits for us to be ready waits for it.
+    pub required: bool,
     /// Hosts that strangers can own.
     is_strangers: fn(&str) -> bool,
     /// Wildcards of `hosts` that mean a provider's own hosts, and not those that strangers own below the same domain.
@@ -91,6 +93,7 @@ impl CredentialEntry {
             scheme,
             hosts,
             enabled,
+            required: false,
             is_strangers: |_| false,
             guarded: Vec::new(),
             readiness: ArcSwap::from_pointee(readiness),
@@ -103,6 +106,13 @@ impl CredentialEntry {
     #[must_use]
     pub fn stored(mut self, account: &Arc<str>, version: i64, usage: Arc<Usage>) -> Self {
         (self.account, self.version, self.usage) = (Arc::clone(account), version, usage);
+        self
+    }
+
+    /// The same, without which we are not ready.
+    #[must_use]
+    pub fn required(mut self, required: bool) -> Self {
+        self.required = required;
         self
     }
 

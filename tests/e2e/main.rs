@@ -33,6 +33,7 @@ mod forward;
 mod google;
 mod identity_providers;
 mod jwt;
+mod life;
 mod login;
 mod management;
 mod ntlm;

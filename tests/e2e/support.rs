@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -274,6 +275,41 @@ impl Proxy {
         variables: &[(&str, &str)],
         prepare: impl FnOnce(&Path),
     ) -> Self {
+        Self::start(folder, config, prepare, |config| {
+            command.args(["serve", "--config", config]).envs(variables.iter().copied()).stdout(Stdio::null());
+            command
+        })
+    }
+
+    /// Starts it with listening sockets of ours (two at most), as systemd hands them over.
+    pub fn start_on(
+        sockets: Vec<OwnedFd>,
+        config: &str,
+        variables: &[(&str, &str)],
+        prepare: impl FnOnce(&Path),
+    ) -> Self {
+        // A child has its first descriptors from us and none else: they are moved to where LISTEN_FDS says they are.
+        let script = "exec 3<&0 4<&1 </dev/null >/dev/null; exec env LISTEN_FDS=\"$COUNT\" LISTEN_PID=$$ \"$@\"";
+        Self::start(tempfile::tempdir().unwrap(), config, prepare, |config| {
+            let program = binary();
+            let mut command = program_with(
+                Path::new("sh"),
+                &["-c", script, "sh", program.to_str().unwrap(), "serve", "--config", config],
+            );
+            command.envs(variables.iter().copied()).env("COUNT", sockets.len().to_string()).stdout(Stdio::null());
+            let mut sockets = sockets.into_iter();
+            command.stdin(sockets.next().map_or_else(Stdio::null, Stdio::from));
+            command.stdout(sockets.next().map_or_else(Stdio::null, Stdio::from));
+            command
+        })
+    }
+
+    fn start(
+        folder: tempfile::TempDir,
+        config: &str,
+        prepare: impl FnOnce(&Path),
+        command: impl FnOnce(&str) -> Command,
+    ) -> Self {
         prepare(folder.path());
         let path = folder.path().join("countersign.yaml");
         let text = config.replace("FOLDER", folder.path().to_str().unwrap());
@@ -283,8 +319,8 @@ impl Proxy {
             format!("{text}\nca: {{ directory: {}/ca }}\n", folder.path().display())
         };
         std::fs::write(&path, text).unwrap();
-        command.args(["serve", "--config", path.to_str().unwrap()]);
-        command.envs(variables.iter().copied()).stderr(Stdio::piped()).stdout(Stdio::null()).current_dir(folder.path());
+        let mut command = command(path.to_str().unwrap());
+        command.stderr(Stdio::piped()).current_dir(folder.path());
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Log::default());
         let (sink, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
