@@ -23,6 +23,7 @@ mod cli_management;
 mod cli_policies;
 mod clients;
 mod commands;
+mod deploy;
 mod desync;
 mod digest;
 mod fleet;
