@@ -29,7 +29,7 @@
 {{- $_ := set $config "listeners" (dict "forward" (list (dict "address" "0.0.0.0:8180" "tls" $tls))) -}}
 {{- $accounts := $shared.serviceAccounts -}}
 {{- if eq $accounts.mode "tokenReview" -}}
-{{- $review := dict "server" "https://kubernetes.default.svc" "ca_file" "/var/run/secrets/countersign/api/ca.crt" "token" (dict "file" "/var/run/secrets/countersign/api/token") -}}
+{{- $review := dict "server" "https://kubernetes.default.svc" "ca_file" "/var/run/secrets/countersign-api/ca.crt" "token" (dict "file" "/var/run/secrets/countersign-api/token") -}}
 {{- $_ := set $config "service_accounts" (dict "audience" $accounts.audience "token_review" $review) -}}
 {{- else if eq $accounts.mode "issuer" -}}
 {{- $_ := set $config "service_accounts" (dict "audience" $accounts.audience "issuer" (required "shared.serviceAccounts.issuer" $accounts.issuer) "jwks" (required "shared.serviceAccounts.jwks" $accounts.jwks)) -}}
@@ -54,12 +54,13 @@
 address: 0.0.0.0:8443
 tls:
   certificate: /run/secrets/countersign-tls/tls.crt
-  key: /run/secrets/countersign-tls/tls.key
+  key: { file: /run/secrets/countersign-tls/tls.key }
 namespaces: {{ toJson $injector.namespaces }}
 image: {{ include "countersign.image" (list . .Values.image) }}
 rules_image: {{ include "countersign.image" (list . .Values.rulesImage) }}
 config_map: {{ required "injector.configMap: the ConfigMap with countersign.yaml, in each of the namespaces" $injector.configMap }}
 secrets: {{ toJson $injector.secrets }}
+{{- if and $injector.onlyWayOut (ne $injector.mode "transparent") }}{{ fail "injector.onlyWayOut goes with injector.mode=transparent" }}{{ end }}
 mode: {{ $injector.mode }}
 only_way_out: {{ $injector.onlyWayOut }}
 resources:

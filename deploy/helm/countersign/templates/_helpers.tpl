@@ -106,7 +106,7 @@ livenessProbe:
 - { name: countersign-shared, mountPath: /var/run/countersign }
 - { name: countersign-tmp, mountPath: /tmp }
 {{- range .Values.secrets }}
-- { name: {{ printf "countersign-secret-%s" .name | trunc 63 | trimSuffix "-" }}, mountPath: {{ printf "/run/secrets/countersign/%s" .name }}, readOnly: true }
+- { name: {{ printf "countersign-secret-%s" .name | trunc 63 | trimSuffix "-" }}, mountPath: {{ printf "/var/run/secrets/countersign/%s" .name }}, readOnly: true }
 {{- end }}
 {{- if .Values.identity.aws.roleArn }}
 - { name: countersign-aws-token, mountPath: /var/run/secrets/eks.amazonaws.com/serviceaccount, readOnly: true }
@@ -115,7 +115,7 @@ livenessProbe:
 - { name: countersign-azure-token, mountPath: /var/run/secrets/azure/tokens, readOnly: true }
 {{- end }}
 {{- range .Values.identity.tokens }}
-- { name: {{ printf "countersign-token-%s" .name | trunc 63 | trimSuffix "-" }}, mountPath: {{ printf "/var/run/secrets/countersign/%s" .name }}, readOnly: true }
+- { name: {{ printf "countersign-token-%s" .name | trunc 63 | trimSuffix "-" }}, mountPath: {{ printf "/var/run/secrets/countersign-tokens/%s" .name }}, readOnly: true }
 {{- end }}
 {{- end -}}
 
