@@ -1,8 +1,6 @@
 //! Networks of a test's own: named network namespaces joined by pairs of interfaces. They are gone with the test, and the
 //! host's own namespace never sees any of it.
 
-#![allow(dead_code, reason = "what redirects connections is tested with more of it than this")]
-
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
