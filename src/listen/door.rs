@@ -317,3 +317,34 @@ pub fn tls(settings: Option<&Tls>, secrets: &Secrets) -> Result<Option<Arc<Serve
     };
     server_config(chain, key, verifier).map(Arc::new).map(Some).map_err(|why| at("certificate", why))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::CallerRule;
+
+    fn transparent(settings: &str, callers: &Callers) -> String {
+        let settings: Transparent = serde_json::from_str(settings).unwrap();
+        match Door::transparent(&settings, callers) {
+            Ok(door) => door.kind().to_owned(),
+            Err((key, _)) => key,
+        }
+    }
+
+    #[test]
+    fn a_transparent_listener_is_on_tcp_and_knows_its_caller_and_who_reaches_it() {
+        let (none, some) = (Callers::default(), Callers::new([CallerRule::uid("pod", 1000)]));
+        for (settings, callers, found) in [
+            (r#"{ "address": "127.0.0.1:0" }"#, &none, "transparent"),
+            (r#"{ "address": "[::1]:0", "tproxy": true, "caller": "pod" }"#, &some, "transparent"),
+            (r#"{ "address": "127.0.0.1:0", "caller": "pod" }"#, &none, "caller"),
+            (r#"{ "address": "127.0.0.1:0", "caller": "local" }"#, &none, "caller"),
+            (r#"{ "address": "unix:/run/x" }"#, &some, "address"),
+            (r#"{ "address": "10.0.0.1:1" }"#, &none, "address"),
+            (r#"{ "address": "10.0.0.1:1", "allow_anonymous": true }"#, &none, "transparent"),
+            (r#"{ "address": "10.0.0.1:1", "caller": "pod" }"#, &some, "transparent"),
+        ] {
+            assert_eq!(transparent(settings, callers), found, "{settings}");
+        }
+    }
+}

@@ -110,7 +110,7 @@ async fn welcome(accepted: Accepted, door: Arc<ArcSwap<Door>>, shared: Arc<Share
     }
 }
 
-pub(super) async fn same_user(local: Option<SocketAddr>, peer: SocketAddr) -> bool {
+async fn same_user(local: Option<SocketAddr>, peer: SocketAddr) -> bool {
     let Some(local) = local else { return false };
     kernel::peer_uid(local, peer).await.is_some_and(|uid| uid == 0 || uid == kernel::own_uid())
 }

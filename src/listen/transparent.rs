@@ -19,7 +19,7 @@ use super::http::{Handler, serve_boxed};
 use super::identify::{self, Evidence};
 use super::intercept::{self, Tunnel, copy_blind};
 use super::rewound::Rewound;
-use super::serve::{not_same_user, same_user, say_goodbye};
+use super::serve::{not_same_user, say_goodbye};
 use super::shared::{Conn, OpenPlace, OwnHost, Shared};
 use super::sniff::{Opening, Silent, Sniffer};
 use super::{kernel, original};
@@ -100,14 +100,22 @@ async fn admit(conn: &mut Conn, stream: &TcpStream, peer: SocketAddr) -> Result<
     // By TPROXY, a connection to a wildcard listener itself looks like a captured one to that port.
     let from = if *tproxy { captured } else { peer };
     state.upstream.egress(&Arc::default())?.check_captured(captured, from)?;
-    // The other end has the address that it called, not ours.
-    if rules.same_user && !same_user(Some(captured), peer).await {
-        return Err(not_same_user());
-    }
-    if caller.is_none() && !state.routes.callers().is_empty() {
+    let asked = rules.same_user || (caller.is_none() && !state.routes.callers().is_empty());
+    // A listener on loopback is for what this machine sends, and our own traffic is a part of that.
+    if asked || conn.local_ip.is_some_and(|ip| ip.to_canonical().is_loopback()) {
+        // The other end has the address that it called, not ours.
         conn.evidence.uid = kernel::peer_uid(captured, peer).await;
     }
-    Ok(captured)
+    let own = conn.evidence.uid == Some(kernel::own_uid());
+    match (rules.same_user, own || conn.evidence.uid == Some(0)) {
+        (true, false) => Err(not_same_user()),
+        (false, _) if own => Err(Refusal::new(
+            Code::DestinationForbidden,
+            "the connection comes from Countersign's own uid, which the rules have to except (or set `same_user: true`)",
+        )
+        .with_proxy_error("proxy_loop_detected")),
+        _ => Ok(captured),
+    }
 }
 
 /// Reads until it is clear what a connection speaks; [`Opening::More`] when it is not in time. `None` when it is gone, or

@@ -3,6 +3,9 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
 use crate::support::namespaces::{Namespace, PROXY_UID, USER_UID, default_route, join, possible};
 use crate::support::{DEADLINE, Origin, Proxy, Root, SECRET, read_answer, talk};
 
@@ -152,6 +155,46 @@ async fn a_forged_host_or_server_name_gets_nothing_and_the_captured_address_no_c
     assert!(signed(&net.named[2]), "the named host alone was called, with its credential");
 }
 
+/// A connection that sends every byte by itself.
+struct Dribble(TcpStream);
+
+impl Read for Dribble {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Dribble {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(&bytes[..bytes.len().min(1)])
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_greeting_over_many_records_and_segments_is_read_as_any_other() {
+    let test = "a_greeting_over_many_records_and_segments_is_read_as_any_other";
+    let Some(net) = Output::start(test, BOTH, BOUND, "") else { return };
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(net.proxy.ca_file()).unwrap()).unwrap();
+    let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.max_fragment_size = Some(48);
+    let config = std::sync::Arc::new(config);
+    for (name, status) in [("api.test", 200), ("free.test", 403)] {
+        let stream = net.connect("10.77.1.3:443");
+        stream.set_nodelay(true).unwrap();
+        let server = rustls_pki_types::ServerName::try_from(name).unwrap();
+        let connection = rustls::ClientConnection::new(config.clone(), server).unwrap();
+        let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n");
+        let answer = talk(rustls::StreamOwned::new(connection, Dribble(stream)), request.as_bytes());
+        assert_eq!(answer.status(), status, "{}", answer.text);
+    }
+    assert!(signed(&net.named[0]) && net.captured_nobody());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn cleartext_http_is_sent_to_the_host_that_each_request_names_in_both_versions() {
     let test = "cleartext_http_is_sent_to_the_host_that_each_request_names_in_both_versions";
@@ -228,6 +271,10 @@ async fn what_is_neither_tls_nor_http_is_refused_and_passes_blind_where_the_poli
                 stream.read_exact(&mut twice).unwrap();
             }
         }
+        // A greeting that does not end in time is nobody's, whatever the policy.
+        let mut slow = net.connect("10.77.1.4:443");
+        slow.write_all(&[0x16, 3, 1, 1, 0, 1]).unwrap();
+        assert_eq!(read_answer(&mut slow), "");
         // Who waited, and then speaks TLS, was let through without a name: no further.
         if passes {
             let mut late = net.connect("10.77.1.4:443");
@@ -253,7 +300,12 @@ async fn a_connection_that_was_going_to_ourselves_is_refused() {
     }
     assert_eq!(talk(net.connect("10.77.1.3:80"), b"GET / HTTP/1.1\r\nHost: plain.test\r\n\r\n").status(), 200);
     assert!(net.captured_nobody());
+    // By rules that do not except our own uid: what we dial would come back to us.
+    net.client.run("iptables -w -t nat -A OUTPUT -p tcp --dport 80 -j REDIRECT --to-ports 15001");
+    let answer = net.curl(USER_UID, &[&STATUS[..], &["http://free.test/"]].concat()).unwrap();
+    assert!(answer.ends_with(" 502"), "{answer}");
     let log = net.proxy.stop();
+    assert!(log.contains("comes from Countersign's own uid"), "{log}");
     assert_eq!(log.matches("nothing redirected this connection").count(), 2, "{log}");
     assert_eq!(log.matches("the destination is this proxy itself").count(), 1, "{log}");
 }
