@@ -57,3 +57,4 @@ mod tokens;
 mod tower_api;
 mod transparent;
 mod traces;
+mod transparent_rules;

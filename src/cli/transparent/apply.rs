@@ -32,6 +32,9 @@ impl Step {
     }
 }
 
+/// A program that could not be asked, and why.
+pub(super) type Silent = (&'static str, String);
+
 /// Where something of ours may stand.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
@@ -190,30 +193,30 @@ impl Tools {
         Err(format!("`{command}` failed ({}): {}", output.status, complaint.trim()))
     }
 
-    /// Everything of ours that is there, and which tools could not tell.
-    pub(super) fn look(&self) -> Result<(Vec<Found>, Vec<String>), String> {
+    /// Everything of ours that is there, and which programs could not tell, with the reason.
+    pub(super) fn look(&self) -> Result<(Vec<Found>, Vec<Silent>), String> {
         let (mut found, mut silent, mut asked) = (Vec::new(), Vec::new(), 0);
-        let mut note = |answer: Result<Vec<Found>, String>, silent: &mut Vec<String>| match answer {
+        let mut note = |program, answer: Result<Vec<Found>, String>, silent: &mut Vec<Silent>| match answer {
             Ok(more) => {
                 found.extend(more);
                 asked += 1;
             }
-            Err(why) => silent.push(why),
+            Err(why) => silent.push((program, why)),
         };
         // In the order in which `down` removes: first what captures.
         if self.find("nft").is_some() {
-            note(self.look_nft(), &mut silent);
+            note("nft", self.look_nft(), &mut silent);
         }
         for (family, program) in [(Family::V4, "iptables-save"), (Family::V6, "ip6tables-save")] {
             if self.find(program).is_some() {
-                note(self.look_iptables(family, program), &mut silent);
+                note(program, self.look_iptables(family, program), &mut silent);
             }
         }
         if asked == 0 {
             return Err(if silent.is_empty() {
                 "there is neither `nft` nor `iptables-save`: install the package `nftables` or `iptables`".into()
             } else {
-                silent.join("; ")
+                silent.into_iter().map(|(_, why)| why).collect::<Vec<_>>().join("; ")
             });
         }
         if self.find("ip").is_some() {
@@ -279,26 +282,30 @@ impl Tools {
 
     /// Removes everything of ours, as far as it goes, and says what is gone.
     pub(super) fn down(&self) -> Result<Vec<Found>, String> {
-        let (found, mut silent) = self.look()?;
-        silent.extend(found.iter().filter_map(|one| self.run(&one.remove).err()));
+        let (found, _) = self.look()?;
+        let failures: Vec<String> = found.iter().filter_map(|one| self.run(&one.remove).err()).collect();
         let left = if found.is_empty() { Vec::new() } else { self.look()?.0 };
         if left.is_empty() {
             return Ok(found);
         }
         let left: Vec<String> = left.iter().map(|one| format!("{}: {}", one.place.tool(), one.place.words())).collect();
-        Err(format!("this is still there: {}. {}", left.join("; "), silent.join("; ")))
+        Err(format!("this is still there: {}. {}", left.join("; "), failures.join("; ")))
     }
 
     /// Writes the rules of a plan: all or none. Whether anything had to be done.
     pub(super) fn up(&self, plan: &Plan, tool: Tool) -> Result<bool, String> {
         let stamp = stamp(plan, tool);
         let inet = steps(plan, tool, nft::Cut::Inet, &stamp);
-        let savers = match tool {
-            Tool::Nft => &[][..],
+        let listers = match tool {
+            Tool::Nft => &["nft"][..],
             Tool::Iptables => &["iptables-save", "ip6tables-save"][..plan.ruled().len()],
         };
-        self.require(inet.iter().map(|step| step.program).chain(savers.iter().copied()))?;
-        let (found, _) = self.look()?;
+        self.require(inet.iter().map(|step| step.program).chain(listers.iter().copied()))?;
+        let (found, silent) = self.look()?;
+        // What cannot be looked at could not be taken back either.
+        if let Some((_, why)) = silent.into_iter().find(|(program, _)| listers.contains(program)) {
+            return Err(why);
+        }
         if !found.is_empty() {
             return already(&found, plan, tool, &stamp);
         }
@@ -350,4 +357,29 @@ fn spawn(path: &Path, arguments: &[String], path_variable: &OsStr) -> std::io::R
     // Nothing of our environment concerns them, and what they say is read in one language.
     command.args(arguments).env_clear().env("PATH", path_variable).env("LC_ALL", "C");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_that_is_not_there_is_named_with_its_package() {
+        let none = Tools { folders: Vec::new() };
+        for (program, package) in [("nft", "`nftables`"), ("ip6tables-restore", "`iptables`"), ("ip", "`iproute2`")] {
+            let why = none.require([program]).unwrap_err();
+            assert!(why.contains(&format!("`{program}`")) && why.contains(package), "{why}");
+        }
+        assert!(none.look().unwrap_err().contains("`nftables` or `iptables`"));
+        assert_eq!((none.choose(None), none.choose(Some(Tool::Iptables))), (Tool::Nft, Tool::Iptables));
+        let there = Tools { folders: vec!["/bin".into()] };
+        assert_eq!(there.require(["sh"]), Ok(()));
+    }
+
+    #[test]
+    fn programs_are_looked_for_in_no_folder_that_depends_on_where_we_stand() {
+        let tools = Tools::new(Some("bin:/first:.:"));
+        assert_eq!(tools.folders.iter().filter(|folder| folder.is_relative()).count(), 0);
+        assert_eq!(tools.folders.first().map(PathBuf::as_path), Some(Path::new("/first")));
+    }
 }
