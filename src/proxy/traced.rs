@@ -74,7 +74,6 @@ impl Traced {
             // Without randomness there is one span less.
             let Some(span) = self.span.child() else { break };
             let mut span = span.over(SpanKind::Internal, "sign", (self.at(*began), self.at(*ended)));
-            span.attributes = Attributes::new();
             name(&mut span.attributes, "countersign.credential", record.credential.as_ref());
             spans.push(span);
         }
