@@ -53,6 +53,7 @@ mod shared_rotation;
 mod shared_tokens;
 mod store;
 mod support;
+mod systemd;
 mod tokens;
 mod tower_api;
 mod transparent;
