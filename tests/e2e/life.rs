@@ -306,7 +306,7 @@ async fn readiness_waits_for_what_is_required_and_startup_only_for_the_first_try
     .await;
     let credential = |id: &str, required: bool| {
         format!(
-            "  - {{ id: {id}, scheme: oauth2, token_url: \"https://idp.test/{id}\", grant: client_credentials, client_id: me, \
+            "  - {{ id: {id}, scheme: oauth2, token_url: \"https://idp.test/{id}\", grant_type: client_credentials, client_id: me, \
              client_secret: {{ env: SECRET }}, hosts: [{id}.test], required: {required} }}\n"
         )
     };
