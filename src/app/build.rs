@@ -495,6 +495,7 @@ impl Builder {
                 narrowing: self.narrowing(&path, settings.narrowing, credential),
                 route: None,
                 policy: None,
+                meter: crate::base::meter::MeterSlot::default(),
             });
         }
         bindings
@@ -546,6 +547,7 @@ impl Builder {
                     narrowing: self.narrowing(&path, narrowing, credential),
                     route: Some(Arc::clone(&route.name)),
                     policy: None,
+                    meter: crate::base::meter::MeterSlot::default(),
                 });
             }
         }
@@ -700,6 +702,7 @@ impl Builder {
                     expect_continue: limits.expect_continue_timeout.min(self.config.upstream.response_timeout / 2),
                 },
                 log_requests: self.config.log.requests,
+                metered: self.config.metrics.enabled && crate::base::meter::is_on(),
             },
             shared: None,
             collector: None,

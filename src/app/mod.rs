@@ -5,6 +5,7 @@
 mod build;
 mod engine;
 mod file;
+mod gauges;
 mod introduce;
 mod local;
 mod management;

@@ -207,6 +207,7 @@ fn binding(
             account_number: record.account_number.as_deref().map(Into::into),
         }),
         credential,
+        meter: crate::base::meter::MeterSlot::default(),
     })
 }
 

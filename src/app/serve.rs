@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use tokio_util::sync::CancellationToken;
 
 use super::build::{Built, Draining, Parts, Private, build, files};
+use super::gauges;
 use super::management::{ApiSlot, Around, Management};
 use super::opening::StoreWanted;
 use super::probes::Probes;
@@ -24,6 +25,7 @@ use crate::config::{Config, ConfigError};
 use crate::listen::ca::{self, Ca, CaError};
 use crate::listen::{Address, AdminTls, Bound, Door, HandedOver, Listener, Shared};
 use crate::observe::audit::{self, AuditLog};
+use crate::observe::metrics::{Exporter, metrics_router};
 use crate::observe::router;
 use crate::proxy::Proxy;
 use crate::store::TokenStore;
@@ -83,6 +85,7 @@ pub struct App {
     shared: Arc<Shared>,
     listeners: Vec<(Address, Listener)>,
     admin: Option<Admin>,
+    exporter: Option<Exporter>,
     probes: Arc<Probes>,
     keepers: Keepers,
     stores: InUse,
@@ -173,6 +176,8 @@ impl App {
         let own: OwnAddresses = Arc::default();
         let admin = config.admin.clone().filter(|_| private.is_none());
         let may_quit = admin.as_ref().is_some_and(|admin| admin.quit);
+        let exporter = config.metrics.enabled && admin.is_some();
+        let exporter = exporter.then(|| Exporter::install(&config.metrics)).flatten();
         let tokens = Tokens::new(&deps);
         let token_store = TokenStore::new(Arc::clone(&deps.random));
         let parts = Parts {
@@ -256,6 +261,7 @@ impl App {
             shared,
             listeners: Vec::new(),
             admin: None,
+            exporter,
             probes,
             drain: if private_listener { PRIVATE_DRAIN } else { drain },
             handed,
@@ -268,7 +274,12 @@ impl App {
         if let Some((configured, bound)) = admin {
             app.open_admin(configured, bound);
         }
+        if let Some(exporter) = app.exporter.clone() {
+            let upkeep = exporter.upkeep(Arc::clone(&app.deps.clock));
+            tokio::spawn(app.shared.drain.clone().run_until_cancelled_owned(upkeep));
+        }
         app.publish();
+        gauges::loaded(&app.deps);
         tracing::info!("started");
         Ok(app)
     }
@@ -286,9 +297,27 @@ impl App {
         let stop = CancellationToken::new();
         tracing::info!(listener = "admin", address = %bound.address, "listening");
         let address = bound.address.clone();
-        let service = router(Arc::clone(&self.probes) as _).fallback_service(self.around.slot.clone());
+        let health = router(Arc::clone(&self.probes) as _);
+        let health = match self.exporter.clone() {
+            Some(exporter) => health.merge(metrics_router(exporter, self.gauges())),
+            None => health,
+        };
+        let service = health.fallback_service(self.around.slot.clone());
         bound.serve_axum(service, Arc::clone(&self.admin_tls), stop.clone());
         self.admin = Some(Admin { configured, bound: address, stop });
+    }
+
+    /// What is looked up when somebody asks for the metrics.
+    fn gauges(&self) -> impl Fn() -> Vec<crate::observe::metrics::Gauge> + Send + Sync + 'static {
+        gauges::Looked {
+            deps: self.deps.clone(),
+            proxy: Arc::clone(&self.shared.proxy),
+            stores: self.stores.clone(),
+            routes: self.management.is_some().then(|| Arc::clone(&self.routes)),
+            probes: Arc::clone(&self.probes),
+            started: self.deps.clock.now(),
+        }
+        .into_closure()
     }
 
     /// Where runs of policies call: the first forward listener that intercepts.
@@ -397,6 +426,7 @@ impl App {
         supervisor::reloading();
         let outcome = self.try_reload(&path).await;
         supervisor::ready();
+        gauges::reloaded(&self.deps, outcome.is_ok());
         if outcome.is_err() {
             // What the refused configuration names may appear or be mended without the file itself changing.
             let named = std::mem::take(&mut self.refused);

@@ -388,6 +388,7 @@ pub(super) fn binding(record: &BindingRecord, credential: Arc<CredentialEntry>) 
         narrowing: (!narrowing.is_empty()).then_some(narrowing),
         route: None,
         policy: None,
+        meter: crate::base::meter::MeterSlot::default(),
         credential,
     })
 }

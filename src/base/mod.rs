@@ -12,6 +12,7 @@ pub mod duration;
 pub mod error;
 pub mod failpoint;
 pub mod http_client;
+pub mod meter;
 pub mod mutations;
 pub mod nets;
 pub mod reference;

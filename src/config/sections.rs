@@ -44,6 +44,8 @@ pub struct Config {
     pub bindings: Vec<BindingSettings>,
     /// Where secrets rest outside.
     pub secret_stores: Vec<SecretStoreSettings>,
+    /// What is counted.
+    pub metrics: crate::observe::metrics::Settings,
     /// Logs.
     pub log: LogSettings,
     /// The ways out.
@@ -289,6 +291,7 @@ impl Config {
         let secret_stores = reader.secret_stores();
         reader.store_references(&secret_stores);
         let log: LogSettings = reader.section("log").unwrap_or_default();
+        let metrics = reader.section("metrics").unwrap_or_default();
         let upstream = reader.section("upstream").unwrap_or_default();
         let tokens: crate::token::Settings = reader.section("tokens").unwrap_or_default();
         if let Err((key, why)) = tokens.check() {
@@ -323,6 +326,7 @@ impl Config {
             bindings,
             secret_stores,
             log,
+            metrics,
             upstream,
             tokens,
             limits,

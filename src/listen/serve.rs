@@ -73,8 +73,8 @@ fn greet(accepted: Accepted, door: &Arc<ArcSwap<Door>>, shared: &Arc<Shared>) {
 }
 
 async fn welcome(accepted: Accepted, door: Arc<ArcSwap<Door>>, shared: Arc<Shared>) {
-    let place = OpenPlace::take(&shared);
     let rules = door.load_full();
+    let place = OpenPlace::take(&shared, rules.kind());
     let mut evidence =
         Evidence { same_user: rules.run.as_ref().map(|(caller, _)| Arc::clone(caller)), ..Evidence::default() };
     match accepted {

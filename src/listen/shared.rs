@@ -118,11 +118,13 @@ pub(super) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 /// A place among the open connections; given back when dropped.
-pub(super) struct OpenPlace(Arc<Shared>);
+pub(super) struct OpenPlace(Arc<Shared>, metrics::Gauge);
 
 impl OpenPlace {
-    pub(super) fn take(shared: &Arc<Shared>) -> Option<Self> {
-        let place = Self(Arc::clone(shared));
+    pub(super) fn take(shared: &Arc<Shared>, kind: &'static str) -> Option<Self> {
+        let open = metrics::gauge!("countersign_connections_open", "listener" => kind);
+        open.increment(1);
+        let place = Self(Arc::clone(shared), open);
         (shared.open.fetch_add(1, Ordering::Relaxed) < shared.limits().connections).then_some(place)
     }
 }
@@ -130,6 +132,7 @@ impl OpenPlace {
 impl Drop for OpenPlace {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.1.decrement(1);
     }
 }
 

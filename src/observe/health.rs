@@ -83,7 +83,7 @@ async fn quit(State(probed): State<Asked>, method: Method) -> Response {
 }
 
 /// A page in a browser on this machine must not read even this (DNS rebinding).
-async fn refuse_web_pages(request: Request, next: Next) -> Response {
+pub(super) async fn refuse_web_pages(request: Request, next: Next) -> Response {
     if may_ask(request.headers()) {
         return next.run(request).await;
     }

@@ -6,6 +6,7 @@ pub mod audit;
 mod health;
 mod line;
 mod log;
+pub mod metrics;
 pub mod traces;
 mod writer;
 

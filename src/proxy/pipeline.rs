@@ -105,12 +105,14 @@ pub struct State {
     pub limits: Limits,
     /// Whether each request is logged.
     pub log_requests: bool,
+    /// Whether each request is counted.
+    pub metered: bool,
 }
 
 impl State {
     /// Whether anybody wants to know when a request came how far.
     fn measures(&self) -> bool {
-        self.log_requests
+        self.log_requests || self.metered
     }
 
     /// The same while it is not known yet what the store binds: no call passes unbound.
@@ -157,8 +159,9 @@ impl Proxy {
     /// Replaces the route table and nothing else.
     pub fn reroute(&self, routes: RouteTable) {
         let now = self.state();
-        let State { upstream, limits, log_requests, .. } = &*now;
-        self.replace(State { routes, upstream: Arc::clone(upstream), limits: *limits, log_requests: *log_requests });
+        let State { upstream, limits, log_requests, metered, .. } = &*now;
+        let (limits, log_requests, metered) = (*limits, *log_requests, *metered);
+        self.replace(State { routes, upstream: Arc::clone(upstream), limits, log_requests, metered });
     }
 
     /// Replaces the state; requests under way keep the one they began with.
@@ -185,6 +188,8 @@ impl Proxy {
             clock: Arc::clone(clock),
             enabled: state.log_requests,
             measured: state.measures() || trace.is_some(),
+            metered: state.metered,
+            meter: None,
             started,
             trace,
             via: inbound.via.as_str(),
@@ -288,6 +293,7 @@ async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Reco
             record.binding = Some(Arc::clone(permit.binding()));
             record.credential = Some(Arc::clone(permit.credential()));
             record.alias = permit.alias().cloned();
+            record.meter = permit.meter().filter(|_| record.metered).cloned();
             permit.usage().count(&caller.name, clock.now());
             if let Some(trace) = &record.trace {
                 trace.announce(request.headers_mut());
@@ -331,6 +337,7 @@ async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Reco
             said.response
         }
     };
+    record.heard(response.status());
     if let Some((repeat, receipt)) = signed.filter(|(_, receipt)| is_suspicious(response.status(), receipt))
         && let Some(better) =
             Box::pin(call.again(repeat, &receipt, &mut response, &egress, h1_only, record.trace.as_deref_mut())).await

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::denial::Denial;
 use super::traced::Traced;
 use crate::base::body::{BoxError, Watch};
+use crate::base::meter::{Meter, Phases};
 use crate::base::{Clock, Destination, Refusal};
 use crate::route::{Caller, Outcome};
 
@@ -51,6 +52,10 @@ pub(super) struct Record {
     pub(super) clock: Arc<dyn Clock>,
     /// It is logged.
     pub(super) enabled: bool,
+    /// It is counted.
+    pub(super) metered: bool,
+    /// Where; nothing while no binding was found for it.
+    pub(super) meter: Option<Arc<Meter>>,
     /// Its marks are wanted.
     pub(super) measured: bool,
     pub(super) started: Instant,
@@ -124,6 +129,31 @@ impl Record {
         self.marks.answered = self.mark();
     }
 
+    /// Notes what an upstream says of what was signed, whether or not it is the answer.
+    pub(super) fn heard(&self, status: StatusCode) {
+        if status == StatusCode::UNAUTHORIZED
+            && let Some(meter) = &self.meter
+        {
+            meter.unauthorized();
+        }
+    }
+
+    /// Counts it, now that it is over.
+    fn meter(&self, fault: &'static str, now: Instant) {
+        let (started, marks) = (self.started, &self.marks);
+        let between = |from: Option<Instant>, to: Option<Instant>| Some(to?.saturating_duration_since(from?));
+        let signed = marks.authorized.or(marks.decided);
+        let phases = Phases {
+            decide: between(Some(started), marks.decided),
+            authorize: between(marks.decided, marks.authorized),
+            connect: between(signed, marks.connected),
+            upstream: between(marks.connected.or(signed), marks.answered),
+            total: now.saturating_duration_since(started),
+        };
+        let meter = self.meter.as_deref().unwrap_or_else(|| Meter::unbound());
+        meter.request(self.via, self.ended.unwrap_or("caller_left"), fault, &phases);
+    }
+
     /// The moment, for one of the marks.
     pub(super) fn mark(&self) -> Option<Instant> {
         self.measured.then(|| self.clock.instant())
@@ -157,15 +187,12 @@ impl Drop for Record {
         if let Some(outcome) = self.going {
             self.count(outcome);
         }
-        if !self.enabled && self.trace.is_none() {
+        if !self.enabled && !self.metered && self.trace.is_none() {
             return;
         }
         let now = self.clock.instant();
         if let Some(trace) = self.trace.take() {
             trace.over(self, now);
-        }
-        if !self.enabled {
-            return;
         }
         let millis =
             |since: Instant, until: Instant| until.saturating_duration_since(since).as_micros() as f64 / 1000.0;
@@ -175,6 +202,12 @@ impl Drop for Record {
             None if self.ended.is_none() => ("-", "caller"),
             None => ("-", "-"),
         };
+        if self.metered {
+            self.meter(fault, now);
+        }
+        if !self.enabled {
+            return;
+        }
         tracing::info!(
             target: "countersign::request",
             caller = &*self.caller.name,

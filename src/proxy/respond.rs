@@ -26,6 +26,8 @@ fn document(refusal: &Refusal) -> String {
 }
 
 fn head(refusal: &Refusal) -> Response<()> {
+    let (code, fault) = (refusal.code.as_str(), refusal.fault.as_str());
+    metrics::counter!("countersign_refusals_total", "code" => code, "fault" => fault).increment(1);
     let mut response = Response::new(());
     *response.status_mut() = refusal.status;
     let headers = response.headers_mut();

@@ -108,8 +108,9 @@ impl Traced {
     fn to_upstream(&self, record: &Record, sent: Instant, now: Instant) -> Span {
         let mut span = self.upstream.over(SpanKind::Client, method(&record.method).1, (self.at(sent), self.at(now)));
         place(&mut span.attributes, record);
-        if let Some(answered) = record.marks.answered {
-            span.events.push(("answered", self.at(answered)));
+        let marks = [("connected", record.marks.connected), ("answered", record.marks.answered)];
+        span.events.extend(marks.into_iter().filter_map(|(name, mark)| Some((name, self.at(mark?)))));
+        if record.marks.answered.is_some() {
             status(&mut span.attributes, record.status.filter(|_| record.refusal.is_none()));
         }
         if self.again {

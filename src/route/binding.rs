@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::matcher::{HostPattern, PathPrefix};
 use super::shape::HostShape;
 use super::usage::Usage;
+use crate::base::meter::MeterSlot;
 use crate::base::{BoxFuture, Destination, Narrowing, Unavailable};
 use crate::scheme::{Kind, Scheme};
 use crate::token::Handle;
@@ -226,6 +227,8 @@ pub struct Binding {
     pub route: Option<Arc<str>>,
     /// Belongs to an applied policy and serves its runs alone.
     pub policy: Option<PolicyPart>,
+    /// Where its requests are counted.
+    pub meter: MeterSlot,
 }
 
 /// What a binding of an applied policy has beside the others' keys.

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::binding::Binding;
 use super::usage::Usage;
+use crate::base::meter::Meter;
 use crate::base::{AnswerView, Authorized, Authorizer, BodyNeed, Challenged, Code, Destination};
 use crate::base::{Refusal, RequestView, Verdict};
 use crate::scheme::{Foresight, Identity, Scheme};
@@ -44,6 +45,11 @@ impl Permit {
     /// Where its uses are counted.
     pub fn usage(&self) -> &Usage {
         &self.binding.credential.usage
+    }
+
+    /// Where its requests are counted, in a process that counts.
+    pub fn meter(&self) -> Option<&Arc<Meter>> {
+        self.binding.meter.get(&self.binding.name, self.binding.credential.scheme)
     }
 
     /// Addresses that this binding may reach though they are normally refused.
@@ -114,7 +120,11 @@ impl Permit {
                 ));
             }
             Identity::Token(handle) => {
-                let live = match handle.current() {
+                let living = handle.current();
+                if let Some(meter) = self.meter() {
+                    meter.token(living.is_some());
+                }
+                let live = match living {
                     Some(live) => live,
                     // Rare, so it must not make the future of every request larger.
                     None => Box::pin(handle.obtain()).await?,

@@ -748,6 +748,7 @@ mod tests {
             narrowing: None,
             route: None,
             policy: None,
+            meter: crate::base::meter::MeterSlot::default(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::failure::{Failure, FailureKind};
 use super::{Token, TokenSource};
+use crate::base::meter;
 use crate::base::{AuditEvent, AuditSink, Authorizer, BoxFuture};
 
 /// The event of an exchange.
@@ -32,7 +33,17 @@ impl TokenSource for Recorded {
                 // What could not be used afterwards is not asked for.
                 return Err(unavailable.into());
             }
-            let token = match self.source.fetch(now).await {
+            let began = tokio::time::Instant::now();
+            let outcome = self.source.fetch(now).await;
+            let credential = metrics::Label::new("credential", meter::label(&self.credential));
+            let word = outcome.as_ref().map_or_else(|failure| failure.kind.as_str(), |_| "ok");
+            metrics::counter!(
+                "countersign_token_exchanges_total",
+                [credential, metrics::Label::new("outcome", word)].iter()
+            )
+            .increment(1);
+            metrics::histogram!("countersign_token_exchange_duration_seconds").record(began.elapsed().as_secs_f64());
+            let token = match outcome {
                 Ok(token) => token,
                 Err(failure) => {
                     self.audit.note(self.event(failure.kind.as_str()).fact("reason", failure.detail.clone()));

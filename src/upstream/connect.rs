@@ -30,8 +30,26 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// A connection to an upstream.
 pub(super) enum Stream {
-    Plain { io: TcpStream, proxied: bool },
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain { io: TcpStream, proxied: bool, _open: Open },
+    Tls(Box<TlsStream<TcpStream>>, #[expect(dead_code, reason = "counts as long as it is there")] Open),
+}
+
+/// Counts a connection as long as it is open.
+pub(super) struct Open(metrics::Gauge);
+
+impl Open {
+    fn new(protocol: &'static str) -> Self {
+        metrics::counter!("countersign_upstream_connections_total", "protocol" => protocol).increment(1);
+        let open = metrics::gauge!("countersign_upstream_connections_open", "protocol" => protocol);
+        open.increment(1);
+        Self(open)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.decrement(1);
+    }
 }
 
 /// What every dial needs; one per egress.
@@ -230,14 +248,14 @@ impl Connector {
         let connecting = async {
             let (tcp, proxied) = self.dialer.reach(destination, raw).await?;
             if destination.protocol() == Protocol::Http {
-                return Ok(Stream::Plain { io: tcp, proxied });
+                return Ok(Stream::Plain { io: tcp, proxied, _open: Open::new("http") });
             }
             let name = server_name(destination)?;
             let stream = TlsConnector::from(Arc::clone(&self.tls))
                 .connect(name, tcp)
                 .await
                 .map_err(|error| tls_error(destination, &error))?;
-            Ok(Stream::Tls(Box::new(stream)))
+            Ok(Stream::Tls(Box::new(stream), Open::new("https")))
         };
         match tokio::time::timeout(timeout, connecting).await {
             Ok(stream) => stream.map(TokioIo::new).inspect(|_| moment::made()),
@@ -286,7 +304,7 @@ impl Stream {
     pub(super) fn peer_certificate(&self) -> Option<Arc<[u8]>> {
         match self {
             Self::Plain { .. } => None,
-            Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first().map(|der| Arc::from(der.as_ref())),
+            Self::Tls(stream, _) => stream.get_ref().1.peer_certificates()?.first().map(|der| Arc::from(der.as_ref())),
         }
     }
 }
@@ -295,8 +313,10 @@ impl Connection for Stream {
     fn connected(&self) -> Connected {
         match self {
             Self::Plain { proxied, .. } => Connected::new().proxy(*proxied),
-            Self::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Connected::new().negotiated_h2(),
-            Self::Tls(_) => Connected::new(),
+            Self::Tls(stream, _) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                Connected::new().negotiated_h2()
+            }
+            Self::Tls(..) => Connected::new(),
         }
     }
 }
@@ -305,7 +325,7 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain { io, .. } => Pin::new(io).poll_read(cx, buf),
-            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(io, _) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
@@ -314,7 +334,7 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain { io, .. } => Pin::new(io).poll_write(cx, buf),
-            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tls(io, _) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
@@ -325,28 +345,28 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain { io, .. } => Pin::new(io).poll_write_vectored(cx, bufs),
-            Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tls(io, _) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain { io, .. } => io.is_write_vectored(),
-            Self::Tls(io) => io.is_write_vectored(),
+            Self::Tls(io, _) => io.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain { io, .. } => Pin::new(io).poll_flush(cx),
-            Self::Tls(io) => Pin::new(io).poll_flush(cx),
+            Self::Tls(io, _) => Pin::new(io).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain { io, .. } => Pin::new(io).poll_shutdown(cx),
-            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(io, _) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

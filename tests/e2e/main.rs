@@ -56,6 +56,6 @@ mod support;
 mod systemd;
 mod tokens;
 mod tower_api;
-mod transparent;
 mod traces;
+mod transparent;
 mod transparent_rules;
