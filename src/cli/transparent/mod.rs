@@ -7,6 +7,7 @@ mod iptables;
 mod nft;
 mod routes;
 mod rules;
+mod steps;
 
 #[cfg(test)]
 mod tests;
@@ -17,8 +18,9 @@ use std::net::IpAddr;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use self::apply::{Found, Tools};
+use self::apply::Tools;
 use self::rules::{Plan, Ports, Whose};
+use self::steps::Found;
 use super::{Context, Failure, variable};
 
 /// The bit of CAP_NET_ADMIN in a set of capabilities.
@@ -124,7 +126,7 @@ fn raise(tools: &Tools, up: &Up) -> Result<u8, Failure> {
     let plan = up.plan(&read("/etc/passwd"), || read("/etc/resolv.conf")).map_err(Failure::Usage)?;
     let tool = tools.choose(up.tool);
     if up.dry_run {
-        for step in apply::steps(&plan, tool, nft::Cut::Inet, &apply::stamp(&plan, tool)) {
+        for step in steps::steps(&plan, tool, nft::Cut::Inet, &steps::stamp(&plan, tool)) {
             // What is fed is all that has no `#` before it.
             say!("# {} {}", step.program, step.arguments.join(" "));
             if !step.input.is_empty() {

@@ -20,7 +20,7 @@ fn plan(line: &str) -> Result<Plan, String> {
 
 /// What is fed for a plan, as `--dry-run` prints it, with a stamp that stands still.
 fn printed(plan: &Plan, tool: Tool, cut: nft::Cut) -> String {
-    let steps = apply::steps(plan, tool, cut, "0123456789AB");
+    let steps = super::steps::steps(plan, tool, cut, "0123456789AB");
     steps.iter().map(|step| format!("# {} {}\n{}", step.program, step.arguments.join(" "), step.input)).collect()
 }
 
@@ -87,7 +87,7 @@ fn options_that_do_not_go_together_are_refused_with_what_to_write() {
 
 #[test]
 fn other_options_make_another_stamp_and_the_same_in_another_order_the_same() {
-    let stamp = |line: &str| apply::stamp(&plan(line).unwrap(), Tool::Nft);
+    let stamp = |line: &str| steps::stamp(&plan(line).unwrap(), Tool::Nft);
     assert_eq!(stamp("--exclude-uid 1,2 --ports 443,80"), stamp("--ports 80,443 --exclude-uid 2 --exclude-uid 1"));
     assert_ne!(stamp("--exclude-uid 1"), stamp("--exclude-uid 2"));
     assert_ne!(stamp("--exclude-uid 1"), stamp("--exclude-uid 1 --only-way-out"));
