@@ -80,20 +80,28 @@ impl Looked {
     }
 
     /// Which credentials can be used, and for how long their tokens live.
-    fn credentials(&self) -> [Gauge; 2] {
+    fn credentials(&self) -> [Gauge; 3] {
         let now = self.deps.clock.now();
-        let (mut usable, mut expiry) = (BTreeMap::new(), BTreeMap::new());
+        let (mut usable, mut expiry, mut ends) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let least = |all: &mut BTreeMap<String, f64>, label: String, until: SystemTime| {
+            let left = match until.duration_since(now) {
+                Ok(left) => left.as_secs_f64(),
+                Err(past) => -past.duration().as_secs_f64(),
+            };
+            all.entry(label).and_modify(|least| *least = least.min(left)).or_insert(left);
+        };
         for entry in self.proxy.state().routes.credentials().iter().filter(|entry| entry.enabled) {
             let label = meter::label(&entry.id).to_string();
             // Of those that share a label the worst is told.
             let fine = secret_stores::unusable(entry).is_none();
             usable.entry(label.clone()).and_modify(|all| *all &= fine).or_insert(fine);
+            if let Some(until) = entry.ends {
+                least(&mut ends, label.clone(), until);
+            }
             let Readiness::Ready(scheme) = &*entry.readiness() else { continue };
             let Identity::Token(handle) = scheme.identity() else { continue };
             let Some(until) = handle.expires_at() else { continue };
-            let left =
-                until.duration_since(now).map_or_else(|past| -past.duration().as_secs_f64(), |left| left.as_secs_f64());
-            expiry.entry(label).and_modify(|least: &mut f64| *least = least.min(left)).or_insert(left);
+            least(&mut expiry, label, until);
         }
         let label = |id| Some(("credential", id));
         [
@@ -106,6 +114,11 @@ impl Looked {
                 name: "countersign_token_expiry_seconds",
                 meaning: "Seconds until the token of a credential is no longer used.",
                 samples: expiry.into_iter().map(|(id, left)| (label(id), left)).collect(),
+            },
+            Gauge {
+                name: "countersign_secret_expiry_seconds",
+                meaning: "Seconds until the secret of a credential ends, where its `expiresAt` tells.",
+                samples: ends.into_iter().map(|(id, left)| (label(id), left)).collect(),
             },
         ]
     }

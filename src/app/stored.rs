@@ -203,6 +203,7 @@ impl Stored {
         let account: Arc<str> = record.account.as_str().into();
         // One that was removed leaves its bindings behind: their hosts stay bound, and refuse.
         let (id, version, enabled) = (record.id.clone(), record.version, record.enabled && !record.removed);
+        let ends = record.expires_at;
         let hosts = kind.hosts(&record.hosts, &record.settings);
         let hosts = hosts.iter().filter_map(|host| HostPattern::parse(host).ok()).collect();
         let readiness = if enabled {
@@ -211,7 +212,7 @@ impl Stored {
             Readiness::Unusable("it is switched off".into())
         };
         let entry = CredentialEntry::new(&id, kind.name, hosts, enabled, readiness);
-        let entry = Arc::new(entry.except_for_strangers(kind).stored(&account, version, usage));
+        let entry = Arc::new(entry.except_for_strangers(kind).stored(&account, version, usage).ending(ends));
         known.insert(name, Known { entry: Arc::clone(&entry), file: Arc::clone(file), loan: None, keeper: None });
         Some(entry)
     }

@@ -1,4 +1,4 @@
-//! What is seen of Countersign from outside: logs, health and readiness, and the audit record.
+//! What is seen of Countersign from outside: logs, health and readiness, metrics, and the audit record.
 //!
 //! **Never shows a secret, a query string or a caller's token; never changes anything.**
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use http::Method;
@@ -25,6 +26,8 @@ pub struct CredentialEntry {
     pub id: Arc<str>,
     /// The version of its content; 0 where the configuration file declares it.
     pub version: i64,
+    /// When its secret itself ends, where that is known.
+    pub ends: Option<SystemTime>,
     /// Who used it, and when.
     pub usage: Arc<Usage>,
     /// The scheme's name.
@@ -90,6 +93,7 @@ impl CredentialEntry {
             account: super::caller::DEFAULT_ACCOUNT.into(),
             id: id.into(),
             version: 0,
+            ends: None,
             usage: Arc::default(),
             scheme,
             hosts,
@@ -114,6 +118,13 @@ impl CredentialEntry {
     #[must_use]
     pub fn required(mut self, required: bool) -> Self {
         self.required = required;
+        self
+    }
+
+    /// The same with a secret that ends.
+    #[must_use]
+    pub fn ending(mut self, ends: Option<SystemTime>) -> Self {
+        self.ends = ends;
         self
     }
 

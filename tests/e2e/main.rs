@@ -37,6 +37,7 @@ mod jwt;
 mod life;
 mod login;
 mod management;
+mod metrics;
 mod ntlm;
 mod operations;
 mod oracle;
