@@ -225,6 +225,7 @@ const SECTIONS: [&str; 15] = [
     "credentials",
     "bindings",
     "secret_stores",
+    "metrics",
     "log",
     "upstream",
     "tokens",

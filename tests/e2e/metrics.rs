@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::{Value, json};
 
 use crate::support::management::Manager;
-use crate::support::{Config, Origin, Proxy, Root, SECRET, kit, raw, run_client, text, tool};
+use crate::support::{Config, Origin, Proxy, Root, SECRET, countersign, kit, raw, run_client, text, tool};
 
 const PAGE: &str = include_str!("../../config/metrics.md");
 const RULES: &str = include_str!("../../deploy/prometheus/alerts.yaml");
@@ -57,7 +57,7 @@ async fn body(admin: &str, accept: &str) -> (String, String) {
 
 const CREDENTIALS: &str = "  - id: key\n    scheme: oauth2\n    hosts: [api.test]\n    grant_type: client_credentials\n    \
      token_url: http://idp.test/token\n    allow_cleartext: true\n    client_id: me\n    client_secret: { file: FOLDER/secret }\n  \
-     - { id: aws, scheme: aws, access_key_id: AKIDEXAMPLE, secret_access_key: { file: FOLDER/secret }, service: s3, region: eu-west-1, \
+     - { id: aws, scheme: aws, access_key: AKIDEXAMPLE, secret_key: { file: FOLDER/secret }, service: s3, region: eu-west-1, \
      hosts: [s3.test], payload: signed }\n";
 
 /// A run that exercises everything that is counted: requests, refusals, tokens, a 401, a spooled body, reloads.
@@ -175,6 +175,31 @@ async fn every_metric_is_documented_and_everything_documented_is_exported() {
     std::io::Write::write_all(&mut checking.stdin.take().unwrap(), prometheus.as_bytes()).unwrap();
     let checked = checking.wait_with_output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+#[test]
+fn the_metrics_of_a_demo_run_tell_of_its_requests_and_tokens() {
+    let Some(kit) = kit("metrics of a demo run") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("metrics");
+    let output = countersign(&["demo", "--json", "--metrics", file.to_str().unwrap()]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/metrics/parse.py");
+    let arguments = [program.to_str().unwrap(), "open", file.to_str().unwrap()];
+    let told = run_client(&kit.join("venv/bin/python"), &arguments, &HashMap::new()).unwrap();
+    let known = documented();
+    for (name, family) in told.as_object().unwrap() {
+        assert_eq!(known.get(name).map(|(kind, _)| kind.as_str()), family["type"].as_str(), "{name}");
+    }
+    let schemes = |name: &str, key: &str, word: &str| -> BTreeSet<String> {
+        let samples = told[name]["samples"].as_array().unwrap().iter();
+        let of = samples.filter(|sample| sample[1][key] == word && sample[2].as_f64().unwrap() >= 1.0);
+        of.map(|sample| sample[1]["scheme"].as_str().unwrap().to_owned()).collect()
+    };
+    let served = schemes("countersign_requests_total", "outcome", "complete");
+    assert!(["api_key", "aws", "oauth2", "ntlm", "jwt"].iter().all(|scheme| served.contains(*scheme)), "{served:?}");
+    assert!(schemes("countersign_token_uses_total", "result", "obtained").contains("oauth2"));
+    assert!(!told["countersign_token_expiry_seconds"]["samples"].as_array().unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

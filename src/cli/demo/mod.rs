@@ -16,7 +16,7 @@ mod oracle;
 mod policy;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -38,6 +38,9 @@ pub(super) struct Arguments {
     /// Send traces of the run to an OTLP collector on this host
     #[arg(long, value_name = "URL", hide = true)]
     traces: Option<String>,
+    /// Where to write what /metrics says at the end (OpenMetrics)
+    #[arg(long, value_name = "FILE")]
+    metrics: Option<PathBuf>,
 }
 
 /// What one case showed.
@@ -76,6 +79,10 @@ pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, 
     }
     // Last: where a policy is applied, whoever calls has to say who it is.
     outcomes.extend(policy::show(&app, proxy, &direct, api.address().port(), &token).await.map_err(failed)?);
+    if let Some(file) = &arguments.metrics {
+        let told = scrape(&app).await.map_err(failed)?;
+        std::fs::write(file, told).map_err(|error| failed(error.to_string()))?;
+    }
     app.drain().await;
     let passed = outcomes.iter().all(|outcome| outcome.passed);
     if arguments.json {
@@ -84,6 +91,15 @@ pub(super) async fn run(context: &Context, arguments: &Arguments) -> Result<u8, 
         print_text(&outcomes, context.colour && on_terminal())
     }
     Ok(u8::from(!passed))
+}
+
+/// What the proxy says of this run to whoever asks for its metrics.
+async fn scrape(app: &App) -> Result<String, String> {
+    let Some(Address::Tcp(address)) = app.admin_address() else { return Err("no admin listener".into()) };
+    let text = |error: reqwest::Error| error.to_string();
+    let client = reqwest::Client::builder().no_proxy().build().map_err(text)?;
+    let request = client.get(format!("http://{address}/metrics")).header("accept", "application/openmetrics-text");
+    request.send().await.map_err(text)?.error_for_status().map_err(text)?.text().await.map_err(text)
 }
 
 /// The demo's configuration, as a person would write it.
