@@ -12,7 +12,7 @@ use super::refresh::Followed;
 use super::secret_stores::Opened;
 use super::watch::Fingerprints;
 use crate::api::Declared;
-use crate::base::{Deps, HttpClients, Narrowing, Secret};
+use crate::base::{Deps, HttpClients, Narrowing, Secret, Voucher};
 use crate::base::{Lifetime, SecretRef, Secrets};
 use crate::config::{CallerProof, CallerSettings, Config, ConfigError, CredentialSettings};
 use crate::listen::framing::HeadLimits;
@@ -24,7 +24,7 @@ use crate::route::{
 };
 use crate::scheme::{Draft, Outside, Setup};
 use crate::source::{Sources, Stores};
-use crate::token::{FleetKey, KeyBuilder, Sealer, Shared, StateDirectory, Tokens};
+use crate::token::{FleetKey, KeyBuilder, Sealer, ServiceAccounts, Shared, StateDirectory, Tokens};
 use crate::upstream::{OwnAddresses, Roots, Upstream};
 
 /// What building needs beside the configuration.
@@ -261,6 +261,7 @@ impl Builder {
             rules.push(match proof {
                 CallerProof::Uid(uid) => CallerRule::uid(name, *uid),
                 CallerProof::ClientCert(san) => CallerRule::client_cert(name, san),
+                CallerProof::ServiceAccount(account) => CallerRule::service_account(name, account),
                 CallerProof::Token(token) => match self.secrets.field(token) {
                     Ok(token) => CallerRule::token(name, &token),
                     // A private listener asks for nobody's token but a run's, so one that only the service has is no matter.
@@ -683,6 +684,19 @@ impl Builder {
         }
     }
 
+    /// Who vouches for callers that are service accounts.
+    fn voucher(&self, file: &FilePart) -> Option<Arc<dyn Voucher>> {
+        let settings = self.config.service_accounts.as_ref()?;
+        let listed = self.config.callers.iter().filter_map(|caller| match &caller.proof {
+            CallerProof::ServiceAccount(account) => Some(account.clone()),
+            _ => None,
+        });
+        let clients = Arc::clone(&file.upstream) as Arc<dyn HttpClients>;
+        let clock = Arc::clone(&file.outside.clock);
+        let accounts = ServiceAccounts::new(settings, listed, clients, clock, file.sources.clone())?;
+        Some(Arc::new(accounts))
+    }
+
     fn finish(
         self,
         routes: RouteTable,
@@ -701,6 +715,7 @@ impl Builder {
                     // Well before the wait for an answer is over, or no body would ever be sent.
                     expect_continue: limits.expect_continue_timeout.min(self.config.upstream.response_timeout / 2),
                 },
+                voucher: self.voucher(&file),
                 log_requests: self.config.log.requests,
                 metered: self.config.metrics.enabled && crate::base::meter::is_on(),
             },

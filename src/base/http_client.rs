@@ -1,6 +1,7 @@
 //! Calls that Countersign makes for itself (token endpoints, secret sources): the seam that `upstream` implements.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,8 @@ pub struct ClientOptions {
     pub direct: bool,
     /// From the first byte to the last, when that is to be less than the usual time; connecting may take half of it.
     pub timeout: Option<Duration>,
+    /// Roots (PEM) that its certificate must come from, in place of all others; read when the client is made.
+    pub only_roots: Option<PathBuf>,
 }
 
 /// Why there is no answer.

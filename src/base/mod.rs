@@ -21,6 +21,7 @@ pub mod secret;
 pub mod signer;
 pub mod text;
 pub mod trace;
+pub mod voucher;
 
 pub use audit::{AuditEvent, AuditSink, AuditUnavailable, NoAudit};
 pub use authorizer::{AnswerView, Authorized, Authorizer, Challenge, Challenged, Holds, Prepared, Verdict};
@@ -35,3 +36,4 @@ pub use request::{BodyNeed, Narrowing, RequestView};
 pub use secret::Secret;
 pub use signer::{RequestSigner, SignedRequest};
 pub use trace::{ActiveSpan, Span, SpanContext, SpanKind, SpanSink, Tracer, Tracing};
+pub use voucher::{NotVouched, Vouched, Voucher};

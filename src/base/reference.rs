@@ -158,6 +158,12 @@ impl<'de> Deserialize<'de> for SecretRef {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretField(SecretRef);
 
+impl From<SecretRef> for SecretField {
+    fn from(reference: SecretRef) -> Self {
+        Self(reference)
+    }
+}
+
 impl SecretField {
     /// The reference to load.
     pub fn reference(&self) -> &SecretRef {

@@ -21,6 +21,7 @@ use crate::observe::{audit, traces};
 use crate::route::{HostPattern, PathPrefix, Unbound};
 use crate::scheme::{self, Draft, Kind};
 use crate::source::{Implied, StoreSettings};
+use crate::token::{ServiceAccountSettings, check_account};
 use crate::upstream;
 
 /// A whole configuration, checked in itself; references are not loaded yet.
@@ -38,6 +39,8 @@ pub struct Config {
     pub unbound: Unbound,
     /// Who may call.
     pub callers: Vec<CallerSettings>,
+    /// How tokens of service accounts are verified.
+    pub service_accounts: Option<ServiceAccountSettings>,
     /// The credentials.
     pub credentials: Vec<CredentialSettings>,
     /// The bindings.
@@ -80,6 +83,8 @@ pub enum CallerProof {
     Uid(u32),
     /// A subject alternative name of a client certificate.
     ClientCert(String),
+    /// A Kubernetes service account, `namespace/name`, by its token.
+    ServiceAccount(String),
 }
 
 /// One of `credentials`.
@@ -222,6 +227,7 @@ const SECTIONS: [&str; 15] = [
     "ca",
     "unbound",
     "callers",
+    "service_accounts",
     "credentials",
     "bindings",
     "secret_stores",
@@ -251,7 +257,7 @@ impl Config {
     pub fn references(&self) -> Vec<&SecretRef> {
         let tokens = self.callers.iter().filter_map(|caller| match &caller.proof {
             CallerProof::Token(token) => Some(token.reference()),
-            CallerProof::Uid(_) | CallerProof::ClientCert(_) => None,
+            CallerProof::Uid(_) | CallerProof::ClientCert(_) | CallerProof::ServiceAccount(_) => None,
         });
         let own = self.secret_stores.iter().filter_map(|store| store.own.as_ref());
         let credentials = self.credentials.iter().chain(own).flat_map(|credential| credential.draft.references());
@@ -287,6 +293,7 @@ impl Config {
         let ca = reader.section("ca").unwrap_or_default();
         let unbound = reader.section("unbound").unwrap_or_default();
         let callers = reader.callers();
+        let service_accounts = reader.service_accounts(&callers);
         let credentials = reader.credentials();
         let bindings = reader.bindings();
         let secret_stores = reader.secret_stores();
@@ -323,6 +330,7 @@ impl Config {
             ca,
             unbound,
             callers,
+            service_accounts,
             credentials,
             bindings,
             secret_stores,
@@ -346,6 +354,7 @@ struct RawCaller {
     token: Option<SecretField>,
     uid: Option<u32>,
     client_cert: Option<String>,
+    service_account: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -481,18 +490,41 @@ impl Reader<'_> {
             if callers.iter().any(|other| other.name == raw.name) {
                 self.error(&join(&path, "name"), format!("{} is listed twice", raw.name));
             }
-            let proof = match (raw.token, raw.uid, raw.client_cert) {
-                (Some(token), None, None) => CallerProof::Token(token),
-                (None, Some(uid), None) => CallerProof::Uid(uid),
-                (None, None, Some(name)) => CallerProof::ClientCert(name),
+            let proof = match (raw.token, raw.uid, raw.client_cert, raw.service_account) {
+                (Some(token), None, None, None) => CallerProof::Token(token),
+                (None, Some(uid), None, None) => CallerProof::Uid(uid),
+                (None, None, Some(name), None) => CallerProof::ClientCert(name),
+                (None, None, None, Some(account)) => {
+                    if let Err(why) = check_account(&account) {
+                        self.error(&join(&path, "service_account"), why);
+                    }
+                    CallerProof::ServiceAccount(account)
+                }
                 _ => {
-                    self.error(&path, "a caller is proven by one of `token`, `uid` and `client_cert`");
+                    self.error(
+                        &path,
+                        "a caller is proven by one of `token`, `uid`, `client_cert` and `service_account`",
+                    );
                     continue;
                 }
             };
             callers.push(CallerSettings { name: raw.name, proof });
         }
         callers
+    }
+
+    fn service_accounts(&mut self, callers: &[CallerSettings]) -> Option<ServiceAccountSettings> {
+        let path = "service_accounts";
+        let settings: Option<ServiceAccountSettings> = self.section(path);
+        for (key, why) in settings.iter().flat_map(ServiceAccountSettings::check) {
+            self.error(&if key.is_empty() { path.to_owned() } else { join(path, key) }, why);
+        }
+        let proven = |caller: &CallerSettings| matches!(caller.proof, CallerProof::ServiceAccount(_));
+        if let Some(index) = callers.iter().position(proven).filter(|_| !self.document.has(path)) {
+            let at = format!("callers[{index}].service_account");
+            self.error(&at, "`service_accounts` says how its token is verified: `token_review: {}` in a pod");
+        }
+        settings
     }
 
     fn credentials(&mut self) -> Vec<CredentialSettings> {
@@ -594,7 +626,7 @@ impl Reader<'_> {
                 None if listed.contains(&reference.store.as_str().into()) => {}
                 None => self.error(&join(&path, "store"), unknown(&reference.store)),
                 Some(Err(error)) => self.error(&join(&path, &error.path), error.message),
-                Some(Ok(())) if ["upstream", "tokens", "store"].contains(&section) => {
+                Some(Ok(())) if ["upstream", "tokens", "store", "service_accounts"].contains(&section) => {
                     let why = "stores are read over the way out and with the tokens that this sets up, so it cannot rest there; \
                                write { env }, { file } or { command }";
                     self.error(&path, why);
@@ -737,6 +769,14 @@ mod tests {
             "callers: [{ name: \"a+b\", uid: 1 }]",
             "callers: [{ name: a }]",
             "callers: [{ name: a, uid: 1, client_cert: x }]",
+            "callers: [{ name: a, service_account: ns/app }]",
+            "callers: [{ name: a, service_account: app }]\nservice_accounts: { token_review: {} }",
+            "service_accounts: { audience: countersign }",
+            "service_accounts: { audience: \"\", token_review: {} }",
+            "service_accounts: { token_review: { server: \"http://kubernetes.default.svc\" } }",
+            "service_accounts: { token_review: {}, issuer: \"https://issuer.test\" }",
+            "service_accounts: { issuer: \"http://issuer.test\" }",
+            "service_accounts: { issuer: \"https://issuer.test\", jwks: keys.json }",
             "limits: { header_count: 0 }",
             "limits: { idle_timeout: 5 }",
             "log: { level: \"no such level\" }",

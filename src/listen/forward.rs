@@ -1,18 +1,22 @@
 //! The forward listener: requests in absolute form, and CONNECT.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{HOST, HeaderMap};
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use super::door::Kind;
-use super::identify::{self, Identity};
+use super::identify::{self, Finding, Identity};
 use super::intercept;
 use super::shared::Conn;
-use crate::base::{Body, Code, Destination, Refusal};
+use crate::base::{Body, Code, Destination, NotVouched, Refusal, Secret};
 use crate::proxy::{Inbound, Via, problem, refuse_two_hosts};
 use crate::route::{Caller, Gate};
+
+/// When somebody who vouches is asked again after it did not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Answers one request on a forward listener.
 pub(super) async fn respond(conn: &Arc<Conn>, request: Request<Incoming>) -> Response<Body> {
@@ -25,7 +29,7 @@ pub(super) async fn respond(conn: &Arc<Conn>, request: Request<Incoming>) -> Res
             let answer = connect(conn, request, destination, &mut caller).await;
             (caller, answer)
         }
-        Ok(destination) => match absolute(conn, request, destination) {
+        Ok(destination) => match absolute(conn, request, destination).await {
             Ok(inbound) => return conn.shared.proxy.handle(inbound).await,
             Err(refusal) => (None, Err(refusal)),
         },
@@ -50,23 +54,57 @@ fn destination(request: &Request<Incoming>) -> Result<Destination, Refusal> {
     }
 }
 
-fn absolute(conn: &Arc<Conn>, request: Request<Incoming>, destination: &Destination) -> Result<Inbound, Refusal> {
+async fn absolute(conn: &Arc<Conn>, request: Request<Incoming>, destination: &Destination) -> Result<Inbound, Refusal> {
     agree(request.headers(), destination)?;
-    let Identity { caller, named } = who(conn, identify::Door::Forward, request.headers())?;
+    let Identity { caller, named } = who(conn, identify::Door::Forward, request.headers()).await?;
     Ok(Inbound { request, destination: destination.clone(), caller, named, via: Via::Forward })
 }
 
 /// The caller of a request on this connection, and the credential it names by the channel.
-pub(super) fn who(conn: &Conn, door: identify::Door, headers: &HeaderMap) -> Result<Identity, Refusal> {
+pub(super) async fn who(conn: &Conn, door: identify::Door, headers: &HeaderMap) -> Result<Identity, Refusal> {
     let settings = conn.door.load();
     let state = conn.shared.proxy.state();
     let callers = state.routes.callers();
-    let mut identity =
-        identify::identify(callers, &conn.shared.local, &conn.evidence, door, headers, settings.allow_anonymous)?;
+    let voucher = state.voucher.as_deref();
+    let (local, anonymous) = (&conn.shared.local, settings.allow_anonymous);
+    let finding = identify::identify(callers, local, &conn.evidence, door, headers, anonymous, voucher)?;
+    let mut identity = match finding {
+        Finding::Known(identity) => identity,
+        Finding::Foreign(foreign) => {
+            let caller = vouched(conn, &foreign.token).await?;
+            foreign.identity(caller, door)?
+        }
+    };
     if let Some((_, Some(credential))) = &settings.run {
         identity.named.get_or_insert_with(|| Arc::clone(credential));
     }
     Ok(identity)
+}
+
+/// The caller that somebody else vouches for, as that stands now.
+async fn vouched(conn: &Conn, token: &Secret) -> Result<Option<Arc<Caller>>, Refusal> {
+    let state = conn.shared.proxy.state();
+    let Some(voucher) = &state.voucher else { return Ok(None) };
+    let verdict = match voucher.remembered(token.expose()) {
+        Some(verdict) => verdict,
+        None => voucher.ask(token).await,
+    };
+    match verdict {
+        Ok(vouched) => Ok(state.routes.callers().by_voucher(&vouched, token)),
+        Err(NotVouched::Refused(why)) => Err(Refusal::new(Code::CallerUnknown, why)),
+        // What went wrong is in our log: it is about our own network, and nobody has proven anything yet.
+        Err(NotVouched::Unavailable(_)) => {
+            let why = "the caller's service account token cannot be verified for now";
+            Err(Refusal::new(Code::TokenEndpointUnavailable, why).with_retry_after(ASK_AGAIN))
+        }
+    }
+}
+
+/// The caller of a tunnel at one of its later requests: whoever was vouched for must be vouched for still.
+pub(super) async fn still(conn: &Conn, caller: &Arc<Caller>) -> Result<Arc<Caller>, Refusal> {
+    let Some(token) = caller.vouched_token() else { return Ok(Arc::clone(caller)) };
+    let now = vouched(conn, token).await?.filter(|now| now.name == caller.name);
+    now.ok_or_else(|| Refusal::new(Code::CallerUnknown, "this caller is no longer known; open a new connection"))
 }
 
 /// Refuses a Host header that names anything but the destination.
@@ -91,7 +129,7 @@ async fn connect(
     if request.version() < Version::HTTP_2 && !host_without_port(request.headers(), destination) {
         agree(request.headers(), destination)?;
     }
-    let Identity { caller, named } = who(conn, identify::Door::Forward, request.headers())?;
+    let Identity { caller, named } = who(conn, identify::Door::Forward, request.headers()).await?;
     *who_called = Some(Arc::clone(&caller));
     let state = conn.shared.proxy.state();
     match state.routes.gate(&caller, destination, named.as_deref(), conn.shared.proxy.clock()) {

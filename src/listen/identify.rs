@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{HeaderMap, HeaderName, PROXY_AUTHORIZATION};
 use zeroize::Zeroizing;
 
-use crate::base::{Code, Refusal};
+use crate::base::{Code, Refusal, Secret, Voucher};
 use crate::route::{Caller, Callers, RUN_PREFIX};
 
 /// The header that proves a caller on a reverse listener.
@@ -42,6 +42,34 @@ pub(super) struct Identity {
     pub named: Option<Arc<str>>,
 }
 
+/// A token that no caller of ours has, and that others may vouch for.
+#[derive(Debug)]
+pub(super) struct Foreign {
+    /// The token.
+    pub token: Secret,
+    /// `caller+credential`.
+    pub named: Option<Arc<str>>,
+    user: Option<String>,
+}
+
+impl Foreign {
+    /// The identity of the caller that was vouched for, unless the request says that it is another.
+    pub(super) fn identity(self, caller: Option<Arc<Caller>>, door: Door) -> Result<Identity, Refusal> {
+        let is_it = |caller: &Arc<Caller>| is_called(self.user.as_deref(), caller);
+        let caller = caller.filter(is_it).ok_or_else(|| unknown(door))?;
+        Ok(Identity { caller, named: self.named })
+    }
+}
+
+/// Whose a request is, as far as that can be told without asking anybody.
+#[derive(Debug)]
+pub(super) enum Finding {
+    /// This one's.
+    Known(Identity),
+    /// The one's for whom others vouch, if they do.
+    Foreign(Box<Foreign>),
+}
+
 /// What the request itself shows.
 #[derive(Default)]
 struct Shown {
@@ -61,7 +89,8 @@ pub(super) fn identify(
     door: Door,
     headers: &HeaderMap,
     allow_anonymous: bool,
-) -> Result<Identity, Refusal> {
+    voucher: Option<&dyn Voucher>,
+) -> Result<Finding, Refusal> {
     let shown = match shown(door, headers) {
         // Where nobody is asked for a proof, a client's leftover proxy password is no matter.
         Err(_) if callers.is_empty() => Shown::default(),
@@ -72,10 +101,10 @@ pub(super) fn identify(
     let callers_ask = !callers.is_empty() || is_run;
     let named = shown.named;
     if let Some(caller) = &evidence.same_user {
-        return Ok(Identity { caller: Arc::clone(caller), named });
+        return Ok(Finding::Known(Identity { caller: Arc::clone(caller), named }));
     }
     if !callers_ask {
-        return Ok(Identity { caller: Arc::clone(local), named });
+        return Ok(Finding::Known(Identity { caller: Arc::clone(local), named }));
     }
     let proven = match shown.token.as_deref().filter(|token| !token.is_empty()) {
         Some(token) => callers.by_token(token),
@@ -85,19 +114,20 @@ pub(super) fn identify(
         }
     };
     match proven {
-        Some(caller) if shown.user.is_none_or(|user| user.is_empty() || *user == *caller.name) => {
-            Ok(Identity { caller: Arc::clone(caller), named })
+        Some(caller) if is_called(shown.user.as_deref(), caller) => {
+            Ok(Finding::Known(Identity { caller: Arc::clone(caller), named }))
         }
-        None if allow_anonymous && shown.token.is_none() => Ok(Identity { caller: Arc::clone(local), named }),
-        _ => Err(Refusal::new(
-            Code::CallerUnknown,
-            match door {
-                Door::Forward => {
-                    "show a caller token: http://<caller>:<token>@<proxy address> in the client's proxy setting"
-                }
-                Door::Reverse => "show a caller token: Countersign-Authorization: Bearer <token>",
-            },
-        )),
+        None if allow_anonymous && shown.token.is_none() => {
+            Ok(Finding::Known(Identity { caller: Arc::clone(local), named }))
+        }
+        None => match (shown.token, voucher) {
+            (Some(token), Some(voucher)) if voucher.concerns(&token) => {
+                let foreign = Foreign { token: Secret::new(token.to_vec()), named, user: shown.user };
+                Ok(Finding::Foreign(Box::new(foreign)))
+            }
+            _ => Err(unknown(door)),
+        },
+        Some(_) => Err(unknown(door)),
     }
 }
 
@@ -120,6 +150,23 @@ pub(super) fn by_connection(
             "nobody of `callers` is behind this connection: give one the `uid` of its process, or the listener a `caller`",
         )),
     }
+}
+
+/// Whether the user name that stands beside a token, if any does, is the caller's.
+fn is_called(user: Option<&str>, caller: &Caller) -> bool {
+    user.is_none_or(|user| user.is_empty() || *user == *caller.name)
+}
+
+fn unknown(door: Door) -> Refusal {
+    Refusal::new(
+        Code::CallerUnknown,
+        match door {
+            Door::Forward => {
+                "show a caller token: http://<caller>:<token>@<proxy address> in the client's proxy setting"
+            }
+            Door::Reverse => "show a caller token: Countersign-Authorization: Bearer <token>",
+        },
+    )
 }
 
 fn shown(door: Door, headers: &HeaderMap) -> Result<Shown, Refusal> {
@@ -195,8 +242,11 @@ mod tests {
             let name = if door == Door::Forward { PROXY_AUTHORIZATION } else { COUNTERSIGN_AUTHORIZATION };
             headers.insert(name, header.parse().unwrap());
         }
-        match identify(callers, &Arc::new(Caller::local()), evidence, door, &headers, anonymous) {
-            Ok(identity) => format!("{} {}", identity.caller.name, identity.named.as_deref().unwrap_or("-")),
+        match identify(callers, &Arc::new(Caller::local()), evidence, door, &headers, anonymous, None) {
+            Ok(Finding::Foreign(_)) => "foreign".to_owned(),
+            Ok(Finding::Known(identity)) => {
+                format!("{} {}", identity.caller.name, identity.named.as_deref().unwrap_or("-"))
+            }
             Err(refusal) => refusal.code.as_str().to_owned(),
         }
     }

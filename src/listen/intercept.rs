@@ -14,7 +14,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::ca::Ca;
-use super::forward::agree;
+use super::forward::{agree, still};
 use super::http::{Handler, serve_boxed};
 use super::rewound::Rewound;
 use super::shared::{Conn, Tunnelling};
@@ -159,7 +159,11 @@ pub(super) async fn respond(conn: &Arc<Conn>, tunnel: &Tunnel, request: Request<
         // It stands in the log since the tunnel was opened.
         return problem(refusal);
     }
-    match check(tunnel, &request).and_then(|()| caller(conn, tunnel)) {
+    let caller = match check(tunnel, &request) {
+        Ok(()) => caller(conn, tunnel).await,
+        Err(refusal) => Err(refusal),
+    };
+    match caller {
         Ok(caller) => {
             let inbound = Inbound {
                 request,
@@ -178,8 +182,8 @@ pub(super) async fn respond(conn: &Arc<Conn>, tunnel: &Tunnel, request: Request<
 }
 
 /// Who asks: what the tunnel was opened with is confirmed by the pipeline; what a listener says may change with a reload.
-fn caller(conn: &Conn, tunnel: &Tunnel) -> Result<Arc<Caller>, Refusal> {
-    if tunnel.captured { transparent::who(conn) } else { Ok(Arc::clone(&tunnel.caller)) }
+async fn caller(conn: &Conn, tunnel: &Tunnel) -> Result<Arc<Caller>, Refusal> {
+    if tunnel.captured { transparent::who(conn) } else { still(conn, &tunnel.caller).await }
 }
 
 /// Everything that names a host must name the tunnel's.

@@ -18,7 +18,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Answers one request on a reverse listener.
 pub(super) async fn respond(conn: &Arc<Conn>, request: Request<Incoming>) -> Response<Body> {
-    match inbound(conn, request) {
+    match inbound(conn, request).await {
         Ok(inbound) => conn.shared.proxy.handle(inbound).await,
         Err(refusal) => {
             conn.log_refusal("reverse", None, None, &refusal);
@@ -27,7 +27,7 @@ pub(super) async fn respond(conn: &Arc<Conn>, request: Request<Incoming>) -> Res
     }
 }
 
-fn inbound(conn: &Arc<Conn>, mut request: Request<Incoming>) -> Result<Inbound, Refusal> {
+async fn inbound(conn: &Arc<Conn>, mut request: Request<Incoming>) -> Result<Inbound, Refusal> {
     let door = conn.door.load();
     let Kind::Reverse { server_names, routes } = &door.kind else {
         return Err(Refusal::bad_request("this listener has become a forward proxy; open a new connection"));
@@ -42,7 +42,7 @@ fn inbound(conn: &Arc<Conn>, mut request: Request<Incoming>) -> Result<Inbound, 
         .find(|route| route.prefix.matches(path))
         .ok_or_else(|| Refusal::new(Code::NoRoute, "no route of this listener has a prefix of this path"))?;
     refuse_web_pages(request.headers(), route)?;
-    let Identity { caller, named } = who(conn, identify::Door::Reverse, request.headers())?;
+    let Identity { caller, named } = who(conn, identify::Door::Reverse, request.headers()).await?;
     let target = route.target(request.uri())?;
     let scheme = if door.tls.is_some() { Protocol::Https } else { Protocol::Http };
     let links =

@@ -25,7 +25,9 @@ use super::spool::{Spooled, spool};
 use super::traced::Traced;
 use super::upgrade;
 use crate::base::body::{BoxError, Kept};
-use crate::base::{AnswerView, AuditSink, Body, BodyNeed, Clock, Code, Deps, Destination, Refusal, RequestView};
+use crate::base::{
+    AnswerView, AuditSink, Body, BodyNeed, Clock, Code, Deps, Destination, Refusal, RequestView, Voucher,
+};
 use crate::route::{Ask, Caller, CredentialEntry, Decision, Outcome, Passage, Permit, Receipt, RouteTable};
 use crate::upstream::{Egress, Upstream, noting_connection};
 
@@ -107,6 +109,8 @@ pub struct State {
     pub log_requests: bool,
     /// Whether each request is counted.
     pub metered: bool,
+    /// Who vouches for callers that show a token of another authority.
+    pub voucher: Option<Arc<dyn Voucher>>,
 }
 
 impl State {
@@ -159,9 +163,15 @@ impl Proxy {
     /// Replaces the route table and nothing else.
     pub fn reroute(&self, routes: RouteTable) {
         let now = self.state();
-        let State { upstream, limits, log_requests, metered, .. } = &*now;
-        let (limits, log_requests, metered) = (*limits, *log_requests, *metered);
-        self.replace(State { routes, upstream: Arc::clone(upstream), limits, log_requests, metered });
+        let State { upstream, limits, log_requests, metered, voucher, .. } = &*now;
+        self.replace(State {
+            routes,
+            upstream: Arc::clone(upstream),
+            limits: *limits,
+            log_requests: *log_requests,
+            metered: *metered,
+            voucher: voucher.clone(),
+        });
     }
 
     /// Replaces the state; requests under way keep the one they began with.

@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::lease::Lease;
-use crate::base::{Clock, Secret};
+use crate::base::{Clock, Secret, Vouched};
 
 /// What the configuration file declares lives in this account.
 pub const DEFAULT_ACCOUNT: &str = "default";
@@ -29,6 +30,15 @@ pub struct Caller {
     /// How many of its requests are under way.
     pub in_flight: Arc<AtomicUsize>,
     proof: Proof,
+    /// The token of somebody else's that proved it, and until when that may be believed.
+    vouched: Option<Arc<Borrowed>>,
+}
+
+/// A token that others vouched for.
+#[derive(Debug)]
+struct Borrowed {
+    token: Secret,
+    until: SystemTime,
 }
 
 /// How a caller was proven. Kept so that a caller inside an open tunnel can be checked again after a reload.
@@ -45,7 +55,15 @@ enum Proof {
 impl Caller {
     fn new(account: &str, name: &str, proof: Proof) -> Self {
         let account: Arc<str> = account.into();
-        Self { name: name.into(), scope: Arc::clone(&account), account, lease: None, in_flight: Arc::default(), proof }
+        Self {
+            name: name.into(),
+            scope: Arc::clone(&account),
+            account,
+            lease: None,
+            in_flight: Arc::default(),
+            proof,
+            vouched: None,
+        }
     }
 
     /// Whoever reaches a listener that asks for no proof.
@@ -56,6 +74,11 @@ impl Caller {
     /// Whoever comes in by a listener that is for one caller: the command that `run` started, or what the operator wrote.
     pub fn of_listener(name: &str) -> Self {
         Self::new(DEFAULT_ACCOUNT, name, Proof::Listener)
+    }
+
+    /// The token that others vouched for: they are asked again before each later request inside a tunnel.
+    pub fn vouched_token(&self) -> Option<&Secret> {
+        self.vouched.as_ref().map(|borrowed| &borrowed.token)
     }
 
     /// Whether both are the same caller, proven in the same way.
@@ -103,6 +126,11 @@ impl CallerRule {
     /// A caller proven by a subject alternative name of its client certificate.
     pub fn client_cert(name: &str, san: &str) -> Self {
         Self::proven(name, fingerprint("san", san.as_bytes()))
+    }
+
+    /// A caller proven by the token of its Kubernetes service account, `namespace/name`, for which others vouch.
+    pub fn service_account(name: &str, account: &str) -> Self {
+        Self::proven(name, fingerprint("service_account", account.as_bytes()))
     }
 
     /// A caller of the configuration file that nothing proves at present.
@@ -195,9 +223,19 @@ impl Callers {
         self.by_proof.get(&fingerprint("san", san.as_bytes()))
     }
 
+    /// Who is the service account that others vouched for, by this token.
+    pub fn by_voucher(&self, vouched: &Vouched, token: &Secret) -> Option<Arc<Caller>> {
+        let known = self.by_proof.get(&fingerprint("service_account", vouched.account.as_bytes()))?;
+        let borrowed = Borrowed { token: token.clone(), until: vouched.until };
+        Some(Arc::new(Caller { vouched: Some(Arc::new(borrowed)), ..Caller::clone(known) }))
+    }
+
     /// Whether a caller that was proven earlier (when its tunnel was opened) still is what it was, and its lease holds.
     pub fn confirms(&self, caller: &Caller, clock: &dyn Clock) -> bool {
         if caller.lease.as_ref().is_some_and(|lease| !lease.holds(clock.now())) {
+            return false;
+        }
+        if caller.vouched.as_ref().is_some_and(|borrowed| borrowed.until <= clock.now()) {
             return false;
         }
         match caller.proof {
@@ -230,6 +268,21 @@ mod tests {
         assert!(callers.by_token(b"spiffe://a/b").is_none());
         assert!(callers.by_uid(1001).is_none());
         assert!(callers.by_san("t0ken").is_none());
+    }
+
+    #[test]
+    fn a_caller_that_others_vouched_for_is_one_until_they_must_be_asked_again() {
+        let now = SystemClock.now();
+        let hour = std::time::Duration::from_secs(3600);
+        let callers = Callers::new([CallerRule::service_account("pod", "ns/app")]);
+        let by =
+            |account: &str, until| callers.by_voucher(&Vouched { account: account.into(), until }, &Secret::new("eyJ"));
+        assert!(by("ns/other", now + hour).is_none());
+        assert!(callers.by_token(b"ns/app").is_none());
+        assert!(callers.confirms(&by("ns/app", now + hour).unwrap(), &SystemClock));
+        assert!(!callers.confirms(&by("ns/app", now).unwrap(), &SystemClock));
+        let others = Callers::new([CallerRule::service_account("pod", "ns/other")]);
+        assert!(!others.confirms(&by("ns/app", now + hour).unwrap(), &SystemClock));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use super::connect::{Dialer, lookup};
 use super::guard::Guard;
 use super::pool::Upstream;
+use super::tls::Roots;
 use crate::base::{BoxFuture, CallError, ClientOptions, Destination, Host, HttpClient, HttpClients, Refusal};
 
 /// From the first byte to the last. Identity providers answer in a second; callers wait meanwhile.
@@ -27,9 +28,11 @@ impl HttpClients for Upstream {
         let text = |error: reqwest::Error| error.without_url().to_string();
         let allowed: Vec<_> = self.settings().allow_addresses.iter().chain(&options.allow_addresses).copied().collect();
         let dialer = self.dialer(Guard::new(allowed, Arc::clone(self.own())));
+        let own = options.only_roots.as_ref().map(|file| Roots::default().with_file(file)).transpose()?;
+        let roots = own.as_ref().unwrap_or(self.roots());
         let mut tls = match &options.identity {
-            Some((certificate, key)) => self.roots().client_config_with(certificate, key)?,
-            None => self.roots().client_config()?,
+            Some((certificate, key)) => roots.client_config_with(certificate, key)?,
+            None => roots.client_config()?,
         };
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let via = if options.direct { None } else { dialer.via(endpoint) };
@@ -168,7 +171,7 @@ mod tests {
 
     use super::*;
     use crate::base::Secrets;
-    use crate::upstream::{Roots, Settings};
+    use crate::upstream::Settings;
 
     fn upstream() -> Upstream {
         let own = Arc::new(ArcSwap::from_pointee(Vec::new()));
