@@ -11,6 +11,8 @@ pub mod app;
 
 pub mod config;
 
+pub mod inject;
+
 pub mod api;
 
 pub mod observe;

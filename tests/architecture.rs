@@ -14,9 +14,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms, from the outside in. A room may import any room after it, and itself.
-const ROOMS: [&str; 16] = [
-    "cli", "app", "config", "api", "observe", "listen", "proxy", "policy", "route", "store", "scheme", "token",
-    "source", "upstream", "sigv4", "base",
+const ROOMS: [&str; 17] = [
+    "cli", "app", "config", "inject", "api", "observe", "listen", "proxy", "policy", "route", "store", "scheme",
+    "token", "source", "upstream", "sigv4", "base",
 ];
 
 /// The demo's API judges what the schemes make, so it must not share their code.

@@ -6,6 +6,7 @@ mod build;
 mod engine;
 mod file;
 mod gauges;
+mod inject;
 mod introduce;
 mod local;
 mod management;
@@ -23,6 +24,8 @@ mod traces;
 mod watch;
 
 pub use build::{Built, Draining, Parts, Private, build};
+pub use build::{Built, Parts, Private, build};
+pub use inject::{inject, read_injector};
 pub use introduce::{IntroduceError, Introduced, introduce};
 pub use local::{LocalAudit, OpenStore, build_whole, manage, open_store};
 pub use serve::{App, StartError};

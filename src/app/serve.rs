@@ -352,9 +352,20 @@ impl App {
         });
         self.own.store(Arc::new(sockets.collect()));
         self.routes.set_proxy_place(self.proxy_place());
+        self.write_environment();
         let listening =
             |(_, listener): &(Address, Listener)| format!("{} {}", listener.door.load().kind(), listener.address);
         self.probes.publish(self.listeners.iter().map(listening).collect());
+    }
+
+    /// Tells the tools of callers where we are, where a file of it is asked for.
+    fn write_environment(&self) {
+        let (Authority::OnDisk(settings), Some(ca)) = (&self.authority, self.shared.ca()) else { return };
+        let place = self.proxy_place();
+        let proxy = place.map(|place| format!("{}://{}", place.scheme, place.address));
+        if let Err(error) = ca::write_environment(settings, &self.roots, &ca, proxy.as_deref()) {
+            tracing::error!(%error, "what points tools at Countersign cannot be written");
+        }
     }
 
     /// The addresses that were bound, by kind.
@@ -579,6 +590,7 @@ impl App {
                 if self.shared.ca().is_none_or(|old| old.pem() != ca.pem()) {
                     self.shared.set_ca(Some(Arc::new(ca)));
                 }
+                self.write_environment();
             }
             Err(error) => tracing::error!(%error, "the certificate authority cannot be renewed"),
         }

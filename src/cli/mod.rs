@@ -18,7 +18,9 @@ mod client;
 mod completions;
 mod credential;
 mod demo;
+mod env;
 mod explain;
+mod inject;
 mod output;
 mod policy;
 mod probe;
@@ -70,6 +72,10 @@ enum Command {
     Serve,
     /// Run a command with proxy and CA variables set for its tools, on a private port
     Run(run::Arguments),
+    /// Print the variables that point tools at a proxy and at its bundle
+    Env(env::Arguments),
+    /// Put a sidecar into the pods that ask for one: a mutating admission webhook, with a configuration of its own
+    Inject,
     /// Show everything at work on loopback: real exchanges, verified; nothing to configure
     Demo(demo::Arguments),
     /// Validate the configuration; exit 0, or list every error
@@ -207,6 +213,8 @@ pub fn main() -> ExitCode {
         let result = match cli.command {
             Command::Serve => serve::run(&context).await,
             Command::Run(arguments) => run::run(&context, arguments).await,
+            Command::Env(arguments) => env::run(&context, &arguments),
+            Command::Inject => inject::run(&context).await,
             Command::Demo(arguments) => demo::run(&context, &arguments).await,
             Command::Check => check::run(&context).await,
             Command::Explain(arguments) => explain::run(&context, &arguments).await,

@@ -40,11 +40,15 @@ pub struct Settings {
     pub directory: PathBuf,
     /// System roots plus ours: the only file to hand to callers.
     pub bundle: Option<PathBuf>,
+    /// The variables that point tools at us and at the bundle, for a shell to read.
+    pub environment: Option<PathBuf>,
+    /// The roots of the bundle for Java, PKCS#12.
+    pub trust_store: Option<PathBuf>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { directory: PathBuf::from("state/ca"), bundle: None }
+        Self { directory: PathBuf::from("state/ca"), bundle: None, environment: None, trust_store: None }
     }
 }
 
@@ -288,6 +292,37 @@ pub fn write_bundle(path: &Path, system: &Roots, ca: &Ca) -> Result<bool, CaErro
     }
     write_atomically(path, text.as_bytes(), 0o644)?;
     Ok(true)
+}
+
+/// Writes what a caller's tools read beside the bundle, where it is asked for: never a key, never a token.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_environment(settings: &Settings, system: &Roots, ca: &Ca, proxy: Option<&str>) -> Result<(), CaError> {
+    use super::environment::{Pointing, trust_store};
+    let made = |path: &Path| {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        parent.map_or(Ok(()), |parent| fs::create_dir_all(parent).map_err(|why| error(parent, why)))
+    };
+    if let Some(path) = &settings.trust_store {
+        let store = trust_store(system, &ca.certificate).map_err(|why| error(path, why))?;
+        made(path)?;
+        write_atomically(path, &store, 0o644)?;
+    }
+    if let Some(path) = &settings.environment {
+        let bundle = std::path::absolute(settings.bundle_path()).map_err(|why| error(path, why))?;
+        let store = settings.trust_store.as_ref().map(std::path::absolute).transpose();
+        let store = store.map_err(|why| error(path, why))?;
+        let trust_store = store.as_deref();
+        let text = Pointing { proxy, bundle: &bundle, trust_store, no_proxy: &[], java: None }.shell();
+        let text = format!("# Written by Countersign; rewritten when it changes.\n{text}");
+        if fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
+            return Ok(());
+        }
+        made(path)?;
+        write_atomically(path, text.as_bytes(), 0o644)?;
+    }
+    Ok(())
 }
 
 /// A file that is there whole or not at all, whenever the process is killed.

@@ -7,6 +7,7 @@ mod admin;
 pub mod ca;
 mod client_hello;
 mod door;
+pub mod environment;
 mod forward;
 pub mod framing;
 mod handed;

@@ -50,6 +50,7 @@ mod reverse;
 mod rotation;
 mod secret_stores;
 mod secrets;
+mod service_accounts;
 mod shared_rotation;
 mod shared_tokens;
 mod store;

@@ -16,13 +16,8 @@ use crate::base::Secret;
 use crate::cli::{Context, Failure, variable};
 use crate::listen::Address;
 use crate::listen::ca::bundle;
+use crate::listen::environment::{Pointing, trust_store};
 use crate::upstream::Roots;
-
-/// Java wants one; it protects nothing, the store holds public certificates.
-const TRUST_STORE_PASSWORD: &str = "changeit";
-
-/// Loopback services of the command's own are not for the proxy.
-const NO_PROXY: &str = "localhost,127.0.0.1,::1";
 
 /// The proxy that a command is pointed at.
 #[derive(Debug)]
@@ -101,7 +96,8 @@ async fn within(
     let pem = folder.join("ca-bundle.pem");
     write_private(&pem, bundle(&way.roots, &way.certificate).as_bytes()).map_err(other)?;
     let store = folder.join("trust.p12");
-    write_private(&store, &trust_store(way)?).map_err(other)?;
+    let roots = trust_store(&way.roots, &way.certificate).map_err(Failure::Other)?;
+    write_private(&store, &roots).map_err(other)?;
     let [program, rest @ ..] = command else { return Err(Failure::Other("no command".into())) };
     let mut prepared = Command::new(program);
     prepared.args(rest).kill_on_drop(true);
@@ -111,7 +107,15 @@ async fn within(
     for name in stand_ins.hidden() {
         prepared.env_remove(name);
     }
-    prepared.envs(variables(way, &pem, &store, variable(context, "JAVA_TOOL_OPTIONS")));
+    let (url, java) = (way.url(), variable(context, "JAVA_TOOL_OPTIONS"));
+    let pointing = Pointing {
+        proxy: url.expose_str(),
+        bundle: &pem,
+        trust_store: Some(&store),
+        no_proxy: &[],
+        java: java.as_deref(),
+    };
+    prepared.envs(pointing.variables());
     let _standing = stand_ins.begin(context, folder, &mut prepared).await?;
     match prepared.spawn() {
         Ok(mut child) => signals.wait(&mut child).await.map(code).map_err(other),
@@ -131,115 +135,20 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
 }
 
-/// A PKCS#12 store of trusted roots, as Java reads it.
-fn trust_store(way: &Way) -> Result<Vec<u8>, Failure> {
-    use p12_keystore::{Certificate, KeyStore, KeyStoreEntry};
-    let mut store = KeyStore::new();
-    for (index, certificate) in way.roots.0.iter().chain([&way.certificate]).enumerate() {
-        // A root that this library cannot read is one that Java does without.
-        if let Ok(certificate) = Certificate::from_der(certificate) {
-            store.add_entry(&format!("root-{index}"), KeyStoreEntry::Certificate(certificate));
-        }
-    }
-    store
-        .writer(TRUST_STORE_PASSWORD)
-        .write()
-        .map_err(|error| Failure::Other(format!("the Java trust store cannot be made: {error}")))
-}
-
-/// Every variable by which a client finds its proxy and the certificates it trusts, in both cases where clients differ.
-fn variables(way: &Way, bundle: &Path, store: &Path, java: Option<String>) -> Vec<(String, OsString)> {
-    let url = way.url();
-    let proxy = url.expose_str().unwrap_or_default();
-    // Java shows its options to everybody, and would not take a token from there.
-    let (host, port) = way.address.rsplit_once(':').unwrap_or((&way.address, ""));
-    let mut variables = Vec::new();
-    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
-        variables.push((name.to_owned(), OsString::from(proxy)));
-        variables.push((name.to_ascii_lowercase(), OsString::from(proxy)));
-    }
-    for name in ["npm_config_proxy", "npm_config_https_proxy", "CARGO_HTTP_PROXY", "GRPC_PROXY", "grpc_proxy"] {
-        variables.push((name.to_owned(), OsString::from(proxy)));
-    }
-    for name in ["NO_PROXY", "no_proxy", "npm_config_noproxy"] {
-        variables.push((name.to_owned(), OsString::from(NO_PROXY)));
-    }
-    for name in [
-        "SSL_CERT_FILE",
-        "CURL_CA_BUNDLE",
-        "REQUESTS_CA_BUNDLE",
-        "AWS_CA_BUNDLE",
-        "OCI_CLI_CERT_BUNDLE",
-        "NODE_EXTRA_CA_CERTS",
-        "GIT_SSL_CAINFO",
-        "PIP_CERT",
-        "npm_config_cafile",
-        "CARGO_HTTP_CAINFO",
-        "BAO_CACERT",
-        "VAULT_CACERT",
-        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-        "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
-        "HTTPLIB2_CA_CERTS",
-        "NIX_SSL_CERT_FILE",
-        "DENO_CERT",
-    ] {
-        variables.push((name.to_owned(), bundle.as_os_str().to_owned()));
-    }
-    variables.push(("NODE_USE_ENV_PROXY".to_owned(), "1".into()));
-    let mut options = java.map(|given| OsString::from(given + " ")).unwrap_or_default();
-    options.push(format!(
-        "-Dhttp.proxyHost={host} -Dhttp.proxyPort={port} -Dhttps.proxyHost={host} -Dhttps.proxyPort={port} \
-         -Dhttp.nonProxyHosts=localhost|127.*|[::1] -Djavax.net.ssl.trustStoreType=PKCS12 \
-         -Djavax.net.ssl.trustStorePassword={TRUST_STORE_PASSWORD} -Djavax.net.ssl.trustStore="
-    ));
-    options.push(store);
-    variables.push(("JAVA_TOOL_OPTIONS".to_owned(), options));
-    variables
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn way(proof: Option<&str>) -> Way {
-        Way {
+    #[test]
+    fn the_proof_of_a_way_is_shown_in_its_address_and_to_no_formatter() {
+        let way = Way {
             scheme: "http".into(),
             address: "127.0.0.1:9".into(),
-            proof: proof.map(Secret::new),
+            proof: Some(Secret::new("run-1:t0ken")),
             certificate: CertificateDer::from(Vec::new()),
             roots: Roots::default(),
-        }
-    }
-
-    fn of(way: &Way) -> Vec<(String, OsString)> {
-        variables(way, Path::new("/t/b.pem"), Path::new("/t/s.p12"), Some("-Xmx1g".into()))
-    }
-
-    fn get(variables: &[(String, OsString)], name: &str) -> Option<String> {
-        variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.to_string_lossy().into_owned())
-    }
-
-    #[test]
-    fn a_token_goes_into_the_address_of_the_proxy_and_nowhere_else() {
-        let way = way(Some("run-1:t0ken"));
+        };
         assert!(!format!("{way:?}").contains("t0ken"));
-        let variables = of(&way);
-        assert_eq!(get(&variables, "https_proxy").unwrap(), "http://run-1:t0ken@127.0.0.1:9");
-        let java = get(&variables, "JAVA_TOOL_OPTIONS").unwrap();
-        assert!(java.contains("-Dhttps.proxyHost=127.0.0.1 ") && !java.contains("t0ken"), "{java}");
-    }
-
-    #[test]
-    fn proxy_variables_are_set_in_both_cases_and_javas_own_options_stay() {
-        let variables = of(&way(None));
-        let get = |name: &str| get(&variables, name);
-        assert_eq!(get("HTTPS_PROXY"), get("https_proxy"));
-        assert_eq!(get("http_proxy").unwrap(), "http://127.0.0.1:9");
-        assert_eq!(get("SSL_CERT_FILE").unwrap(), "/t/b.pem");
-        let java = get("JAVA_TOOL_OPTIONS").unwrap();
-        assert!(
-            java.starts_with("-Xmx1g -D") && java.contains("-Dhttps.proxyPort=9 ") && java.ends_with("=/t/s.p12"),
-            "{java}"
-        );
+        assert_eq!(way.url().expose_str().unwrap(), "http://run-1:t0ken@127.0.0.1:9");
     }
 }
