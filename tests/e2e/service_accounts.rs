@@ -198,7 +198,7 @@ fn signed(kid: &str, key: &str, claims: &Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_issuers_keys_verify_a_token_and_a_new_key_is_found() {
+async fn the_issuers_keys_verify_a_token_and_no_other_key_does() {
     let public: Value = serde_json::from_slice(&vector("public.json")).unwrap();
     let jwk = |kid: &str, key: &str| {
         let mut jwk = public[key].clone();
