@@ -24,6 +24,18 @@ pub fn deserialize_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     deserialize(deserializer).map(Some)
 }
 
+/// The same for a wait that may be none: `0s`.
+///
+/// # Errors
+/// When the text is not a duration.
+pub fn deserialize_or_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text == "0s" {
+        return Ok(Duration::ZERO);
+    }
+    parse(&text).map_err(de::Error::custom)
+}
+
 /// Parses one duration.
 ///
 /// # Errors
@@ -48,6 +60,14 @@ mod tests {
     fn durations_carry_their_unit() {
         assert_eq!(parse("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(parse("1h 30m"), Ok(Duration::from_secs(5400)));
+    }
+
+    #[test]
+    fn only_a_wait_may_be_none() {
+        let read = |text: &str| deserialize_or_zero(serde_json::Value::from(text));
+        assert_eq!(read("0s").unwrap(), Duration::ZERO);
+        assert_eq!(read("5s").unwrap(), Duration::from_secs(5));
+        assert!(read("0").is_err() && read("5").is_err());
     }
 
     #[test]

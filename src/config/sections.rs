@@ -200,7 +200,7 @@ pub struct LimitSettings {
     #[serde(deserialize_with = "duration::deserialize")]
     pub drain_timeout: Duration,
     /// Between the order to end and its beginning: whoever sends callers here must have heard of it first.
-    #[serde(deserialize_with = "duration::deserialize")]
+    #[serde(deserialize_with = "duration::deserialize_or_zero")]
     pub drain_delay: Duration,
 }
 
