@@ -24,7 +24,6 @@ mod traces;
 mod watch;
 
 pub use build::{Built, Draining, Parts, Private, build};
-pub use build::{Built, Parts, Private, build};
 pub use inject::{inject, read_injector};
 pub use introduce::{IntroduceError, Introduced, introduce};
 pub use local::{LocalAudit, OpenStore, build_whole, manage, open_store};

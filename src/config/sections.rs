@@ -221,7 +221,7 @@ impl Default for LimitSettings {
     }
 }
 
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 17] = [
     "listeners",
     "admin",
     "ca",
