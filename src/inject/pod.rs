@@ -53,7 +53,7 @@ pub fn patch(pod: &Value, namespace: &str, settings: &Settings) -> Result<Patch,
         ));
     }
     let spec = &pod["spec"];
-    if !spec["containers"].as_array().is_some_and(|containers| !containers.is_empty()) {
+    if spec["containers"].as_array().is_none_or(Vec::is_empty) {
         return Err("the pod has no containers".into());
     }
     let wish = wish(meta, settings)?;
@@ -161,7 +161,9 @@ fn changes(spec: &Value, wish: &Wish<'_>) -> Patch {
         for (index, container) in spec[key].as_array().into_iter().flatten().enumerate() {
             let path = format!("/spec/{key}/{index}");
             let own: Vec<_> = names(&container["env"]).collect();
-            let variables = variables(wish).into_iter().filter(|(name, _)| !own.contains(name));
+            // A client that knows both spellings believes the one that we would add.
+            let is_own = |name: &str| own.iter().any(|one| one.eq_ignore_ascii_case(name));
+            let variables = variables(wish).into_iter().filter(|(name, _)| !is_own(name));
             let env = variables.map(|(name, value)| json!({"name": name, "value": value})).collect();
             append(&mut patch, &format!("{path}/env"), &container["env"], env);
             let mount = json!({"name": SHARED.0, "mountPath": SHARED.1, "readOnly": true});

@@ -347,7 +347,7 @@ mod tests {
     use crate::base::{Clock, deps::SystemClock};
 
     fn settings(directory: &Path) -> Settings {
-        Settings { directory: directory.join("ca"), bundle: None, environment: None, trust_store: None }
+        Settings { directory: directory.join("ca"), ..Settings::default() }
     }
 
     #[test]
