@@ -155,7 +155,7 @@ impl ServiceAccountSettings {
         wrong
     }
 
-    /// The files whose change does not need a reload, and whose absence is worth a word.
+    /// The issuer as whoever verifies its tokens takes it.
     fn issuer(&self, issuer: &str) -> IssuerSettings {
         let keys = match &self.jwks {
             None => KeyPlace::Discovered,
@@ -374,5 +374,93 @@ impl Voucher for ServiceAccounts {
             self.verdicts.insert(key, (verdict.clone(), self.clock.instant() + lasts));
             verdict
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex as Lock;
+
+    use super::*;
+    use crate::base::deps::Sleep;
+    use crate::base::{CallError, Deps, HttpClient};
+
+    /// An API server that confirms everybody, and counts; and a clock that stands until it is moved.
+    #[derive(Debug, Default, Clone)]
+    struct Stub(Arc<Lock<(usize, Duration)>>, Option<Instant>);
+
+    const NOW: u64 = 1_800_000_000;
+
+    impl Clock for Stub {
+        fn now(&self) -> SystemTime {
+            UNIX_EPOCH + Duration::from_secs(NOW) + self.0.lock().unwrap().1
+        }
+
+        fn instant(&self) -> Instant {
+            self.1.unwrap() + self.0.lock().unwrap().1
+        }
+
+        fn sleep_until(&self, _: Instant) -> Sleep {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    impl HttpClients for Stub {
+        fn client(&self, _: &Destination, options: &ClientOptions) -> Result<Arc<dyn HttpClient>, String> {
+            assert!(options.only_roots.is_some() && options.direct);
+            Ok(Arc::new(self.clone()))
+        }
+    }
+
+    impl HttpClient for Stub {
+        fn call(&self, _: Request<Vec<u8>>) -> BoxFuture<'_, Result<http::Response<Vec<u8>>, CallError>> {
+            self.0.lock().unwrap().0 += 1;
+            let user = json!({"username": "system:serviceaccount:ns:app"});
+            let status = json!({"authenticated": true, "user": user, "audiences": ["countersign"]});
+            let answer = http::Response::new(json!({ "status": status }).to_string().into_bytes());
+            Box::pin(std::future::ready(Ok(answer)))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_verdict_lasts_a_minute_and_never_longer_than_its_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("token");
+        std::fs::write(&own, "own").unwrap();
+        let settings = json!({"token_review": {"token": {"file": own}}});
+        let settings: ServiceAccountSettings = serde_json::from_value(settings).unwrap();
+        assert!(settings.check().is_empty());
+        let stub = Stub(Arc::default(), Some(Deps::system().clock.instant()));
+        let listed = ["ns/app".to_owned()];
+        let (clients, clock) = (Arc::new(stub.clone()), Arc::new(stub.clone()));
+        let accounts = ServiceAccounts::new(&settings, listed, clients, clock, Sources::new(Deps::system())).unwrap();
+        let token = |seconds: u64| {
+            let claims = json!({"aud": "countersign", "sub": "system:serviceaccount:ns:app", "exp": NOW + seconds});
+            Secret::new(format!("eyJ.{}.x", URL_SAFE_NO_PAD.encode(claims.to_string())))
+        };
+        let (long, short) = (token(3600), token(30));
+        assert_eq!(accounts.remembered(long.expose()), None);
+        for _ in 0..2 {
+            let (of_long, of_short) = (accounts.ask(&long).await.unwrap(), accounts.ask(&short).await.unwrap());
+            assert_eq!(of_long.until, UNIX_EPOCH + Duration::from_secs(NOW + 60));
+            assert_eq!(of_short.until, UNIX_EPOCH + Duration::from_secs(NOW + 30));
+        }
+        assert_eq!(stub.0.lock().unwrap().0, 2);
+        stub.0.lock().unwrap().1 = Duration::from_secs(31);
+        assert!(accounts.remembered(long.expose()).is_some() && accounts.remembered(short.expose()).is_none());
+        assert!(matches!(accounts.ask(&short).await, Err(NotVouched::Refused(_))));
+        assert_eq!(stub.0.lock().unwrap().0, 2, "what has expired is not asked about");
+        stub.0.lock().unwrap().1 = Duration::from_secs(61);
+        assert_eq!(accounts.remembered(long.expose()), None);
+        assert!(accounts.ask(&long).await.is_ok());
+        assert_eq!(stub.0.lock().unwrap().0, 3);
+    }
+
+    #[test]
+    fn an_account_has_a_namespace_and_a_name() {
+        assert_eq!(account("system:serviceaccount:ns:app").as_deref(), Some("ns/app"));
+        for user in ["ns:app", "system:serviceaccount:ns", "system:serviceaccount:ns:a:b", "system:serviceaccount::a"] {
+            assert_eq!(account(user), None, "{user}");
+        }
     }
 }
