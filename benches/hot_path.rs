@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use countersign::base::meter::MeterSlot;
 use countersign::base::{Authorizer, BoxFuture, CallError, Challenge, ClientOptions, HttpClient, HttpClients};
 use countersign::base::{Deps, Destination, RequestView, Secret, SecretRef, Secrets, SystemClock};
 use countersign::proxy::header_pass;
@@ -122,6 +123,7 @@ fn table(bindings: usize, one_host: bool) -> RouteTable {
             narrowing: None,
             route: None,
             policy: None,
+            meter: MeterSlot::default(),
         });
     }
     RouteTable::new(all, entries, Callers::default(), Unbound::Deny).unwrap()
@@ -172,6 +174,7 @@ fn decide_named(bencher: Bencher<'_, '_>, credentials: usize) {
             narrowing: None,
             route: None,
             policy: None,
+            meter: MeterSlot::default(),
         });
     }
     let table = RouteTable::new(all, entries, Callers::default(), Unbound::Deny).unwrap();
