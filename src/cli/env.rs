@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Context, Failure};
 use crate::listen::Address;
-use crate::listen::environment::{Pointing, quoted};
+use crate::listen::environment::Pointing;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -74,14 +74,12 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<u8, Failur
         let map: serde_json::Map<_, _> =
             pointing.variables().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
         say!("{}", serde_json::Value::Object(map));
-    } else {
+    } else if arguments.dotenv {
         for (name, value) in pointing.variables() {
-            if arguments.dotenv {
-                say!("{name}={value}");
-            } else {
-                say!("export {name}={}", quoted(&value));
-            }
+            say!("{name}={value}");
         }
+    } else {
+        say!("{}", pointing.shell().trim_end());
     }
     Ok(0)
 }

@@ -82,7 +82,7 @@ fn config_map() -> String {
 }
 
 fn resources() -> Map<String, Value> {
-    let resources = json!({"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}});
+    let resources = json!({"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}});
     resources.as_object().cloned().unwrap_or_default()
 }
 

@@ -114,13 +114,16 @@ impl Pointing<'_> {
 
     /// The same as lines that a POSIX shell reads; `JAVA_TOOL_OPTIONS` of whoever reads them stay.
     pub fn shell(&self) -> String {
-        let line = |(name, value): (&str, String)| format!("export {name}={}\n", quoted(&value));
+        let line = |(name, value): (&str, String)| {
+            let before = if name == "JAVA_TOOL_OPTIONS" { "\"${JAVA_TOOL_OPTIONS:+$JAVA_TOOL_OPTIONS }\"" } else { "" };
+            format!("export {name}={before}{}\n", quoted(&value))
+        };
         self.variables().into_iter().map(line).collect()
     }
 }
 
 /// Quoted for a POSIX shell.
-pub fn quoted(text: &str) -> String {
+fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
@@ -173,6 +176,18 @@ mod tests {
             java.starts_with("-Xmx1g -D") && java.contains("-Dhttps.proxyPort=9 ") && java.ends_with("=/t/s.p12"),
             "{java}"
         );
+    }
+
+    #[test]
+    fn a_shell_keeps_the_options_that_it_has_for_java() {
+        let script = format!("{}printf %s \"$JAVA_TOOL_OPTIONS\"", pointing(Some("http://127.0.0.1:9")).shell());
+        let run = |own: Option<&str>| {
+            let mut shell = std::process::Command::new("sh");
+            shell.env_remove("JAVA_TOOL_OPTIONS").envs(own.map(|own| ("JAVA_TOOL_OPTIONS", own)));
+            String::from_utf8(shell.args(["-c", &script]).output().unwrap().stdout).unwrap()
+        };
+        assert!(run(Some("-Xss1m")).starts_with("-Xss1m -"));
+        assert!(run(None).starts_with('-'));
     }
 
     #[test]
