@@ -27,6 +27,10 @@ pub(super) struct Looked {
 
 /// The first configuration is in use.
 pub(super) fn loaded(deps: &Deps) {
+    // A series that begins with its first failure would never be seen to rise.
+    for outcome in ["ok", "failed"] {
+        metrics::counter!("countersign_reloads_total", "outcome" => outcome).increment(0);
+    }
     metrics::gauge!("countersign_last_reload_timestamp_seconds").set(seconds(deps.clock.now()));
 }
 

@@ -276,7 +276,8 @@ impl App {
         }
         if let Some(exporter) = app.exporter.clone() {
             let upkeep = exporter.upkeep(Arc::clone(&app.deps.clock));
-            tokio::spawn(app.shared.drain.clone().run_until_cancelled_owned(upkeep));
+            // To the end of the process: what is drained is counted as well.
+            tokio::spawn(upkeep);
         }
         app.publish();
         gauges::loaded(&app.deps);

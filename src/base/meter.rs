@@ -9,10 +9,22 @@ use std::time::Duration;
 
 use metrics::{Counter, Histogram, counter, histogram};
 
-const VIAS: [&str; 6] = ["forward", "tunnel", "reverse", "transparent", "transparent_blind", "other"];
+const VIAS: [&str; 5] = ["forward", "tunnel", "reverse", "transparent", "other"];
 const OUTCOMES: [&str; 5] = ["complete", "refused", "upstream_broke_off", "caller_left", "other"];
 const FAULTS: [&str; 4] = ["none", "caller", "upstream", "countersign"];
 const PHASES: [&str; 5] = ["decide", "authorize", "connect", "upstream", "total"];
+
+/// Bodies that were held, in memory and in a file, and their bytes.
+static SPOOLED: OnceLock<[Counter; 3]> = OnceLock::new();
+
+/// Counts a body that was held to be hashed.
+pub fn spooled(in_file: bool, bytes: u64) {
+    let of = |held_in: &'static str| counter!("countersign_bodies_spooled_total", "held_in" => held_in);
+    let [memory, file, total] =
+        SPOOLED.get_or_init(|| [of("memory"), of("file"), counter!("countersign_spooled_bytes_total")]);
+    if in_file { file } else { memory }.increment(1);
+    total.increment(bytes);
+}
 
 /// Names that have a series of their own; whatever comes later is counted as `other`.
 #[derive(Debug)]

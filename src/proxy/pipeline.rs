@@ -353,6 +353,7 @@ async fn forward(state: &State, deps: &Deps, inbound: Inbound, record: &mut Reco
             Box::pin(call.again(repeat, &receipt, &mut response, &egress, h1_only, record.trace.as_deref_mut())).await
     {
         response = better;
+        record.heard(response.status());
     }
     record.answered(response.status());
     if let Some(passage) = observed {

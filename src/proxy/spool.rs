@@ -13,6 +13,7 @@ use http_body_util::BodyExt;
 use tokio::task::JoinHandle;
 
 use crate::base::body::BoxError;
+use crate::base::meter;
 use crate::base::request::BodyDigest;
 use crate::base::{Body, BodyNeed, Code, Refusal};
 
@@ -65,9 +66,7 @@ pub(super) async fn spool(mut body: Body, limit: u64, need: BodyNeed) -> Result<
             file = Some(append(file.take(), memory.split().freeze()).await?);
         }
     }
-    let held_in = if file.is_some() { "file" } else { "memory" };
-    metrics::counter!("countersign_bodies_spooled_total", "held_in" => held_in).increment(1);
-    metrics::counter!("countersign_spooled_bytes_total").increment(length);
+    meter::spooled(file.is_some(), length);
     let mut sha256 = [0; 32];
     sha256.copy_from_slice(digest.finish().as_ref());
     let (held, whole) = match file {

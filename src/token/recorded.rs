@@ -24,17 +24,31 @@ impl Recorded {
     fn event(&self, outcome: &'static str) -> AuditEvent {
         AuditEvent::new(EXCHANGE, &*self.account, outcome).of(&*self.credential)
     }
+
+    /// An exchange that counts only once it stands in the record.
+    async fn exchange(&self, now: SystemTime) -> Result<Token, Failure> {
+        if let Some(unavailable) = self.audit.blocked() {
+            // What could not be used afterwards is not asked for.
+            return Err(unavailable.into());
+        }
+        let token = match self.source.fetch(now).await {
+            Ok(token) => token,
+            Err(failure) => {
+                self.audit.note(self.event(failure.kind.as_str()).fact("reason", failure.detail.clone()));
+                return Err(failure);
+            }
+        };
+        let lifetime = token.expires_at.duration_since(now).unwrap_or_default().as_secs();
+        self.audit.record(self.event("ok").fact("lifetime_seconds", lifetime.to_string())).await?;
+        Ok(token)
+    }
 }
 
 impl TokenSource for Recorded {
     fn fetch(&self, now: SystemTime) -> BoxFuture<'_, Result<Token, Failure>> {
         Box::pin(async move {
-            if let Some(unavailable) = self.audit.blocked() {
-                // What could not be used afterwards is not asked for.
-                return Err(unavailable.into());
-            }
             let began = tokio::time::Instant::now();
-            let outcome = self.source.fetch(now).await;
+            let outcome = self.exchange(now).await;
             let credential = metrics::Label::new("credential", meter::label(&self.credential));
             let word = outcome.as_ref().map_or_else(|failure| failure.kind.as_str(), |_| "ok");
             metrics::counter!(
@@ -43,16 +57,7 @@ impl TokenSource for Recorded {
             )
             .increment(1);
             metrics::histogram!("countersign_token_exchange_duration_seconds").record(began.elapsed().as_secs_f64());
-            let token = match outcome {
-                Ok(token) => token,
-                Err(failure) => {
-                    self.audit.note(self.event(failure.kind.as_str()).fact("reason", failure.detail.clone()));
-                    return Err(failure);
-                }
-            };
-            let lifetime = token.expires_at.duration_since(now).unwrap_or_default().as_secs();
-            self.audit.record(self.event("ok").fact("lifetime_seconds", lifetime.to_string())).await?;
-            Ok(token)
+            outcome
         })
     }
 

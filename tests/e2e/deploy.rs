@@ -618,6 +618,10 @@ fn the_content_of_the_image_is_static_small_and_runs_in_an_empty_root_as_nobody(
     }
     done(output);
     assert!(!lay_out(&image).status.success(), "what is there is not laid over");
+    // The same content from the same binary, whenever it is laid out.
+    let again = folder.path().join("again");
+    done(lay_out(&again));
+    done(run("diff", &["--recursive", image.to_str().unwrap(), again.to_str().unwrap()]));
     let found = done(run("find", &[image.to_str().unwrap(), "-type", "f", "-printf", "%P %m\n"]));
     let mut content: Vec<&str> = found.lines().collect();
     content.sort_unstable();
