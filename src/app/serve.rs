@@ -193,6 +193,7 @@ impl App {
         tokens.rely_on(store.is_some().then(|| reliance(&token_store)));
         let built = build(config, parts).await.map_err(StartError::Config)?;
         report(&built);
+        handed.check(|address| is_wanted(address, &built, admin.as_ref())).map_err(StartError::Other)?;
         let mut bound = Vec::new();
         for door in &built.doors {
             bound.push(door.bind(&handed).await.map_err(StartError::Other)?);
@@ -204,7 +205,6 @@ impl App {
             }
             None => None,
         };
-        handed.check().map_err(StartError::Other)?;
         let ca = Arc::new(match &authority {
             Authority::OnDisk(settings) => Ca::load_or_create(settings, deps.clock.now())?,
             Authority::InMemory => Ca::in_memory(deps.clock.now())?,
@@ -483,6 +483,7 @@ impl App {
         let store = StoreWanted::of(&config, self.private.is_some());
         self.tokens.rely_on((store.is_some() || self.management.is_some()).then(|| reliance(&self.around.tokens)));
         let built = build(config, parts).await.map_err(StartError::Config)?;
+        self.handed.check(|address| is_wanted(address, &built, admin.as_ref())).map_err(StartError::Other)?;
         let mut free: Vec<_> = self
             .listeners
             .iter()
@@ -644,6 +645,11 @@ impl std::fmt::Debug for App {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("App").field("listeners", &self.listeners).finish_non_exhaustive()
     }
+}
+
+/// Whether a configuration listens there.
+fn is_wanted(address: &Address, built: &Built, admin: Option<&crate::api::Settings>) -> bool {
+    admin.is_some_and(|admin| admin.address == *address) || built.doors.iter().any(|door| door.address == *address)
 }
 
 /// The audit record: where it is asked for, and wherever credentials are managed.

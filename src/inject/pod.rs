@@ -57,12 +57,27 @@ pub fn patch(pod: &Value, namespace: &str, settings: &Settings) -> Result<Patch,
         return Err("the pod has no containers".into());
     }
     let wish = wish(meta, settings)?;
-    // What another run of this put there is complete, since it is put there at once.
-    if names(&spec["initContainers"]).any(|name| name == SIDECAR) {
+    if is_done(spec, &wish) {
         return Ok(Patch::new());
     }
     refuse(spec, &wish)?;
     Ok(changes(spec, &wish))
+}
+
+/// Whether another run of this put there all that it puts there. A container that only has our name has not our rules.
+fn is_done(spec: &Value, wish: &Wish<'_>) -> bool {
+    let there = |ours: &Value| {
+        let same = |one: &Value| {
+            ["name", "image", "args", "restartPolicy", "securityContext"].iter().all(|key| one[key] == ours[key])
+        };
+        spec["initContainers"].as_array().is_some_and(|all| all.iter().any(same))
+    };
+    spec["hostNetwork"] != true && containers(wish).iter().all(there)
+}
+
+/// The containers that a pod is given, in their order.
+fn containers(wish: &Wish<'_>) -> Vec<Value> {
+    (wish.mode == Mode::Transparent).then(|| rules(wish)).into_iter().chain([sidecar(wish)]).collect()
 }
 
 /// What the pod's annotations say, where they may.
@@ -97,6 +112,9 @@ fn lists(spec: &Value) -> impl Iterator<Item = &Value> {
     ["initContainers", "containers"].into_iter().flat_map(|key| spec[key].as_array().into_iter().flatten())
 }
 
+/// Seconds: the drain, and what the use of a refresh token may take beyond it.
+const GRACE: u64 = 90;
+
 /// Pods in which a sidecar would not be what it seems.
 fn refuse(spec: &Value, wish: &Wish<'_>) -> Result<(), String> {
     let windows = spec["os"]["name"] == "windows" || spec["nodeSelector"]["kubernetes.io/os"] == "windows";
@@ -127,10 +145,11 @@ fn refuse(spec: &Value, wish: &Wish<'_>) -> Result<(), String> {
             return Err(format!("the container {name} has a volume of its own at or above {}", SHARED.1));
         }
         let user = [container, spec].iter().find_map(|one| one["securityContext"]["runAsUser"].as_u64());
-        if wish.mode == Mode::Transparent && user == Some(u64::from(wish.settings.uid)) {
+        // An image may say who it runs as, and many say the same as ours does: what the pod does not say is not known.
+        if wish.mode == Mode::Transparent && user.is_none_or(|user| user == u64::from(wish.settings.uid)) {
             return Err(format!(
-                "the container {name} runs as {}, the sidecar's user, whose connections are not \
-                                redirected; give it another",
+                "the container {name} has no `runAsUser` other than {}, the sidecar's user, whose connections are not \
+                 redirected; give it one",
                 wish.settings.uid
             ));
         }
@@ -171,13 +190,15 @@ fn changes(spec: &Value, wish: &Wish<'_>) -> Patch {
         }
     }
     append(&mut patch, "/spec/volumes", &spec["volumes"], volumes(wish));
-    let ours: Vec<Value> =
-        (wish.mode == Mode::Transparent).then(|| rules(wish)).into_iter().chain([sidecar(wish)]).collect();
+    let ours = containers(wish);
     if spec["initContainers"].is_array() {
         // Each goes before the one that was put there last.
         patch.extend(ours.into_iter().rev().map(|container| add("/spec/initContainers/0", container)));
     } else {
         patch.push(add("/spec/initContainers", Value::Array(ours)));
+    }
+    if spec["terminationGracePeriodSeconds"].as_u64().is_none_or(|grace| grace < GRACE) {
+        patch.push(add("/spec/terminationGracePeriodSeconds", GRACE.into()));
     }
     patch
 }

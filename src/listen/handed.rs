@@ -5,7 +5,6 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use listenfd::ListenFd;
 
@@ -64,11 +63,9 @@ impl Handed {
 struct Socket {
     listener: Handed,
     address: Address,
-    used: AtomicBool,
 }
 
-/// The sockets that this process was started with. They stay open to its end, so that an address which a reload removes
-/// can come back.
+/// The sockets that this process was started with. They stay open to its end, for whoever is started on them next.
 #[derive(Debug, Default)]
 pub struct HandedOver {
     sockets: Vec<Socket>,
@@ -83,7 +80,7 @@ impl HandedOver {
         for index in 0..from.len() {
             let taken = Handed::take(&mut from, index).and_then(|listener| {
                 listener.prepare()?;
-                Ok(Socket { address: listener.address()?, listener, used: AtomicBool::new(false) })
+                Ok(Socket { address: listener.address()?, listener })
             });
             match taken {
                 Ok(socket) => all.sockets.push(socket),
@@ -107,7 +104,6 @@ impl HandedOver {
     /// The socket of an address, if it was handed over.
     pub(super) fn bound(&self, address: &Address) -> Option<Result<Bound, String>> {
         let socket = self.sockets.iter().find(|socket| socket.address == *address)?;
-        socket.used.store(true, Ordering::Relaxed);
         let bound = socket.listener.try_clone().and_then(|listener| Bound::take_over(listener, address));
         Some(bound.map_err(|error| format!("cannot take over {address}: {error}")))
     }
@@ -116,8 +112,8 @@ impl HandedOver {
     ///
     /// # Errors
     /// What has none: its callers would be accepted by the system, and wait for ever.
-    pub fn check(&self) -> Result<(), String> {
-        let unused = self.sockets.iter().filter(|socket| !socket.used.load(Ordering::Relaxed));
+    pub fn check(&self, listened: impl Fn(&Address) -> bool) -> Result<(), String> {
+        let unused = self.sockets.iter().filter(|socket| !listened(&socket.address));
         let unused = unused.map(|socket| {
             format!("a socket for {} was handed over (LISTEN_FDS), and no listener has that address", socket.address)
         });
@@ -134,7 +130,7 @@ mod tests {
 
     fn handed(listener: Handed) -> HandedOver {
         listener.prepare().unwrap();
-        let socket = Socket { address: listener.address().unwrap(), listener, used: AtomicBool::new(false) };
+        let socket = Socket { address: listener.address().unwrap(), listener };
         HandedOver { sockets: vec![socket], wrong: Vec::new() }
     }
 
@@ -143,11 +139,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::Tcp(listener.local_addr().unwrap());
         let over = handed(Handed::Tcp(listener));
-        assert!(over.check().unwrap_err().contains("no listener has that address"));
+        assert!(over.check(|_| false).unwrap_err().contains("no listener has that address"));
         for _ in 0..2 {
             assert_eq!(over.bind(&address, 0).await.unwrap().address, address);
         }
-        assert!(over.check().is_ok());
+        assert!(over.check(|_| true).is_ok());
         assert!(Bound::new(&address, 0).await.is_err(), "it is bound all the same");
     }
 

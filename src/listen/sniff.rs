@@ -50,6 +50,12 @@ impl Sniffer {
 
 /// A method, a space, and the beginning of a target: a path, `*`, an address or what CONNECT has.
 fn http(read: &[u8]) -> Opening {
+    // Servers skip empty lines before a request (RFC 9112 section 2.2), so what is judged is what comes after them.
+    let empty = read.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let read = &read[empty..];
+    if read.is_empty() {
+        return Opening::More;
+    }
     if read.starts_with(PREFACE) {
         return Opening::Http2;
     }
@@ -142,7 +148,17 @@ mod tests {
 
     #[test]
     fn http_is_told_by_a_method_and_the_beginning_of_a_target() {
-        for text in ["GET /", "get /", "M-SEARCH *", "DELETE http", "PUT HTTP", "CONNECT ", "PRI * HTTP/1", "PRI /"] {
+        for text in [
+            "GET /",
+            "get /",
+            "M-SEARCH *",
+            "DELETE http",
+            "PUT HTTP",
+            "CONNECT ",
+            "PRI * HTTP/1",
+            "PRI /",
+            "\r\n\r\nGET /",
+        ] {
             assert_eq!(opening(text.as_bytes()), Opening::Http, "{text}");
         }
         assert_eq!(opening(PREFACE), Opening::Http2);
@@ -151,7 +167,7 @@ mod tests {
     #[test]
     fn what_is_neither_is_something_else() {
         for text in
-            ["EHLO m", "EHLO ho", "SSH-2.0-OpenSSH\r", "\r", " ", "GET  ", "USER a", "{", "\0", "\u{80}", "GETÄ"]
+            ["EHLO m", "EHLO ho", "SSH-2.0-OpenSSH\r", "\r\n\0", " ", "GET  ", "USER a", "{", "\0", "\u{80}", "GETÄ"]
         {
             let bytes = text.as_bytes();
             let first =

@@ -102,7 +102,8 @@ async fn admit(conn: &mut Conn, stream: &TcpStream, peer: SocketAddr) -> Result<
     state.upstream.egress(&Arc::default())?.check_captured(captured, from)?;
     let asked = rules.same_user || (caller.is_none() && !state.routes.callers().is_empty());
     // A listener on loopback is for what this machine sends, and our own traffic is a part of that.
-    if asked || conn.local_ip.is_some_and(|ip| ip.to_canonical().is_loopback()) {
+    // By TPROXY our end has the captured address, which says nothing.
+    if asked || *tproxy || conn.local_ip.is_some_and(|ip| ip.to_canonical().is_loopback()) {
         // The other end has the address that it called, not ours.
         conn.evidence.uid = kernel::peer_uid(captured, peer).await;
     }
@@ -134,7 +135,8 @@ async fn listen<S: AsyncRead + Unpin>(conn: &Conn, stream: &mut S) -> Option<(Op
         }
         let more = tokio::select! {
             more = tokio::time::timeout_at(until, stream.read_buf(&mut read)) => more,
-            () = conn.shared.drain.cancelled() => return None,
+            // Not at the beginning of a drain: who has just connected has its request on its way.
+            () = conn.shared.part.cancelled() => return None,
         };
         match more {
             Err(_) => return Some((Opening::More, read)),

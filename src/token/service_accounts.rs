@@ -25,6 +25,8 @@ use crate::base::{
 };
 use crate::source::Sources;
 
+/// A verdict is asked for again this long before its end: it must not end between two looks at it.
+const MARGIN: Duration = Duration::from_secs(1);
 /// A token that was confirmed is not asked about again for so long: a pod that was deleted is a caller for no longer.
 const CONFIRMED: Duration = Duration::from_secs(60);
 /// One that was refused; it may have been shown before our own rights were set up.
@@ -350,7 +352,7 @@ impl Voucher for ServiceAccounts {
 
     fn remembered(&self, token: &[u8]) -> Option<Verdict> {
         let (verdict, until) = self.verdicts.get(&key(token))?;
-        let ended = verdict.as_ref().is_ok_and(|vouched| vouched.until <= self.clock.now());
+        let ended = verdict.as_ref().is_ok_and(|vouched| vouched.until <= self.clock.now() + MARGIN);
         (self.clock.instant() < until && !ended).then_some(verdict)
     }
 

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use countersign::inject::{Settings, patch};
 use serde_json::{Value, json};
 
-use crate::support::{Root, countersign, kit, provider, read_answer};
+use crate::support::{Root, countersign, kit, provider, read_answer, skip};
 
 const NAMESPACE: &str = "policies";
 
@@ -155,7 +155,7 @@ fn pods_that_cannot_be_given_what_they_ask_for_are_refused_and_their_twins_are_n
     let runs_as = |uid: u32| json!({"securityContext": {"runAsUser": uid}});
     let own = |uid: u32| json!({"containers": [{"name": "m", "image": "i", "securityContext": {"runAsUser": uid}}]});
     assert_eq!(said(&explicit, none(), none()), None);
-    assert_eq!(said(&explicit, annotated("countersign/mode", "transparent"), none()), None);
+    assert_eq!(said(&explicit, annotated("countersign/mode", "transparent"), runs_as(1000)), None);
     assert_eq!(said(&explicit, annotated("countersign/config", "mine"), none()), None);
     assert_eq!(said(&transparent, none(), runs_as(1000)), None);
     assert_eq!(said(&explicit, none(), runs_as(65532)), None, "by variables it is no matter");
@@ -165,8 +165,16 @@ fn pods_that_cannot_be_given_what_they_ask_for_are_refused_and_their_twins_are_n
         (&explicit, annotated("countersign/image", "evil"), none(), "no annotation"),
         (&strict, annotated("countersign/mode", "explicit"), none(), "overrides"),
         (&explicit, json!({"labels": {"countersign/inject": "yes"}}), none(), "\"true\" or \"false\""),
-        (&transparent, none(), runs_as(65532), "runs as 65532"),
-        (&transparent, none(), own(65532), "runs as 65532"),
+        (&transparent, none(), runs_as(65532), "other than 65532"),
+        (&transparent, none(), own(65532), "other than 65532"),
+        // Its image may say 65532.
+        (&transparent, none(), none(), "other than 65532"),
+        (
+            &explicit,
+            none(),
+            json!({"initContainers": [{"name": "countersign", "image": "i", "restartPolicy": "Always"}]}),
+            "of its own",
+        ),
         (&explicit, none(), json!({"hostNetwork": true}), "host's network"),
         (&explicit, none(), json!({"os": {"name": "windows"}}), "Windows"),
         (&explicit, none(), json!({"containers": [{"name": "countersign"}]}), "of its own"),
@@ -187,9 +195,9 @@ fn pods_that_cannot_be_given_what_they_ask_for_are_refused_and_their_twins_are_n
 #[test]
 fn the_changed_pods_are_valid() {
     let Some(kit) = kit("kubernetes-validate") else { return };
-    let program = kit.join("venv/bin/kubernetes-validate");
+    let program = kit.join("deploy/bin/kubernetes-validate");
     if !program.exists() {
-        println!("skipped: kubernetes-validate is not in the test kit");
+        skip::<()>("the changed pods", "kubernetes-validate is not in the test kit");
         return;
     }
     let folder = tempfile::tempdir().unwrap();

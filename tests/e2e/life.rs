@@ -245,13 +245,13 @@ async fn sockets_of_both_kinds_are_taken_over_by_their_address_and_left_to_the_n
         assert_eq!(raw(&admin, &get("/livez")).status(), 200);
         assert_eq!(talk(UnixStream::connect(&path).unwrap(), GET).status(), 200);
         assert_eq!(raw(&proxy.address("forward", 1), GET).status(), 200, "what was not handed over is bound");
-        // An address that goes and comes back finds its socket again.
+        // Without a listener its callers would wait for ever: such a configuration is refused.
         let text = std::fs::read_to_string(&proxy.config).unwrap();
         let line = format!("    - address: unix:{}\n", path.display());
-        for (round, text) in [text.replace(&line, ""), text].iter().enumerate() {
-            std::fs::write(&proxy.config, text).unwrap();
-            proxy.wait_log(|log| log.matches("configuration reloaded").count() > round);
-        }
+        std::fs::write(&proxy.config, text.replace(&line, "")).unwrap();
+        proxy.wait_log(|log| log.contains("no listener has that address"));
+        std::fs::write(&proxy.config, text).unwrap();
+        proxy.wait_log(|log| log.contains("configuration reloaded"));
         assert_eq!(talk(UnixStream::connect(&path).unwrap(), GET).status(), 200);
         proxy.stop();
         assert!(path.exists(), "the file is its maker's");

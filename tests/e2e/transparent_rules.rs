@@ -338,6 +338,13 @@ fn a_tool_that_fails_half_way_leaves_nothing_and_is_quoted() {
     assert!(err.contains("still there: ip: -4 rule") && err.contains("transparent down"), "{err}");
     done(&here, "down");
     assert_eq!(state(&here), before);
+    // What cannot be looked at is not said to be gone.
+    done(&here, &format!("up --exclude-uid {PROXY_UID} --tool iptables"));
+    let folder = fake("iptables-save", "true");
+    let (code, _, err) = transparently(&here, Some(folder.path()), "down");
+    assert!(code == 1 && err.contains("it cannot be told what is there"), "{err}");
+    done(&here, "down");
+    assert_eq!(state(&here), before);
     // A kernel without NAT for both families at once gets a table for each.
     let folder = fake("nft", "echo \"$input\" | grep -q '^table inet'");
     let (code, _, err) = transparently(&here, Some(folder.path()), &format!("up --exclude-uid {PROXY_UID} --tool nft"));

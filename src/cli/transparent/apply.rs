@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::Write;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -136,7 +138,11 @@ impl Tools {
     }
 
     fn look_iptables(&self, family: Family, program: &'static str) -> Result<Vec<Found>, String> {
-        let text = self.run(&Step::new(program, &[], String::new()))?;
+        let text = match self.run(&Step::new(program, &[], String::new())) {
+            // A kernel without IPv6 has none.
+            Err(why) if family == Family::V6 && NO_IPV6.iter().any(|words| why.contains(words)) => String::new(),
+            answer => answer?,
+        };
         let mut found: Vec<Found> = iptables::saved(&text)
             .into_iter()
             .map(|saved| Found {
@@ -172,18 +178,25 @@ impl Tools {
 
     /// Removes everything of ours, as far as it goes, and says what is gone.
     pub(super) fn down(&self) -> Result<Vec<Found>, String> {
-        let (found, _) = self.look()?;
+        let _alone = alone()?;
+        self.remove()
+    }
+
+    fn remove(&self) -> Result<Vec<Found>, String> {
+        let (found, silent) = self.look()?;
         let failures: Vec<String> = found.iter().filter_map(|one| self.run(&one.remove).err()).collect();
-        let left = if found.is_empty() { Vec::new() } else { self.look()?.0 };
-        if left.is_empty() {
+        let (left, silent) = if found.is_empty() { (Vec::new(), silent) } else { self.look()? };
+        if left.is_empty() && silent.is_empty() {
             return Ok(found);
         }
-        let left: Vec<String> = left.iter().map(|one| format!("{}: {}", one.place.tool(), one.place.words())).collect();
-        Err(format!("this is still there: {}. {}", left.join("; "), failures.join("; ")))
+        let left = left.iter().map(|one| format!("this is still there: {}: {}", one.place.tool(), one.place.words()));
+        let untold = silent.iter().map(|(_, why)| format!("it cannot be told what is there: {why}"));
+        Err(left.chain(untold).chain(failures).collect::<Vec<_>>().join("; "))
     }
 
     /// Writes the rules of a plan: all or none. Whether anything had to be done.
     pub(super) fn up(&self, plan: &Plan, tool: Tool) -> Result<bool, String> {
+        let _alone = alone()?;
         let stamp = stamp(plan, tool);
         let inet = steps(plan, tool, nft::Cut::Inet, &stamp);
         let listers = match tool {
@@ -217,10 +230,23 @@ impl Tools {
 
     /// After a failure: nothing of ours stays, or it is said that it did.
     fn take_back(&self, why: &str) -> Result<(), String> {
-        self.down().map(drop).map_err(|left| {
+        self.remove().map(drop).map_err(|left| {
             format!("{why}\nAnd it could not be taken back whole: {left}\nRun `countersign transparent down`.")
         })
     }
+}
+
+/// What programs say that are there where IPv6 is not.
+const NO_IPV6: [&str; 2] = ["not supported", "does not exist"];
+
+/// Two at once would take each other's rules for their own. The name is the network namespace's, as the rules are, and goes with
+/// the process.
+fn alone() -> Result<UnixListener, String> {
+    let address = SocketAddr::from_abstract_name("countersign-transparent").map_err(|error| error.to_string())?;
+    UnixListener::bind_addr(&address).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => "another `countersign transparent` is at work here; wait for it to end".into(),
+        _ => error.to_string(),
+    })
 }
 
 /// What is there already: just this, or something else that has to go first.

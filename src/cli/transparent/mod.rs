@@ -158,7 +158,10 @@ fn lower(tools: &Tools) -> Result<u8, Failure> {
 
 fn show(tools: &Tools, as_json: bool) -> Result<u8, Failure> {
     may_change()?;
-    let (found, _) = tools.look().map_err(Failure::Other)?;
+    let (found, silent) = tools.look().map_err(Failure::Other)?;
+    for (_, why) in &silent {
+        eprintln!("countersign: it cannot be told what else is there: {why}");
+    }
     if as_json {
         let one =
             |found: &Found| json!({ "tool": found.place.tool(), "what": found.place.words(), "text": found.text });

@@ -103,6 +103,12 @@ What makes any pod one with Countersign in it. Of a chart that depends on this o
 {{- $_ := set $container "env" (concat $kept (default list $container.env)) -}}
 {{- $_ := set $container "volumeMounts" (concat (include "countersign.mounts" $root | fromYamlArray) (default list $container.volumeMounts)) -}}
 {{- if not $container.securityContext }}{{- $_ := set $container "securityContext" $root.Values.workload.securityContext -}}{{- end -}}
+{{- if include "countersign.captures" $root -}}
+{{- $user := dig "runAsUser" "" $container.securityContext -}}
+{{- if or (kindIs "string" $user) (eq (int $user) 65532) -}}
+{{- fail (printf "workload.containers: %s needs a securityContext.runAsUser other than 65532, Countersign's own, whose connections are not redirected" $container.name) -}}
+{{- end -}}
+{{- end -}}
 {{- list $container | toYaml -}}
 {{- end -}}
 
