@@ -63,6 +63,21 @@ secrets: {{ toJson $injector.secrets }}
 {{- if and $injector.onlyWayOut (ne $injector.mode "transparent") }}{{ fail "injector.onlyWayOut goes with injector.mode=transparent" }}{{ end }}
 mode: {{ $injector.mode }}
 only_way_out: {{ $injector.onlyWayOut }}
+{{- with $injector.noProxy }}
+no_proxy: {{ toJson . }}
+{{- end }}
+{{- with $injector.overrides }}
+overrides: {{ toJson . }}
+{{- end }}
+{{- with $injector.tokens }}
+tokens:
+  {{- range . }}
+  - { audience: {{ quote .audience }}, path: {{ quote .path }}, expiration_seconds: {{ default 3600 .expirationSeconds }} }
+  {{- end }}
+{{- end }}
+{{- with .Values.image.pullPolicy }}
+image_pull_policy: {{ . }}
+{{- end }}
 resources:
   {{- toYaml .Values.resources | nindent 2 }}
 {{- end -}}
