@@ -98,8 +98,8 @@ struct Upstream {
 }
 
 impl Upstream {
-    /// The first `free` requests pass.
-    async fn start(free: usize) -> Self {
+    /// The first half of each caller's requests passes; what follows waits for the gate, if there is one.
+    async fn start(gate: bool) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (open, opened) = watch::channel(false);
@@ -112,12 +112,10 @@ impl Upstream {
                 let service = service_fn(move |request: Request<Incoming>| {
                     let (record, held, mut opened) = (Arc::clone(&record), Arc::clone(&held), opened.clone());
                     async move {
-                        let before = {
-                            let mut record = record.lock().unwrap();
-                            *record.entry(request.uri().path().to_owned()).or_default() += 1;
-                            record.len()
-                        };
-                        if before > free {
+                        let path = request.uri().path();
+                        let number: usize = path[1..].parse().unwrap();
+                        *record.lock().unwrap().entry(path.to_owned()).or_default() += 1;
+                        if gate && number % EACH >= EACH / 2 {
                             held.fetch_add(1, Ordering::SeqCst);
                             let _ = opened.wait_for(|open| *open).await;
                         }
@@ -176,7 +174,7 @@ const EACH: usize = 20;
 /// the first is told to end; without, they come and go as it happens.
 async fn restart(gate: bool) {
     let root = Root::new();
-    let upstream = Upstream::start(if gate { CALLERS * EACH / 2 } else { usize::MAX }).await;
+    let upstream = Upstream::start(gate).await;
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap().to_string();
     let listeners = format!("  forward:\n    - address: {address}\n");
